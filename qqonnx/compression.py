@@ -1,0 +1,191 @@
+"""The whole way of one model: load, select, plan, quantize, rewrite, verify, save."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from qqonnx.errors import QqonnxError
+from qqonnx.graph.load import load
+from qqonnx.graph.restore import restore_weights
+from qqonnx.graph.rewrite import METADATA_KEY, rewrite
+from qqonnx.graph.save import save
+from qqonnx.graph.select import Skipped, select
+from qqonnx.graph.verify import OutputCheck, verify_outputs, verify_weights
+from qqonnx.plan import Options, plan
+from qqonnx.quantize import QuantizedWeight, quantize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+NODE_BYTES = 300
+"""About what the decode nodes of one weight take in the file."""
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """What became of one weight.
+
+    Attributes:
+        name: the weight's name.
+        shape: its shape.
+        method: the codebook method.
+        granularity: "tensor", "channel" or "scale".
+        levels: levels of a codebook.
+        levels_used: levels that occur in the indices.
+        bits: bits of index stored a weight.
+        entropy: index entropy in bits a weight.
+        l1: mean absolute error.
+        l2: mean squared error.
+        sqnr: signal-to-quantization-noise ratio in dB.
+        bytes_before: bytes of the float tensor.
+        bytes_after: bytes of indices, codebook and scales.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    method: str
+    granularity: str
+    levels: int
+    levels_used: int
+    bits: float
+    entropy: float
+    l1: float
+    l2: float
+    sqnr: float
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class CompressReport:
+    """What `compress` wrote.
+
+    Attributes:
+        path: the file.
+        bytes_before: bytes of the input file, its external data included.
+        bytes_after: bytes of the written file, its external data included.
+        weights: what was compressed.
+        skipped: what was not, and why.
+        outputs: the check of the outputs.
+    """
+
+    path: Path
+    bytes_before: int
+    bytes_after: int
+    weights: tuple[WeightReport, ...]
+    skipped: tuple[Skipped, ...]
+    outputs: OutputCheck
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report for JSON."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def compress(
+    model: Path,
+    output: Path,
+    options: Options | None = None,
+    *,
+    external_data: bool = False,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> CompressReport:
+    """Compress an ONNX file.
+
+    Args:
+        model: the ONNX file to read.
+        output: the file to write; appears only when it has been verified.
+        options: how; the defaults are those of `Options`.
+        external_data: put tensors into a second file, `output` with ".data" appended.
+        progress: called with a weight's name, its number of elements and that of all weights.
+
+    Raises:
+        QqonnxError: the model cannot be read, holds no weight to compress or a weight that is
+            not finite, the options do not fit, or the output cannot be written or verified.
+    """
+    options = options or Options()
+    graph = load(model)
+    bytes_before = file_bytes(graph, model)
+    if METADATA_KEY in graph.metadata_props:
+        raise QqonnxError(f"{model}: compressed already; `qqonnx restore` undoes it")
+    selected, skipped = select(graph, include_bias=options.include_bias)
+    plans, left_out = plan(selected, options)
+    total = sum(entry.weight.tensor.size for entry in plans)
+    quantized = []
+    for entry in plans:
+        progress(entry.weight.name, entry.weight.tensor.size, total)
+        result = quantize(entry)
+        before = entry.weight.tensor.nbytes
+        if result.payload_bytes + NODE_BYTES < before:
+            quantized.append(result)
+        else:
+            reason = "compressed it would be no smaller"
+            left_out.append(Skipped(entry.weight.name, result.shape, before, reason))
+    if not quantized:
+        raise QqonnxError(f"{model}: holds no weight to compress ({_reasons(skipped + left_out)})")
+    reports = tuple(_report(weight) for weight in quantized)
+    rewrite(graph, quantized)
+    checks: list[OutputCheck] = []
+
+    def check(written: Path) -> None:
+        verify_weights(written, {q.plan.weight.name: q.digest for q in quantized})
+        checks.append(verify_outputs(written))
+
+    save(graph, output, external_data=external_data, check=check)
+    return CompressReport(
+        path=output,
+        bytes_before=bytes_before,
+        bytes_after=file_bytes(load(output), output),
+        weights=reports,
+        skipped=(*skipped, *left_out),
+        outputs=checks[0],
+    )
+
+
+def restore(model: Path, output: Path, *, external_data: bool = False) -> int:
+    """Write a compressed model with plain float weights again; returns how many.
+
+    Raises:
+        QqonnxError: the model cannot be read, was not compressed by qqonnx, or the output
+            cannot be written.
+    """
+    graph = load(model)
+    try:
+        count = restore_weights(graph)
+    except QqonnxError as error:
+        raise QqonnxError(f"{model}: {error}") from error
+    save(graph, output, external_data=external_data)
+    return count
+
+
+def _report(weight: QuantizedWeight) -> WeightReport:
+    return WeightReport(
+        name=weight.plan.weight.name,
+        shape=weight.shape,
+        method=weight.plan.method,
+        granularity=weight.plan.granularity,
+        levels=weight.codebook.shape[-1],
+        levels_used=weight.levels_used,
+        bits=weight.storage.bits_per_weight,
+        entropy=weight.entropy,
+        l1=weight.error.l1,
+        l2=weight.error.l2,
+        sqnr=weight.error.sqnr,
+        bytes_before=weight.plan.weight.tensor.nbytes,
+        bytes_after=weight.payload_bytes,
+    )
+
+
+def file_bytes(model: ir.Model, path: Path) -> int:
+    """Return the bytes of the file `model` was read from and of its external data."""
+    tensors = (v.const_value for g in model.graphs() for v in g.initializers.values())
+    files = {path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
+    return sum(file.stat().st_size for file in {path, *files})
+
+
+def _reasons(skipped: list[Skipped]) -> str:
+    reasons = sorted({entry.reason for entry in skipped})
+    return "; ".join(reasons) if reasons else "no float initializer"

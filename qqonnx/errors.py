@@ -1,0 +1,9 @@
+"""The one error that qqonnx raises on purpose."""
+
+
+class QqonnxError(Exception):
+    """A problem that the user can act on.
+
+    Its text is a single line that names what is wrong and where (file, tensor, option).
+    The command line prints that line on stderr and exits with code 2.
+    """

@@ -1,0 +1,119 @@
+"""An image classifier in ONNX Runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+
+from qqonnx.errors import QqonnxError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A session whose one input is a batch of images.
+
+    Attributes:
+        path: the model's file.
+        session: the ONNX Runtime session.
+        input_name: its input.
+        dtype: the input's dtype.
+        batch: the batch size, if the model fixes it.
+        channels_last: whether the input is [n, height, width, channels].
+        size: side of the images, if the model fixes it.
+    """
+
+    path: Path
+    session: ort.InferenceSession
+    input_name: str
+    dtype: Any
+    batch: int | None
+    channels_last: bool
+    size: int | None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's metadata properties."""
+        return dict(self.session.get_modelmeta().custom_metadata_map)
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[Any]:
+        """Return the outputs [n, classes] for images float32 [n, channels, height, width].
+
+        Of several outputs it is the first with two dimensions.
+
+        Raises:
+            QqonnxError: the model does not take such images, or gives no such output.
+        """
+        inputs = images.astype(self.dtype, copy=False)
+        if self.channels_last:
+            inputs = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
+        step = self.batch or max(len(inputs), 1)
+        parts = []
+        for start in range(0, len(inputs), step):
+            part = inputs[start : start + step]
+            missing = step - len(part) if self.batch else 0
+            if missing:
+                part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
+            parts.append(self._run_once(part)[: step - missing])
+        return np.concatenate(parts)
+
+    def _run_once(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        try:
+            outputs = self.session.run(None, {self.input_name: inputs})
+        except Exception as error:
+            raise QqonnxError(f"{self.path}: does not run: {str(error).splitlines()[0]}") from error
+        for output in outputs:
+            if isinstance(output, np.ndarray) and output.ndim >= 2 and len(output) == len(inputs):
+                return output.reshape(len(output), -1)
+        raise QqonnxError(f"{self.path}: has no output of one row an image")
+
+
+def open_classifier(path: Path, threads: int | None = None) -> Classifier:
+    """Load a model in ONNX Runtime's CPU provider.
+
+    Args:
+        path: the ONNX file.
+        threads: threads for one run; ONNX Runtime's own choice by default.
+
+    Raises:
+        QqonnxError: it does not load, or its input is not one batch of images.
+    """
+    if not path.is_file():
+        raise QqonnxError(f"{path}: no such file")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if threads:
+        options.intra_op_num_threads = threads
+    try:
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["?"])[0]
+        raise QqonnxError(f"{path}: ONNX Runtime does not load it: {reason}") from error
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _DTYPES:
+        raise QqonnxError(f"{path}: its input is not one batch of images as floats [n, c, h, w]")
+    shape = inputs[0].shape
+    channels_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
+    side = shape[1] if channels_last else shape[2]
+    return Classifier(
+        path=path,
+        session=session,
+        input_name=inputs[0].name,
+        dtype=_DTYPES[inputs[0].type],
+        batch=shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None,
+        channels_last=channels_last,
+        size=side if isinstance(side, int) and side > 0 else None,
+    )

@@ -1,0 +1,1 @@
+"""ONNX graphs: find weights, put decode nodes in their place, check, undo, load and save."""

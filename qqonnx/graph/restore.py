@@ -1,0 +1,184 @@
+"""Find the decode nodes of compressed weights, run them, and put plain floats back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from qqonnx.errors import QqonnxError
+from qqonnx.graph.rewrite import METADATA_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class CompressedWeight:
+    """A weight that decode nodes compute.
+
+    Attributes:
+        name: the weight's name.
+        value: the last decode node's output.
+        graph: the graph or function that holds the nodes.
+        nodes: the decode nodes, in order; some may serve other weights as well.
+        constants: what they read: packed indices, codebook, scales and shapes.
+        record: what the metadata say of it: method, levels, granularity, l1, l2, sqnr.
+    """
+
+    name: str
+    value: ir.Value
+    graph: ir.Graph | ir.Function
+    nodes: tuple[ir.Node, ...]
+    constants: tuple[ir.Value, ...]
+    record: dict[str, Any]
+
+
+def metadata(model: ir.Model) -> dict[str, Any]:
+    """Return what compression recorded in the model: {"version": ..., "weights": {...}}.
+
+    Raises:
+        QqonnxError: the model was not compressed by qqonnx, or the record is damaged.
+    """
+    text = model.metadata_props.get(METADATA_KEY)
+    if text is None:
+        raise QqonnxError("not compressed by qqonnx: its metadata have no record of it")
+    try:
+        content = json.loads(text)
+        records = content["weights"]
+        if not all(isinstance(record, dict) for record in records.values()):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise QqonnxError(f"its metadata {METADATA_KEY!r} are damaged") from error
+    return dict(content)
+
+
+def compressed_weights(model: ir.Model) -> tuple[list[CompressedWeight], list[str]]:
+    """Return the compressed weights, and the names of those that are plain tensors again.
+
+    Raises:
+        QqonnxError: the model was not compressed by qqonnx.
+    """
+    records = metadata(model)["weights"]
+    found, inflated = [], set(records)
+    for holder in _holders(model):
+        for node in holder:
+            for output in node.outputs:
+                if (
+                    output.name is not None
+                    and output.name in inflated
+                    and node.op_type != "Constant"
+                ):
+                    nodes, constants = _ancestors(output)
+                    record = records[output.name]
+                    found.append(
+                        CompressedWeight(output.name, output, holder, nodes, constants, record)
+                    )
+                    inflated.discard(output.name)
+    return found, sorted(inflated)
+
+
+def decoded_tensor(weight: CompressedWeight) -> ir.TensorProtocol:
+    """Run a weight's decode nodes in ONNX Runtime, as they stand in the model.
+
+    Raises:
+        QqonnxError: they do not run, or depend on the model's inputs.
+    """
+    proto = onnx.ModelProto(ir_version=8)
+    proto.opset_import.add(domain="", version=18)
+    proto.graph.name = "decode"
+    proto.graph.node.extend(ir.to_proto(node) for node in weight.nodes)
+    for constant in weight.constants:
+        if constant.const_value is None:
+            raise QqonnxError(f"weight {weight.name!r}: its decoding depends on {constant.name!r}")
+        tensor = ir.to_proto(ir.Tensor(constant.const_value.numpy()))
+        tensor.name = constant.name or ""
+        proto.graph.initializer.append(tensor)
+    dtype = weight.value.dtype
+    assert dtype is not None
+    # numpy has no bfloat16 of its own; as float32 nothing is lost.
+    if dtype == ir.DataType.BFLOAT16:
+        cast = onnx.helper.make_node("Cast", [weight.name], ["decoded"], to=onnx.TensorProto.FLOAT)
+        proto.graph.node.append(cast)
+        output = onnx.helper.make_tensor_value_info("decoded", onnx.TensorProto.FLOAT, None)
+    else:
+        output = onnx.helper.make_tensor_value_info(weight.name, dtype.value, None)
+    proto.graph.output.append(output)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = ort.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        result = session.run(None, {})[0]
+    except Exception as error:
+        raise QqonnxError(f"weight {weight.name!r}: its decode nodes do not run") from error
+    array = np.asarray(result).astype(dtype.numpy(), copy=False)
+    return ir.Tensor(array, dtype=dtype, name=weight.name)
+
+
+def restore_weights(model: ir.Model) -> int:
+    """Put plain float initializers back in place of the decode nodes; returns how many."""
+    weights, _ = compressed_weights(model)
+    tensors = [decoded_tensor(weight) for weight in weights]
+    for weight, tensor in zip(weights, tensors, strict=True):
+        name, old = weight.name, weight.value
+        old.name = None
+        if isinstance(weight.graph, ir.Function):
+            node = ir.node("Constant", [], {"value": tensor})
+            weight.graph.insert_before(weight.graph[0], node)
+            new = node.outputs[0]
+            new.name = name
+        else:
+            new = ir.Value(
+                name=name, shape=old.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
+            weight.graph.register_initializer(new)
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    _remove_unused(weights)
+    del model.metadata_props[METADATA_KEY]
+    return len(weights)
+
+
+def _remove_unused(weights: list[CompressedWeight]) -> None:
+    for weight in weights:
+        for node in reversed(weight.nodes):
+            unused = not any(output.uses() for output in node.outputs)
+            if node.graph is not None and unused:
+                node.graph.remove(node, safe=True)
+    for weight in weights:
+        for constant in weight.constants:
+            if not constant.uses() and isinstance(weight.graph, ir.Graph):
+                weight.graph.initializers.pop(constant.name or "", None)
+
+
+def _holders(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
+    yield model.graph
+    yield from model.graph.subgraphs()
+    for function in model.functions.values():
+        yield function
+        yield from function.subgraphs()
+
+
+def _ancestors(value: ir.Value) -> tuple[tuple[ir.Node, ...], tuple[ir.Value, ...]]:
+    """Return the nodes that `value` is computed by, in order, and the constants they read."""
+    nodes: dict[ir.Node, None] = {}
+    constants: dict[ir.Value, None] = {}
+    pending: list[tuple[ir.Value, bool]] = [(value, False)]
+    while pending:
+        current, expanded = pending.pop()
+        producer = current.producer()
+        if producer is None:
+            constants[current] = None
+        elif expanded:
+            nodes[producer] = None
+        elif producer not in nodes:
+            pending.append((current, True))
+            pending.extend((entry, False) for entry in producer.inputs if entry is not None)
+    return tuple(nodes), tuple(constants)

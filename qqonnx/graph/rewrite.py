@@ -1,0 +1,112 @@
+"""Put decode nodes where the weights were, and record in the model what was done."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from qqonnx.graph.decode import Scope, add_decode
+from qqonnx.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from qqonnx.quantize import QuantizedWeight
+
+METADATA_KEY = "qqonnx"
+"""Key in the model's metadata: JSON with the version and, for each weight, what was done."""
+
+
+def rewrite(model: ir.Model, weights: Sequence[QuantizedWeight]) -> None:
+    """Replace each weight of `model`, in place, by indices, a codebook and decode nodes.
+
+    The last decode node's output takes the initializer's name, so whatever used the weight
+    uses the decoded one.
+    """
+    fresh_name = _fresh_names(model)
+    scopes: dict[int, Scope] = {}
+    for weight in weights:
+        holder = weight.plan.weight.graph
+        in_function = isinstance(holder, ir.Function)
+        scope = scopes.setdefault(id(holder), Scope(fresh_name, in_function))
+        _replace(weight, add_decode(scope, weight))
+    holders = {id(weight.plan.weight.graph): weight.plan.weight.graph for weight in weights}
+    for key, holder in holders.items():
+        _insert(holder, scopes[key])
+    model.metadata_props[METADATA_KEY] = _metadata(weights)
+
+
+def _replace(weight: QuantizedWeight, decoded: ir.Value) -> None:
+    old = weight.plan.weight.value
+    decoded.type, decoded.shape = old.type, old.shape
+    ir.convenience.replace_all_uses_with(old, decoded, replace_graph_outputs=True)
+    holder, name = weight.plan.weight.graph, old.name
+    producer = old.producer()
+    if producer is not None:
+        holder.remove(producer)
+    else:
+        assert isinstance(holder, ir.Graph)
+        assert name is not None
+        del holder.initializers[name]
+    old.name = None
+    decoded.name = name
+
+
+def _insert(holder: ir.Graph | ir.Function, scope: Scope) -> None:
+    if isinstance(holder, ir.Graph):
+        for value in scope.initializers:
+            holder.register_initializer(value)
+    names = {id(node): node.name for node in scope.nodes}
+    if len(holder):
+        holder.insert_before(holder[0], scope.nodes)
+    else:
+        holder.extend(scope.nodes)
+    for node in scope.nodes:
+        node.name = names[id(node)]
+
+
+def _metadata(weights: Sequence[QuantizedWeight]) -> str:
+    records = {
+        weight.plan.weight.name: {
+            "method": weight.plan.method,
+            "levels": weight.codebook.shape[-1],
+            "granularity": weight.plan.granularity,
+            "l1": _short(weight.error.l1),
+            "l2": _short(weight.error.l2),
+            "sqnr": _short(min(weight.error.sqnr, 999.0)),
+        }
+        for weight in weights
+    }
+    content = {"version": __version__, "weights": records}
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+
+
+def _short(number: float) -> float:
+    return float(f"{number:.4g}")
+
+
+def _fresh_names(model: ir.Model) -> Callable[[str], str]:
+    taken = set(_names(model))
+    counter = iter(range(1 << 62))
+
+    def fresh(suffix: str) -> str:
+        while (name := f"q{next(counter)}{suffix}") in taken:
+            pass
+        taken.add(name)
+        return name
+
+    return fresh
+
+
+def _names(model: ir.Model) -> Iterator[str]:
+    holders = [model.graph, *model.graph.subgraphs()]
+    for function in model.functions.values():
+        holders.extend([function.graph, *function.subgraphs()])
+    for graph in holders:
+        for value in (*graph.inputs, *graph.initializers.values()):
+            yield value.name or ""
+        for node in graph:
+            for output in node.outputs:
+                yield output.name or ""

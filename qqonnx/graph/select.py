@@ -1,0 +1,253 @@
+"""Find the weights of a model: which initializers, used by what, with which channel axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+FLOAT_TYPES = (
+    ir.DataType.FLOAT,
+    ir.DataType.FLOAT16,
+    ir.DataType.BFLOAT16,
+    ir.DataType.DOUBLE,
+)
+
+_PASS_THROUGH = {"Identity", "Transpose", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+
+_BIAS_INPUTS = {
+    "Conv": (2,),
+    "FusedConv": (2,),
+    "NhwcFusedConv": (2,),
+    "ConvTranspose": (2,),
+    "Gemm": (2,),
+    "FusedGemm": (2,),
+    "LSTM": (3,),
+    "GRU": (3,),
+    "RNN": (3,),
+    "Attention": (2,),
+}
+
+Axis = int | None
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A float tensor that can be stored as indices and a codebook.
+
+    Attributes:
+        name: the initializer's name, or that of a Constant node's output.
+        value: what the model's nodes read; unique, however many nodes share it.
+        graph: the graph or function that holds it.
+        users: operators that read it as a weight, e.g. ("Conv",).
+        channel_axis: axis of output channels; None where the users do not tell or disagree.
+        is_bias: it is only ever added.
+    """
+
+    name: str
+    value: ir.Value
+    graph: ir.Graph | ir.Function
+    users: tuple[str, ...]
+    channel_axis: Axis
+    is_bias: bool
+
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        """The tensor's data."""
+        tensor = ir.convenience.get_const_tensor(self.value)
+        assert tensor is not None
+        return tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return tuple(self.tensor.shape.numpy())
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A float tensor that stays as it is, and why.
+
+    Attributes:
+        name: the initializer's name.
+        shape: its shape.
+        nbytes: its size in bytes.
+        reason: a few words.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    nbytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Use:
+    op_type: str
+    channel_axis: Axis
+    is_bias: bool
+
+
+def select(model: ir.Model, *, include_bias: bool = False) -> tuple[list[Weight], list[Skipped]]:
+    """Return the weights of `model` in graph order, and the float tensors that are none.
+
+    Args:
+        model: the model, unchanged.
+        include_bias: biases count as weights too.
+    """
+    weights: list[Weight] = []
+    skipped: list[Skipped] = []
+    for value, holder in _float_constants(model):
+        tensor = ir.convenience.get_const_tensor(value)
+        assert tensor is not None
+        assert value.name is not None
+        uses = list(_uses(model, value))
+        reason = _reason_to_skip(value, holder, uses, include_bias)
+        if reason:
+            shape = tuple(tensor.shape.numpy())
+            skipped.append(Skipped(value.name, shape, tensor.nbytes, reason))
+            continue
+        axes = {use.channel_axis for use in uses if not use.is_bias}
+        weights.append(
+            Weight(
+                name=value.name,
+                value=value,
+                graph=holder,
+                users=tuple(sorted({use.op_type for use in uses})),
+                channel_axis=axes.pop() if len(axes) == 1 else None,
+                is_bias=all(use.is_bias for use in uses),
+            )
+        )
+    return weights, skipped
+
+
+def _float_constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.Graph | ir.Function]]:
+    holders: list[ir.Graph | ir.Function] = [
+        model.graph,
+        *model.graph.subgraphs(),
+    ]
+    for function in model.functions.values():
+        holders.extend([function, *function.subgraphs()])
+    for holder in holders:
+        if isinstance(holder, ir.Graph):
+            for value in list(holder.initializers.values()):
+                if value.const_value is not None and value.const_value.dtype in FLOAT_TYPES:
+                    yield value, holder
+        for node in holder:
+            if node.op_type == "Constant" and node.domain == "":
+                attribute = node.attributes.get("value")
+                if (
+                    attribute is not None
+                    and not attribute.is_ref()
+                    and attribute.as_tensor().dtype in FLOAT_TYPES
+                ):
+                    yield node.outputs[0], holder
+
+
+def _reason_to_skip(
+    value: ir.Value, holder: ir.Graph | ir.Function, uses: list[_Use], include_bias: bool
+) -> str | None:
+    if not uses:
+        return "no operator uses it as a weight"
+    if not include_bias and all(use.is_bias for use in uses):
+        return "a bias"
+    if value.is_graph_input():
+        return "also an input of the model, which a caller may set"
+    opset = holder.opset_imports.get("", 0) if isinstance(holder, ir.Function) else None
+    if opset is not None and opset < 13:
+        return f"in a function of opset {opset}; decoding takes 13"
+    return None
+
+
+def _uses(model: ir.Model, value: ir.Value) -> Iterator[_Use]:
+    """Follow `value` through operators that only rearrange it to those that use it as a weight."""
+    pending: list[tuple[ir.Value, Callable[[Axis], Axis]]] = [(value, lambda axis: axis)]
+    seen: set[ir.Value] = set()
+    rank = len(value.shape) if value.shape is not None else None
+    while pending:
+        current, axis_before = pending.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for node, index in current.uses():
+            function = model.functions.get(node.op_identifier())
+            if function is not None:
+                pending.append((function.inputs[index], axis_before))
+            elif node.op_type in _PASS_THROUGH and index == 0 and node.domain == "":
+                pending.append((node.outputs[0], _through(node, axis_before, rank)))
+            elif index in _BIAS_INPUTS.get(node.op_type, ()) or _is_added_bias(node, index):
+                yield _Use(node.op_type, None, is_bias=True)
+            elif (axis := _weight_axis(node, index)) is not False:
+                found = axis_before(axis)
+                if found is not None and rank is not None:
+                    found = found % rank if -rank <= found < rank else None
+                yield _Use(node.op_type, found, is_bias=False)
+
+
+def _through(
+    node: ir.Node, axis_before: Callable[[Axis], Axis], rank: int | None
+) -> Callable[[Axis], Axis]:
+    """Return how an axis of the node's output is found in the original tensor."""
+    if node.op_type in ("Identity", "Cast"):
+        return axis_before
+    if node.op_type == "Transpose" and rank is not None:
+        perm = node.attributes.get("perm")
+        order = list(perm.as_ints()) if perm is not None else list(range(rank))[::-1]
+
+        def undo(axis: Axis) -> Axis:
+            if axis is None or not -len(order) <= axis < len(order):
+                return None
+            return axis_before(order[axis])
+
+        return undo
+    return lambda _: None
+
+
+def _is_added_bias(node: ir.Node, index: int) -> bool:
+    if node.op_type != "Add" or node.domain != "":
+        return False
+    other = node.inputs[1 - index]
+    producer = other.producer() if other is not None else None
+    return producer is not None and producer.op_type in ("MatMul", "FusedMatMul", "Einsum")
+
+
+def _flag(node: ir.Node, name: str) -> bool:
+    attribute = node.attributes.get(name)
+    return attribute is not None and bool(attribute.as_int())
+
+
+def _weight_axis(node: ir.Node, index: int) -> Axis | bool:
+    """Return the channel axis of the node's input `index`, or False if it is not a weight.
+
+    None means a weight whose channel axis is not defined.
+    """
+    op = node.op_type
+    if node.domain not in ("", "ai.onnx", "com.microsoft"):
+        return False
+    if op in ("Conv", "FusedConv", "NhwcFusedConv"):
+        return 0 if index == 1 else False
+    if op == "ConvTranspose":
+        return 1 if index == 1 else False
+    if op in ("Gemm", "FusedGemm", "GemmFastGelu"):
+        if index == 1:
+            return 0 if _flag(node, "transB") else 1
+        return (1 if _flag(node, "transA") else 0) if index == 0 else False
+    if op in ("MatMul", "FusedMatMul", "TransposeMatMul"):
+        if index == 1:
+            return -2 if _flag(node, "transB") else -1
+        return (-1 if _flag(node, "transA") else -2) if index == 0 else False
+    if op == "Gather":
+        return 0 if index == 0 else False
+    if op in ("LSTM", "GRU", "RNN"):
+        return 1 if index in (1, 2) else False
+    if op == "Einsum":
+        return None
+    if op == "Attention" and node.domain == "com.microsoft":
+        return 1 if index == 1 else False
+    if op == "EmbedLayerNormalization":
+        return 0 if index in (2, 3, 4) else False
+    return False

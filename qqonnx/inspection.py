@@ -1,0 +1,115 @@
+"""What a file holds: each weight's codebook and its cost, read back from the file itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qqonnx.codebooks import index_entropy
+from qqonnx.compression import WeightReport, file_bytes
+from qqonnx.errors import QqonnxError
+from qqonnx.graph.load import load
+from qqonnx.graph.restore import CompressedWeight, compressed_weights, metadata
+from qqonnx.graph.select import Skipped, select
+from qqonnx.packing import storage_for, unpack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file holds.
+
+    Attributes:
+        path: the file.
+        file_bytes: its size, external data included.
+        version: the qqonnx that compressed it; None if it is not compressed.
+        weights: its compressed weights.
+        plain: its plain float tensors, and what they are.
+        inflated: weights that were compressed once and are plain floats again, as a graph
+            simplifier leaves them.
+    """
+
+    path: Path
+    file_bytes: int
+    version: str | None
+    weights: tuple[WeightReport, ...]
+    plain: tuple[Skipped, ...]
+    inflated: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the inspection for JSON."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def inspect(path: Path) -> Inspection:
+    """Read what compression did to a file, or which weights an uncompressed one holds.
+
+    Raises:
+        QqonnxError: the file cannot be read, or what it says of its compression is not so.
+    """
+    model = load(path)
+    weights, skipped = select(model, include_bias=True)
+    plain = [
+        Skipped(weight.name, weight.shape, weight.tensor.nbytes, f"used by {_join(weight.users)}")
+        for weight in weights
+    ]
+    compressed: list[CompressedWeight] = []
+    inflated: list[str] = []
+    version = None
+    if "qqonnx" in model.metadata_props:
+        try:
+            compressed, inflated = compressed_weights(model)
+            version = str(metadata(model).get("version"))
+        except QqonnxError as error:
+            raise QqonnxError(f"{path}: {error}") from error
+    own = {constant.name for weight in compressed for constant in weight.constants}
+    return Inspection(
+        path=path,
+        file_bytes=file_bytes(model, path),
+        version=version,
+        weights=tuple(_report(weight, path) for weight in compressed),
+        plain=tuple(entry for entry in (*plain, *skipped) if entry.name not in own),
+        inflated=tuple(inflated),
+    )
+
+
+def _report(weight: CompressedWeight, path: Path) -> WeightReport:
+    try:
+        record = weight.record
+        storage = storage_for(record["levels"])
+        assert weight.value.shape is not None
+        assert weight.value.dtype is not None
+        shape = tuple(weight.value.shape.numpy())
+        size = int(np.prod(shape, dtype=np.int64))
+        tensors = [constant.const_value for constant in weight.constants]
+        planes = [t.numpy().reshape(-1) for t in tensors if t and t.dtype == ir.DataType.UINT8]
+        # A plane of fewer bits a code is shorter, so the length tells their order.
+        planes.sort(key=len, reverse=True)
+        floats = [t for t in tensors if t and t.dtype == weight.value.dtype]
+        counts = np.bincount(unpack(tuple(planes), storage, size))
+        return WeightReport(
+            name=weight.name,
+            shape=shape,
+            method=str(record["method"]),
+            granularity=str(record["granularity"]),
+            levels=int(record["levels"]),
+            levels_used=int(np.count_nonzero(counts)),
+            bits=storage.bits_per_weight,
+            entropy=index_entropy(counts),
+            l1=float(record["l1"]),
+            l2=float(record["l2"]),
+            sqnr=float(record["sqnr"]),
+            bytes_before=int(size * weight.value.dtype.itemsize),
+            bytes_after=sum(p.nbytes for p in planes) + sum(t.nbytes for t in floats),
+        )
+    except (KeyError, TypeError, ValueError, IndexError, AssertionError) as error:
+        raise QqonnxError(f"{path}: weight {weight.name!r}: its record does not fit") from error
+
+
+def _join(users: tuple[str, ...]) -> str:
+    return " and ".join(users)

@@ -1,0 +1,117 @@
+"""What each weight is to become: method, number of levels, granularity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from math import prod
+from typing import TYPE_CHECKING
+
+from qqonnx.codebooks import MAX_LEVELS, method_named
+from qqonnx.errors import QqonnxError
+from qqonnx.graph.select import Skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from qqonnx.graph.select import Weight
+
+GRANULARITIES = ("tensor", "channel", "scale")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for.
+
+    Attributes:
+        method: a codebook method's name.
+        bits: bit-width of the method, 1 to 8.
+        levels: number of levels, 2 to 256; given, it overrules `bits`.
+        granularity: "tensor" (one codebook), "channel" (a codebook for each output channel) or
+            "scale" (one codebook, a scale for each output channel).
+        skip: patterns (`*`, `?`, `[...]`) of names of weights to leave alone.
+        bits_for: bit-widths by pattern; the last that matches counts.
+        include_bias: biases are weights too.
+        min_size: tensors with fewer elements are left alone.
+    """
+
+    method: str = "kmeans"
+    bits: int = 8
+    levels: int | None = None
+    granularity: str = "tensor"
+    skip: Sequence[str] = ()
+    bits_for: Mapping[str, int] = field(default_factory=dict)
+    include_bias: bool = False
+    min_size: int = 1024
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """How one weight is to be stored.
+
+    Attributes:
+        weight: the weight.
+        method: the codebook method.
+        levels: greatest number of levels of a codebook.
+        granularity: "tensor", "channel" or "scale"; what was asked, or "tensor" where the
+            weight has no channel axis.
+    """
+
+    weight: Weight
+    method: str
+    levels: int
+    granularity: str
+
+
+def plan(weights: Sequence[Weight], options: Options) -> tuple[list[WeightPlan], list[Skipped]]:
+    """Decide for every weight; those left alone come back with the reason.
+
+    Raises:
+        QqonnxError: unknown method or granularity, a number out of range, or a pattern of
+            `skip` or `bits_for` that matches no weight.
+    """
+    _check(weights, options)
+    plans, skipped = [], []
+    for weight in weights:
+        shape = weight.shape
+        count = prod(shape)
+        reason = None
+        if any(fnmatchcase(weight.name, pattern) for pattern in options.skip):
+            reason = "as --skip says"
+        elif count < max(options.min_size, 1):
+            reason = f"fewer than {options.min_size} elements"
+        if reason:
+            skipped.append(Skipped(weight.name, shape, weight.tensor.nbytes, reason))
+            continue
+        granularity = options.granularity
+        if weight.channel_axis is None or len(shape) < 2:
+            granularity = "tensor"
+        plans.append(WeightPlan(weight, options.method, _levels(weight, options), granularity))
+    return plans, skipped
+
+
+def _levels(weight: Weight, options: Options) -> int:
+    method = method_named(options.method)
+    levels = options.levels or method.levels_for(options.bits)
+    for pattern, bits in options.bits_for.items():
+        if fnmatchcase(weight.name, pattern):
+            levels = method.levels_for(bits)
+    return levels
+
+
+def _check(weights: Sequence[Weight], options: Options) -> None:
+    method = method_named(options.method)
+    if options.levels is None:
+        method.levels_for(options.bits)
+    elif not 2 <= options.levels <= MAX_LEVELS:
+        raise QqonnxError(f"--levels is 2 to {MAX_LEVELS}, not {options.levels}")
+    if options.granularity not in GRANULARITIES:
+        raise QqonnxError(
+            f"unknown granularity {options.granularity!r}; known: {', '.join(GRANULARITIES)}"
+        )
+    for bits in options.bits_for.values():
+        method.levels_for(bits)
+    for option, patterns in (("--skip", options.skip), ("--bits-for", options.bits_for)):
+        for pattern in patterns:
+            if not any(fnmatchcase(weight.name, pattern) for weight in weights):
+                raise QqonnxError(f"{option} {pattern}: no weight has such a name")
