@@ -188,7 +188,7 @@ def _load(module: nn.Module, state: StateDict, where: str) -> None:
     Raises:
         QqonnxError: A name is missing or unexpected, or a shape differs; names the first.
     """
-    own = module.state_dict()
+    own: Any = module.state_dict()
     # Counters that PyTorch added to batch normalization later; inference does not use them.
     optional = {name for name in own if name.endswith(".num_batches_tracked")}
     missing = [name for name in own if name not in state and name not in optional]
@@ -205,9 +205,9 @@ def _load(module: nn.Module, state: StateDict, where: str) -> None:
             f"{where}: the state dict does not fit: {name!r} has shape {list(state[name].shape)}, "
             f"the model {list(own[name].shape)}{_and_more(shapes)}"
         )
-    complete = own | dict(state)
+    complete: Any = own | dict(state)
     # load_state_dict's format version: safetensors files do not carry it, MnasNet asks for it.
-    complete._metadata = own._metadata  # type: ignore[attr-defined]
+    complete._metadata = own._metadata
     module.load_state_dict(complete)
 
 
