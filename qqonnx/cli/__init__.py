@@ -1,0 +1,52 @@
+"""The command line: `qqonnx COMMAND`, and `convert-model` for `qqonnx convert`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from qqonnx.cli.convert import convert
+from qqonnx.cli.evaluate import evaluate
+from qqonnx.cli.examine import inspect, restore, verify
+from qqonnx.cli.export import export
+from qqonnx.errors import QqonnxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+app = typer.Typer(
+    help="Make an ONNX model several times smaller and still run it in a stock ONNX Runtime.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+for _command in (convert, export, evaluate, inspect, verify, restore):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run `qqonnx`."""
+    _run(app)
+
+
+def convert_model() -> None:
+    """Run `convert-model`."""
+    single = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    single.command()(convert)
+    _run(single)
+
+
+def _run(command: Callable[[], Any]) -> None:
+    try:
+        command()
+    except QqonnxError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - one plain line, no markup
+        sys.exit(2)
+    except MemoryError:
+        print("error: out of memory", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

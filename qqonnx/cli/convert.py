@@ -1,0 +1,119 @@
+"""`qqonnx convert`, also installed as `convert-model`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qqonnx.cli.terminal import (
+    EXTERNAL,
+    JSON,
+    OUTPUT,
+    QUIET,
+    WEIGHTS,
+    print_json,
+    progress_bar,
+    table_console,
+)
+from qqonnx.errors import QqonnxError
+from qqonnx.plan import GRANULARITIES, Options
+
+
+def convert(
+    model: Annotated[str, typer.Argument(help="An ONNX file, or a torchvision model's name.")],
+    output: Annotated[Path, OUTPUT],
+    method: Annotated[
+        str,
+        typer.Option(help="Codebook: uq, pwlq, pwlq-gauss, pwlq-laplace, pwlq-paper, qq, kmeans."),
+    ] = "kmeans",
+    bits: Annotated[int, typer.Option(help="Bits a weight.", min=1, max=8)] = 8,
+    levels: Annotated[
+        int | None, typer.Option(help="Levels instead of bits, 2 to 256: 6 levels are 2.67 bits.")
+    ] = None,
+    granularity: Annotated[
+        str,
+        typer.Option(
+            help="tensor: one codebook; channel: one for each output channel; scale: one, and a "
+            "scale for each output channel."
+        ),
+    ] = GRANULARITIES[0],
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Leave weights of this name alone (* and ? match).")
+    ] = None,
+    bits_for: Annotated[
+        list[str] | None,
+        typer.Option(help="PATTERN=N: other bits for weights of this name.", metavar="PATTERN=N"),
+    ] = None,
+    include_bias: Annotated[bool, typer.Option("--include-bias", help="Biases too.")] = False,
+    min_size: Annotated[
+        int, typer.Option(help="Leave tensors with fewer elements alone.", min=0)
+    ] = 1024,
+    simplify: Annotated[
+        bool, typer.Option("--simplify", help="Pass the model through onnxsim first.")
+    ] = False,
+    weights: Annotated[str, WEIGHTS] = "DEFAULT",
+    external_data: Annotated[bool, EXTERNAL] = False,
+    as_json: Annotated[bool, JSON] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
+    """Compress MODEL: float weights become packed indices and codebooks; verified, then written."""
+    from qqonnx.compression import compress
+    from qqonnx.tables import compress_summary
+
+    options = Options(
+        method=method,
+        bits=bits,
+        levels=levels,
+        granularity=granularity,
+        skip=tuple(skip or ()),
+        bits_for=dict(map(_pattern_and_bits, bits_for or ())),
+        include_bias=include_bias,
+        min_size=min_size,
+    )
+    with tempfile.TemporaryDirectory(prefix="qqonnx-") as folder:
+        source = _as_file(model, weights, simplify, Path(folder))
+        with progress_bar(quiet or as_json) as progress:
+            task = progress.add_task("", total=None)
+
+            def advance(name: str, elements: int, total: int) -> None:
+                progress.update(task, description=name, total=total, advance=elements)
+
+            report = compress(
+                source, output, options, external_data=external_data, progress=advance
+            )
+    if as_json:
+        print_json(report.to_dict())
+    elif not quiet:
+        compress_summary(report, table_console())
+
+
+def _as_file(model: str, weights: str, simplify: bool, folder: Path) -> Path:
+    """Return the ONNX file that MODEL names, exported into `folder` if it is a model's name."""
+    path = Path(model)
+    if path.exists() or path.suffix == ".onnx":
+        if not simplify:
+            return path
+        import onnx
+
+        from qqonnx import zoo
+        from qqonnx.graph.load import load
+
+        load(path)
+        simplified = folder / path.name
+        onnx.save(zoo.simplify(onnx.load(path)), simplified)
+        return simplified
+    from qqonnx import zoo
+
+    exported = folder / f"{model}.onnx"
+    zoo.export(model, exported, weights=weights, simplify=simplify)
+    return exported
+
+
+def _pattern_and_bits(text: str) -> tuple[str, int]:
+    pattern, equals, bits = text.rpartition("=")
+    if not equals or not pattern or not bits.isdecimal():
+        raise QqonnxError(f"--bits-for {text}: must be PATTERN=N")
+    return pattern, int(bits)

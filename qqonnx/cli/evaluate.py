@@ -1,0 +1,67 @@
+"""`qqonnx evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from qqonnx.cli.terminal import JSON, QUIET, print_json, progress_bar, table_console
+from qqonnx.errors import QqonnxError
+
+
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(help="ONNX image classifiers.")],
+    data: Annotated[
+        Path, typer.Option(help="A folder with one folder of images a class, or an .npz file.")
+    ],
+    baseline: Annotated[Path | None, typer.Option(help="The float model to compare with.")] = None,
+    preprocessing: Annotated[
+        Path | None,
+        typer.Option(help="JSON file: resize, crop, interpolation, mean, std. [model's metadata]"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images in a batch.", min=1)] = 32,
+    limit: Annotated[int | None, typer.Option(help="Take this many images only.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads for one run.", min=1)] = None,
+    as_json: Annotated[bool, JSON] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
+    """Measure accuracy, agreement with BASELINE, size, load time and latency."""
+    from qqonnx.evaluation import evaluate as evaluate_models
+
+    with progress_bar(quiet) as progress:
+        task = progress.add_task("images", total=None)
+        result = evaluate_models(
+            models,
+            data,
+            baseline=baseline,
+            preprocessing=_read(preprocessing) if preprocessing else None,
+            batch_size=batch_size,
+            limit=limit,
+            threads=threads,
+            progress=lambda images, total: progress.update(task, total=total, advance=images),
+        )
+    for name in result.unreadable:
+        Console(stderr=True).print(f"left out, unreadable: {name}", markup=False, soft_wrap=True)
+    if as_json:
+        print_json(result.to_dict())
+    elif as_csv:
+        sys.stdout.write(result.to_csv())
+    else:
+        console = table_console()
+        console.print(result.table())
+        console.print(
+            f"{result.rows[0].images} images; preprocessing: {result.preprocessing_source}",
+            highlight=False,
+        )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise QqonnxError(f"{path}: cannot be read: {error}") from error

@@ -1,0 +1,70 @@
+"""`qqonnx inspect`, `qqonnx verify` and `qqonnx restore`: what is in a compressed file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from qqonnx.cli.terminal import EXTERNAL, JSON, OUTPUT, print_json, table_console
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Show each weight's shape, method, bits, levels, entropy, error and bytes."""
+    from qqonnx.inspection import inspect as inspect_file
+    from qqonnx.tables import inspection_summary
+
+    inspection = inspect_file(model)
+    if as_json:
+        print_json(inspection.to_dict())
+    else:
+        inspection_summary(inspection, table_console())
+
+
+def verify(
+    first: Annotated[Path, typer.Argument(metavar="A", help="An ONNX file.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Compare two files: their weights bit for bit, decoded if need be, and their outputs.
+
+    Exits with code 1 if a weight or an output differs.
+    """
+    from qqonnx.graph.load import load
+    from qqonnx.graph.verify import compare_outputs, same_weights
+
+    different = same_weights(load(first), load(second))
+    outputs = compare_outputs(first, second)
+    if as_json:
+        print_json({"different_weights": different, "outputs": vars(outputs)})
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(f"weights that differ: {len(different)}")
+        for name in different:
+            console.print(f"  {name}", markup=False)
+        if outputs.reason:
+            console.print(f"outputs not compared: {outputs.reason}", markup=False)
+        else:
+            console.print(
+                f"outputs differ by at most {outputs.max_difference:.2g}, "
+                f"where they reach {outputs.magnitude:.2g}"
+            )
+    if different or not (outputs.reason or outputs.equal):
+        raise typer.Exit(1)
+
+
+def restore(
+    model: Annotated[Path, typer.Argument(help="A file that qqonnx compressed.")],
+    output: Annotated[Path, OUTPUT],
+    external_data: Annotated[bool, EXTERNAL] = False,
+) -> None:
+    """Write a compressed model with plain float weights again."""
+    from qqonnx.compression import restore as restore_file
+
+    count = restore_file(model, output, external_data=external_data)
+    Console(highlight=False, soft_wrap=True).print(f"{output}: {count} weights are floats again")

@@ -1,0 +1,58 @@
+"""What the commands share: the options they have in common, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+JSON = typer.Option("--json", help="Print the result as JSON on stdout.")
+QUIET = typer.Option("--quiet", "-q", help="No progress bar and no table.")
+OUTPUT = typer.Option("--output", "-o", help="The file to write.", dir_okay=False)
+WEIGHTS = typer.Option(
+    "--weights",
+    help="For a model's name: DEFAULT, another name of torchvision's weights, a .pth or "
+    ".safetensors file, or none (random).",
+)
+EXTERNAL = typer.Option("--external-data", help="Put tensors into a second file, OUTPUT.data.")
+
+
+def table_console() -> Console:
+    """Return the console that tables are printed on."""
+    console = Console()
+    # A table that is piped on is not cut to the width of some terminal.
+    return console if console.is_terminal else Console(width=200)
+
+
+def progress_bar(disabled: bool) -> Progress:
+    """Return a progress bar on stderr, shown on terminals only."""
+    console = Console(stderr=True)
+    return Progress(
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=console,
+        disable=disabled or not console.is_terminal,
+        transient=True,
+    )
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print JSON on stdout; infinite numbers become null."""
+
+    def finite(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: finite(value) for key, value in item.items()}
+        if isinstance(item, list | tuple):
+            return [finite(value) for value in item]
+        if isinstance(item, float) and item in (float("inf"), float("-inf")):
+            return None
+        return str(item) if isinstance(item, Path) else item
+
+    sys.stdout.write(json.dumps(finite(content), indent=2) + "\n")
