@@ -137,3 +137,18 @@ def test_the_descent_never_raises_the_error(values: np.ndarray, count: int) -> N
         float(np.sum(atoms.position - atoms.center)), abs=1e-9 * values.size
     )
     assert np.diff(mass)[0] <= values.size + 1e-9
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 16), st.integers(3, 200))
+def test_importance_of_any_range(seed, levels, count):
+    random = np.random.default_rng(seed)
+    values = random.standard_normal(count).astype(np.float32)
+    importance = 10.0 ** random.uniform(-40, 0, count)
+    with np.errstate(all="raise", under="ignore"):
+        codebook = fit(values, "kmeans", levels, importance=importance)
+    assert np.isfinite(codebook.levels).all()
+    felt = importance > 1e-6 * importance.max()
+    chosen = assign(values, codebook)
+    error = np.sum(importance * (values - codebook.levels[chosen]) ** 2)
+    best = least_error(values[felt].astype(np.float64), importance[felt], levels)
+    assert error <= best * (1 + 1e-6) + 1e-5 * importance.max() * np.ptp(values) ** 2

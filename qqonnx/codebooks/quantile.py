@@ -47,7 +47,10 @@ def bin_means(atoms: Atoms, cuts: NDArray[np.intp]) -> FloatArray:
     """Return the mean of each run of atoms between `cuts` [k - 1] (first atoms of bins 1..k-1)."""
     edges = np.concatenate(([0], cuts, [atoms.mass.size]))
     mass, first, _ = atoms.moments
-    means = np.diff(first[edges]) / np.diff(mass[edges]) + atoms.center
+    held = np.diff(mass[edges])
+    # Atoms too light to be felt in the running sums have no mass there.
+    means = np.divide(np.diff(first[edges]), held, out=np.zeros_like(held), where=held > 0)
+    means += atoms.center
     # Rounding must not carry a mean out of its own bin.
     return np.clip(means, atoms.position[edges[:-1]], atoms.position[edges[1:] - 1])
 

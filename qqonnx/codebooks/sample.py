@@ -40,7 +40,9 @@ _HEAVIEST_KEY = 0.01
 """Keys with a greater share of the mass are resolved from the start: where the values crowd in
 few keys (all near 1, say), keys are too coarse. Of normal weights, no key has half as much."""
 
-_LEAST_IMPORTANCE = 2.0**-200
+_LEAST_IMPORTANCE = 2.0**-30
+"""Values less important than this, the greatest being 1, count for nothing: running sums over
+all values could not tell them from rounding."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,6 @@ class Sample:
             return None
         chosen = self.importance[where].astype(np.float64)
         weight = np.ldexp(chosen, -self.importance_exponent)
-        # What is this unimportant changes nothing, but its products could underflow.
         weight[weight < _LEAST_IMPORTANCE] = 0.0
         return weight
 

@@ -33,7 +33,7 @@ def best_cuts(atoms: Atoms, clusters: int) -> NDArray[np.intp]:
     mass, first, second = atoms.moments
     count = atoms.mass.size
     base = np.zeros(count + 1)
-    base[1:] = (second[1:] - second[0]) - (first[1:] - first[0]) ** 2 / (mass[1:] - mass[0])
+    base[1:] = second[1:] - second[0] - _gained(first[1:] - first[0], mass[1:] - mass[0])
     choices = []
     for run in range(2, clusters + 1):
         last = count - (clusters - run)
@@ -79,7 +79,7 @@ def _row_minima(
         t = np.arange(int(length.sum())) + np.repeat(low - offset, length)
         i = rows[todo]
         moment = np.repeat(first[i], length) - first[t]
-        error = base[t] - moment * moment / (np.repeat(mass[i], length) - mass[t])
+        error = base[t] - _gained(moment, np.repeat(mass[i], length) - mass[t])
         least[todo] = np.minimum.reduceat(error, offset)
         hits = np.flatnonzero(error == np.repeat(least[todo], length))
         choice[todo] = t[hits[np.searchsorted(hits, offset)]]
@@ -93,5 +93,14 @@ def _row_minima(
         low = choice[below]
         inside = above < count
         high = rows[todo] - 1
-        high[inside] = np.minimum(high[inside], choice[above[inside]])
+        # Rounding may choose otherwise between equals, and must not leave a row without a t.
+        high[inside] = np.maximum(low[inside], np.minimum(high[inside], choice[above[inside]]))
         stride = finer
+
+
+def _gained(moment: FloatArray, mass: FloatArray) -> FloatArray:
+    """Return moment^2 / mass: what a level at the mean saves of a run's second moment.
+
+    Atoms too light to be felt in the running sums have no mass, and cost nothing anywhere.
+    """
+    return np.divide(moment * moment, mass, out=np.zeros_like(mass), where=mass > 0)
