@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from qqonnx.codebooks import index_entropy
 from qqonnx.compression import WeightReport, file_bytes
 from qqonnx.errors import QqonnxError
 from qqonnx.graph.load import load
-from qqonnx.graph.restore import CompressedWeight, compressed_weights, metadata
+from qqonnx.graph.restore import CompressedWeight, compressed_weights, decoded_tensor, metadata
 from qqonnx.graph.select import Skipped, select
 from qqonnx.packing import storage_for, unpack
 
@@ -82,15 +83,12 @@ def _report(weight: CompressedWeight, path: Path) -> WeightReport:
     try:
         record = weight.record
         storage = storage_for(record["levels"])
-        assert weight.value.shape is not None
-        assert weight.value.dtype is not None
-        shape = tuple(weight.value.shape.numpy())
-        size = int(np.prod(shape, dtype=np.int64))
-        tensors = [constant.const_value for constant in weight.constants]
-        planes = [t.numpy().reshape(-1) for t in tensors if t and t.dtype == ir.DataType.UINT8]
+        shape = _shape(weight)
+        size = prod(shape)
+        planes = [t.numpy().reshape(-1) for t in weight.tensors if t.dtype == ir.DataType.UINT8]
         # A plane of fewer bits a code is shorter, so the length tells their order.
         planes.sort(key=len, reverse=True)
-        floats = [t for t in tensors if t and t.dtype == weight.value.dtype]
+        floats = [t for t in weight.tensors if t.dtype == weight.dtype]
         counts = np.bincount(unpack(tuple(planes), storage, size))
         return WeightReport(
             name=weight.name,
@@ -104,11 +102,19 @@ def _report(weight: CompressedWeight, path: Path) -> WeightReport:
             l1=float(record["l1"]),
             l2=float(record["l2"]),
             sqnr=float(record["sqnr"]),
-            bytes_before=int(size * weight.value.dtype.itemsize),
+            bytes_before=int(size * weight.dtype.itemsize),
             bytes_after=sum(p.nbytes for p in planes) + sum(t.nbytes for t in floats),
         )
-    except (KeyError, TypeError, ValueError, IndexError, AssertionError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise QqonnxError(f"{path}: weight {weight.name!r}: its record does not fit") from error
+
+
+def _shape(weight: CompressedWeight) -> tuple[int, ...]:
+    shape = weight.value.shape
+    # A function's values carry no shapes.
+    if shape is None or not shape.is_static():
+        shape = decoded_tensor(weight).shape
+    return tuple(shape.numpy())
 
 
 def _join(users: tuple[str, ...]) -> str:

@@ -13,9 +13,10 @@ import onnxruntime as ort
 
 from qqonnx.errors import QqonnxError
 from qqonnx.graph.rewrite import METADATA_KEY
+from qqonnx.graph.scopes import FLOAT_TYPES, Holder, holders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,44 @@ class CompressedWeight:
         value: the last decode node's output.
         graph: the graph or function that holds the nodes.
         nodes: the decode nodes, in order; some may serve other weights as well.
-        constants: what they read: packed indices, codebook, scales and shapes.
+        constants: what they read: packed indices, codebook, scales and shapes; in a function
+            these are outputs of Constant nodes.
         record: what the metadata say of it: method, levels, granularity, l1, l2, sqnr.
     """
 
     name: str
     value: ir.Value
-    graph: ir.Graph | ir.Function
+    graph: Holder
     nodes: tuple[ir.Node, ...]
     constants: tuple[ir.Value, ...]
     record: dict[str, Any]
+
+    @property
+    def tensors(self) -> list[ir.TensorProtocol]:
+        """The tensors of `constants`.
+
+        Raises:
+            QqonnxError: the decode nodes depend on something that is no constant.
+        """
+        found = []
+        for constant in self.constants:
+            tensor = ir.convenience.get_const_tensor(constant)
+            if tensor is None:
+                raise QqonnxError(f"weight {self.name!r}: its decoding depends on {constant.name!r}")
+            found.append(tensor)
+        return found
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """The weight's dtype, which is that of its codebook.
+
+        Raises:
+            QqonnxError: the decode nodes have no codebook.
+        """
+        for tensor in self.tensors:
+            if tensor.dtype in FLOAT_TYPES:
+                return tensor.dtype
+        raise QqonnxError(f"weight {self.name!r}: its decode nodes have no codebook")
 
 
 def metadata(model: ir.Model) -> dict[str, Any]:
@@ -66,7 +95,7 @@ def compressed_weights(model: ir.Model) -> tuple[list[CompressedWeight], list[st
     """
     records = metadata(model)["weights"]
     found, inflated = [], set(records)
-    for holder in _holders(model):
+    for holder in holders(model):
         for node in holder:
             for output in node.outputs:
                 if (
@@ -89,18 +118,21 @@ def decoded_tensor(weight: CompressedWeight) -> ir.TensorProtocol:
     Raises:
         QqonnxError: they do not run, or depend on the model's inputs.
     """
+    return _decoder(weight)()
+
+
+def _decoder(weight: CompressedWeight) -> Callable[[], ir.TensorProtocol]:
+    """Return a function that decodes the weight; it holds the packed weight, not the model."""
+    dtype = weight.dtype
     proto = onnx.ModelProto(ir_version=8)
     proto.opset_import.add(domain="", version=18)
     proto.graph.name = "decode"
     proto.graph.node.extend(ir.to_proto(node) for node in weight.nodes)
-    for constant in weight.constants:
-        if constant.const_value is None:
-            raise QqonnxError(f"weight {weight.name!r}: its decoding depends on {constant.name!r}")
-        tensor = ir.to_proto(ir.Tensor(constant.const_value.numpy()))
-        tensor.name = constant.name or ""
-        proto.graph.initializer.append(tensor)
-    dtype = weight.value.dtype
-    assert dtype is not None
+    for constant, tensor in zip(weight.constants, weight.tensors, strict=True):
+        if constant.producer() is None:
+            initializer = ir.to_proto(ir.Tensor(tensor.numpy()))
+            initializer.name = constant.name or ""
+            proto.graph.initializer.append(initializer)
     # numpy has no bfloat16 of its own; as float32 nothing is lost.
     if dtype == ir.DataType.BFLOAT16:
         cast = onnx.helper.make_node("Cast", [weight.name], ["decoded"], to=onnx.TensorProto.FLOAT)
@@ -109,24 +141,30 @@ def decoded_tensor(weight: CompressedWeight) -> ir.TensorProtocol:
     else:
         output = onnx.helper.make_tensor_value_info(weight.name, dtype.value, None)
     proto.graph.output.append(output)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    try:
-        session = ort.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        result = session.run(None, {})[0]
-    except Exception as error:
-        raise QqonnxError(f"weight {weight.name!r}: its decode nodes do not run") from error
-    array = np.asarray(result).astype(dtype.numpy(), copy=False)
-    return ir.Tensor(array, dtype=dtype, name=weight.name)
+    name, text = weight.name, proto.SerializeToString()
+
+    def run() -> ir.TensorProtocol:
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        try:
+            session = ort.InferenceSession(text, options, providers=["CPUExecutionProvider"])
+            result = session.run(None, {})[0]
+        except Exception as error:
+            raise QqonnxError(f"weight {name!r}: its decode nodes do not run") from error
+        array = np.asarray(result).astype(dtype.numpy(), copy=False)
+        return ir.Tensor(array, dtype=dtype, name=name)
+
+    return run
 
 
 def restore_weights(model: ir.Model) -> int:
-    """Put plain float initializers back in place of the decode nodes; returns how many."""
+    """Put plain floats back in place of the decode nodes; returns how many.
+
+    Each weight is decoded when the model is written, and not kept.
+    """
     weights, _ = compressed_weights(model)
-    tensors = [decoded_tensor(weight) for weight in weights]
+    tensors = [_lazy_tensor(weight) for weight in weights]
     for weight, tensor in zip(weights, tensors, strict=True):
         name, old = weight.name, weight.value
         old.name = None
@@ -137,13 +175,22 @@ def restore_weights(model: ir.Model) -> int:
             new.name = name
         else:
             new = ir.Value(
-                name=name, shape=old.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+                name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
             )
             weight.graph.register_initializer(new)
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     _remove_unused(weights)
     del model.metadata_props[METADATA_KEY]
     return len(weights)
+
+
+def _lazy_tensor(weight: CompressedWeight) -> ir.TensorProtocol:
+    decode = _decoder(weight)
+    shape = weight.value.shape
+    # A function's values carry no shapes.
+    if shape is None or not shape.is_static():
+        return decode()
+    return ir.LazyTensor(decode, weight.dtype, shape, name=weight.name)
 
 
 def _remove_unused(weights: list[CompressedWeight]) -> None:
@@ -158,14 +205,6 @@ def _remove_unused(weights: list[CompressedWeight]) -> None:
                 weight.graph.initializers.pop(constant.name or "", None)
 
 
-def _holders(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
-    yield model.graph
-    yield from model.graph.subgraphs()
-    for function in model.functions.values():
-        yield function
-        yield from function.subgraphs()
-
-
 def _ancestors(value: ir.Value) -> tuple[tuple[ir.Node, ...], tuple[ir.Value, ...]]:
     """Return the nodes that `value` is computed by, in order, and the constants they read."""
     nodes: dict[ir.Node, None] = {}
@@ -178,6 +217,8 @@ def _ancestors(value: ir.Value) -> tuple[tuple[ir.Node, ...], tuple[ir.Value, ..
             constants[current] = None
         elif expanded:
             nodes[producer] = None
+            if producer.op_type == "Constant":
+                constants[current] = None
         elif producer not in nodes:
             pending.append((current, True))
             pending.extend((entry, False) for entry in producer.inputs if entry is not None)

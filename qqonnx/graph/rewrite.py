@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qqonnx.graph.decode import Scope, add_decode
+from qqonnx.graph.scopes import Holder, tensor_of, value_names
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from qqonnx.quantize import QuantizedWeight
 
@@ -22,8 +23,8 @@ METADATA_KEY = "qqonnx"
 def rewrite(model: ir.Model, weights: Sequence[QuantizedWeight]) -> None:
     """Replace each weight of `model`, in place, by indices, a codebook and decode nodes.
 
-    The last decode node's output takes the initializer's name, so whatever used the weight
-    uses the decoded one.
+    The last decode node's output takes the weight's name, and whatever used the weight uses the
+    decoded one.
     """
     fresh_name = _fresh_names(model)
     scopes: dict[int, Scope] = {}
@@ -40,7 +41,9 @@ def rewrite(model: ir.Model, weights: Sequence[QuantizedWeight]) -> None:
 
 def _replace(weight: QuantizedWeight, decoded: ir.Value) -> None:
     old = weight.plan.weight.value
-    decoded.type, decoded.shape = old.type, old.shape
+    # A Constant node's output need not say its type, but ONNX Runtime folds only what has one.
+    tensor = tensor_of(old)
+    decoded.type, decoded.shape = ir.TensorType(tensor.dtype), ir.Shape(weight.shape)
     ir.convenience.replace_all_uses_with(old, decoded, replace_graph_outputs=True)
     holder, name = weight.plan.weight.graph, old.name
     producer = old.producer()
@@ -51,10 +54,10 @@ def _replace(weight: QuantizedWeight, decoded: ir.Value) -> None:
         assert name is not None
         del holder.initializers[name]
     old.name = None
-    decoded.name = name
+    decoded.name = weight.plan.weight.name
 
 
-def _insert(holder: ir.Graph | ir.Function, scope: Scope) -> None:
+def _insert(holder: Holder, scope: Scope) -> None:
     if isinstance(holder, ir.Graph):
         for value in scope.initializers:
             holder.register_initializer(value)
@@ -88,7 +91,7 @@ def _short(number: float) -> float:
 
 
 def _fresh_names(model: ir.Model) -> Callable[[str], str]:
-    taken = set(_names(model))
+    taken = set(value_names(model))
     counter = iter(range(1 << 62))
 
     def fresh(suffix: str) -> str:
@@ -98,15 +101,3 @@ def _fresh_names(model: ir.Model) -> Callable[[str], str]:
         return name
 
     return fresh
-
-
-def _names(model: ir.Model) -> Iterator[str]:
-    holders = [model.graph, *model.graph.subgraphs()]
-    for function in model.functions.values():
-        holders.extend([function.graph, *function.subgraphs()])
-    for graph in holders:
-        for value in (*graph.inputs, *graph.initializers.values()):
-            yield value.name or ""
-        for node in graph:
-            for output in node.outputs:
-                yield output.name or ""

@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from qqonnx.graph.scopes import Holder, named_float_constants, tensor_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-FLOAT_TYPES = (
-    ir.DataType.FLOAT,
-    ir.DataType.FLOAT16,
-    ir.DataType.BFLOAT16,
-    ir.DataType.DOUBLE,
-)
 
 _PASS_THROUGH = {"Identity", "Transpose", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 
@@ -40,7 +35,8 @@ class Weight:
     """A float tensor that can be stored as indices and a codebook.
 
     Attributes:
-        name: the initializer's name, or that of a Constant node's output.
+        name: the initializer's name, or that of a Constant node's output; with a number
+            appended where a weight in another subgraph or function has the same name.
         value: what the model's nodes read; unique, however many nodes share it.
         graph: the graph or function that holds it.
         users: operators that read it as a weight, e.g. ("Conv",).
@@ -50,7 +46,7 @@ class Weight:
 
     name: str
     value: ir.Value
-    graph: ir.Graph | ir.Function
+    graph: Holder
     users: tuple[str, ...]
     channel_axis: Axis
     is_bias: bool
@@ -58,9 +54,7 @@ class Weight:
     @property
     def tensor(self) -> ir.TensorProtocol:
         """The tensor's data."""
-        tensor = ir.convenience.get_const_tensor(self.value)
-        assert tensor is not None
-        return tensor
+        return tensor_of(self.value)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -101,20 +95,18 @@ def select(model: ir.Model, *, include_bias: bool = False) -> tuple[list[Weight]
     """
     weights: list[Weight] = []
     skipped: list[Skipped] = []
-    for value, holder in _float_constants(model):
-        tensor = ir.convenience.get_const_tensor(value)
-        assert tensor is not None
-        assert value.name is not None
-        uses = list(_uses(model, value))
+    for name, value, holder in named_float_constants(model):
+        tensor = tensor_of(value)
+        shape = tuple(tensor.shape.numpy())
+        uses = list(_uses(model, value, len(shape)))
         reason = _reason_to_skip(value, holder, uses, include_bias)
         if reason:
-            shape = tuple(tensor.shape.numpy())
-            skipped.append(Skipped(value.name, shape, tensor.nbytes, reason))
+            skipped.append(Skipped(name, shape, tensor.nbytes, reason))
             continue
         axes = {use.channel_axis for use in uses if not use.is_bias}
         weights.append(
             Weight(
-                name=value.name,
+                name=name,
                 value=value,
                 graph=holder,
                 users=tuple(sorted({use.op_type for use in uses})),
@@ -125,31 +117,8 @@ def select(model: ir.Model, *, include_bias: bool = False) -> tuple[list[Weight]
     return weights, skipped
 
 
-def _float_constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.Graph | ir.Function]]:
-    holders: list[ir.Graph | ir.Function] = [
-        model.graph,
-        *model.graph.subgraphs(),
-    ]
-    for function in model.functions.values():
-        holders.extend([function, *function.subgraphs()])
-    for holder in holders:
-        if isinstance(holder, ir.Graph):
-            for value in list(holder.initializers.values()):
-                if value.const_value is not None and value.const_value.dtype in FLOAT_TYPES:
-                    yield value, holder
-        for node in holder:
-            if node.op_type == "Constant" and node.domain == "":
-                attribute = node.attributes.get("value")
-                if (
-                    attribute is not None
-                    and not attribute.is_ref()
-                    and attribute.as_tensor().dtype in FLOAT_TYPES
-                ):
-                    yield node.outputs[0], holder
-
-
 def _reason_to_skip(
-    value: ir.Value, holder: ir.Graph | ir.Function, uses: list[_Use], include_bias: bool
+    value: ir.Value, holder: Holder, uses: list[_Use], include_bias: bool
 ) -> str | None:
     if not uses:
         return "no operator uses it as a weight"
@@ -163,11 +132,10 @@ def _reason_to_skip(
     return None
 
 
-def _uses(model: ir.Model, value: ir.Value) -> Iterator[_Use]:
+def _uses(model: ir.Model, value: ir.Value, rank: int) -> Iterator[_Use]:
     """Follow `value` through operators that only rearrange it to those that use it as a weight."""
     pending: list[tuple[ir.Value, Callable[[Axis], Axis]]] = [(value, lambda axis: axis)]
     seen: set[ir.Value] = set()
-    rank = len(value.shape) if value.shape is not None else None
     while pending:
         current, axis_before = pending.pop()
         if current in seen:
@@ -183,18 +151,18 @@ def _uses(model: ir.Model, value: ir.Value) -> Iterator[_Use]:
                 yield _Use(node.op_type, None, is_bias=True)
             elif (axis := _weight_axis(node, index)) is not False:
                 found = axis_before(axis)
-                if found is not None and rank is not None:
+                if found is not None:
                     found = found % rank if -rank <= found < rank else None
                 yield _Use(node.op_type, found, is_bias=False)
 
 
 def _through(
-    node: ir.Node, axis_before: Callable[[Axis], Axis], rank: int | None
+    node: ir.Node, axis_before: Callable[[Axis], Axis], rank: int
 ) -> Callable[[Axis], Axis]:
     """Return how an axis of the node's output is found in the original tensor."""
     if node.op_type in ("Identity", "Cast"):
         return axis_before
-    if node.op_type == "Transpose" and rank is not None:
+    if node.op_type == "Transpose":
         perm = node.attributes.get("perm")
         order = list(perm.as_ints()) if perm is not None else list(range(rank))[::-1]
 

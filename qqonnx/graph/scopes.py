@@ -1,0 +1,80 @@
+"""The places of a model that hold nodes: its graph, subgraphs, and functions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import count
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FLOAT_TYPES = (
+    ir.DataType.FLOAT,
+    ir.DataType.FLOAT16,
+    ir.DataType.BFLOAT16,
+    ir.DataType.DOUBLE,
+)
+
+Holder = ir.Graph | ir.Function
+
+
+def holders(model: ir.Model) -> Iterator[Holder]:
+    """Yield the graph, its subgraphs, and each function with its subgraphs."""
+    yield model.graph
+    yield from model.graph.subgraphs()
+    for function in model.functions.values():
+        yield function
+        yield from function.subgraphs()
+
+
+def float_constants(model: ir.Model) -> Iterator[tuple[ir.Value, Holder]]:
+    """Yield float initializers and the outputs of Constant nodes that hold a float tensor."""
+    for holder in holders(model):
+        if isinstance(holder, ir.Graph):
+            for value in list(holder.initializers.values()):
+                if value.const_value is not None and value.const_value.dtype in FLOAT_TYPES:
+                    yield value, holder
+        for node in holder:
+            if node.op_type == "Constant" and node.domain == "":
+                attribute = node.attributes.get("value")
+                if (
+                    attribute is not None
+                    and not attribute.is_ref()
+                    and attribute.as_tensor().dtype in FLOAT_TYPES
+                ):
+                    yield node.outputs[0], holder
+
+
+def tensor_of(value: ir.Value) -> ir.TensorProtocol:
+    """Return the tensor of an initializer or of a Constant node's output."""
+    tensor = ir.convenience.get_const_tensor(value)
+    assert tensor is not None
+    return tensor
+
+
+def value_names(model: ir.Model) -> Counter[str]:
+    """Return the name of every value in the model, and how many values have it."""
+    names = Counter([""])
+    for holder in holders(model):
+        initializers = holder.initializers.values() if isinstance(holder, ir.Graph) else ()
+        names.update(value.name or "" for value in {*holder.inputs, *initializers})
+        names.update(output.name or "" for node in holder for output in node.outputs)
+    return names
+
+
+def named_float_constants(model: ir.Model) -> Iterator[tuple[str, ir.Value, Holder]]:
+    """Yield `float_constants`, each with a name that no other value of the model has.
+
+    Functions and sibling subgraphs may give one name to several values: there a number is
+    appended.
+    """
+    taken = value_names(model)
+    for value, holder in float_constants(model):
+        name = value.name or ""
+        if taken[name] > 1 and holder is not model.graph:
+            name = next(text for n in count(2) if not taken[text := f"{name}.{n}"])
+            taken[name] = 1
+        yield name, value, holder
