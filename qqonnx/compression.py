@@ -11,15 +11,17 @@ from qqonnx.errors import QqonnxError
 from qqonnx.graph.load import load
 from qqonnx.graph.restore import restore_weights
 from qqonnx.graph.rewrite import METADATA_KEY, rewrite
-from qqonnx.graph.save import save
+from qqonnx.graph.save import save, staged, write
 from qqonnx.graph.select import Skipped, select
-from qqonnx.graph.verify import OutputCheck, verify_outputs, verify_weights
+from qqonnx.graph.verify import verify_outputs, verify_weights
 from qqonnx.plan import Options, plan
 from qqonnx.quantize import QuantizedWeight, quantize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from qqonnx.graph.outputs import OutputCheck
 
 NODE_BYTES = 300
 """About what the decode nodes of one weight take in the file."""
@@ -107,6 +109,37 @@ def compress(
             not finite, the options do not fit, or the output cannot be written or verified.
     """
     options = options or Options()
+    with staged(output) as written:
+        result = _compress(model, written, options, external_data, progress)
+        verify_weights(written, result.digests)
+        outputs = verify_outputs(written)
+        bytes_after = file_bytes(load(written), written)
+    return CompressReport(
+        path=output,
+        bytes_before=result.bytes_before,
+        bytes_after=bytes_after,
+        weights=result.weights,
+        skipped=result.skipped,
+        outputs=outputs,
+    )
+
+
+@dataclass(frozen=True)
+class _Compressed:
+    bytes_before: int
+    weights: tuple[WeightReport, ...]
+    skipped: tuple[Skipped, ...]
+    digests: dict[str, bytes]
+
+
+def _compress(
+    model: Path,
+    output: Path,
+    options: Options,
+    external_data: bool,
+    progress: Callable[[str, int, int], None],
+) -> _Compressed:
+    """Write the compressed file; what was read is let go before the file is verified."""
     graph = load(model)
     bytes_before = file_bytes(graph, model)
     if METADATA_KEY in graph.metadata_props:
@@ -116,33 +149,23 @@ def compress(
     total = sum(entry.weight.tensor.size for entry in plans)
     quantized = []
     for entry in plans:
-        progress(entry.weight.name, entry.weight.tensor.size, total)
+        tensor = entry.weight.tensor
+        progress(entry.weight.name, tensor.size, total)
         result = quantize(entry)
-        before = entry.weight.tensor.nbytes
-        if result.payload_bytes + NODE_BYTES < before:
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.release()
+        if result.payload_bytes + NODE_BYTES < tensor.nbytes:
             quantized.append(result)
         else:
             reason = "compressed it would be no smaller"
-            left_out.append(Skipped(entry.weight.name, result.shape, before, reason))
+            left_out.append(Skipped(entry.weight.name, result.shape, tensor.nbytes, reason))
     if not quantized:
         raise QqonnxError(f"{model}: holds no weight to compress ({_reasons(skipped + left_out)})")
     reports = tuple(_report(weight) for weight in quantized)
     rewrite(graph, quantized)
-    checks: list[OutputCheck] = []
-
-    def check(written: Path) -> None:
-        verify_weights(written, {q.plan.weight.name: q.digest for q in quantized})
-        checks.append(verify_outputs(written))
-
-    save(graph, output, external_data=external_data, check=check)
-    return CompressReport(
-        path=output,
-        bytes_before=bytes_before,
-        bytes_after=file_bytes(load(output), output),
-        weights=reports,
-        skipped=(*skipped, *left_out),
-        outputs=checks[0],
-    )
+    write(graph, output, external_data=external_data)
+    digests = {weight.plan.weight.name: weight.digest for weight in quantized}
+    return _Compressed(bytes_before, reports, (*skipped, *left_out), digests)
 
 
 def restore(model: Path, output: Path, *, external_data: bool = False) -> int:

@@ -83,7 +83,7 @@ def _report(weight: CompressedWeight, path: Path) -> WeightReport:
     try:
         record = weight.record
         storage = storage_for(record["levels"])
-        shape = _shape(weight)
+        shape = tuple((weight.shape or decoded_tensor(weight).shape).numpy())
         size = prod(shape)
         planes = [t.numpy().reshape(-1) for t in weight.tensors if t.dtype == ir.DataType.UINT8]
         # A plane of fewer bits a code is shorter, so the length tells their order.
@@ -107,14 +107,6 @@ def _report(weight: CompressedWeight, path: Path) -> WeightReport:
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise QqonnxError(f"{path}: weight {weight.name!r}: its record does not fit") from error
-
-
-def _shape(weight: CompressedWeight) -> tuple[int, ...]:
-    shape = weight.value.shape
-    # A function's values carry no shapes.
-    if shape is None or not shape.is_static():
-        shape = decoded_tensor(weight).shape
-    return tuple(shape.numpy())
 
 
 def _join(users: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from qqonnx.codebooks import (
     Weights,
     assign,
     distortion,
+    extremes,
     fit,
     index_entropy,
 )
@@ -150,17 +151,21 @@ def _by_channel(values: Weights, plan: WeightPlan) -> tuple[Indices, Weights, No
 def _by_scale(values: Weights, plan: WeightPlan) -> tuple[Indices, Weights, Weights]:
     axis = plan.weight.channel_axis
     assert axis is not None
-    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-    largest = np.abs(rows.astype(np.float64)).max(axis=1)
-    scales = np.where(largest > 0, largest, 1.0).astype(values.dtype)
-    factors = broadcastable(scales, axis, values.ndim).astype(np.float64)
-    shares = (values.astype(np.float64) / factors).astype(np.float32)
-    importance = np.broadcast_to(np.square(factors / factors.max()), values.shape)
+    extremes(values.reshape(-1))  # refuses what is not finite
+    others = tuple(other for other in range(values.ndim) if other != axis)
+    largest = np.maximum(values.max(axis=others), -values.min(axis=others))
+    scales = np.where(largest > 0, largest, 1).astype(values.dtype)
+    factors = broadcastable(scales, axis, values.ndim)
+    # The quotients, at most 1, need float32 only; a float64 scale may be beyond it.
+    wide = np.float64 if values.dtype == np.float64 else np.float32
+    shares = np.divide(values, factors, dtype=wide).astype(np.float32, copy=False)
+    importance = np.square(factors.astype(np.float64) / float(scales.max()))
+    importance = np.broadcast_to(importance.astype(np.float32), values.shape)
     codebook = fit(
         shares.reshape(-1),
         plan.method,
         plan.levels,
-        importance=np.ascontiguousarray(importance, np.float32).reshape(-1),
+        importance=importance.reshape(-1),
     )
     return _indices(shares, codebook), codebook.levels.astype(values.dtype), scales
 

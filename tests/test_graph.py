@@ -74,13 +74,13 @@ def test_dtypes_keep_theirs(build: Build, tmp_path: Path, dtype: type, granulari
     m ({name}[N,33] x) => ({name}[N,M] y) {{ y = MatMul(x, w) }}"""
     values = normal(33, 517, dtype=dtype)
     packed = tmp_path / "packed.onnx"
-    if dtype is ml_dtypes.bfloat16:
-        with pytest.raises(QqonnxError, match="ONNX Runtime does not load"):
-            compress(build(text, {"w": values}), packed, Options(bits=4))
-        return
     report = compress(build(text, {"w": values}), packed, Options(bits=4, granularity=granularity))
-    assert report.outputs.reason is None
     assert weights_of(packed)["w"].dtype == dtype
+    if dtype is ml_dtypes.bfloat16:
+        # ONNX Runtime multiplies no bfloat16 matrices on the CPU.
+        assert "plain.onnx: ONNX Runtime does not load it" in (report.outputs.reason or "")
+    else:
+        assert report.outputs.equal
 
 
 def test_bfloat16_behind_a_cast(build: Build, tmp_path: Path) -> None:

@@ -93,7 +93,8 @@ def convert(
 def _as_file(model: str, weights: str, simplify: bool, folder: Path) -> Path:
     """Return the ONNX file that MODEL names, exported into `folder` if it is a model's name."""
     path = Path(model)
-    if path.exists() or path.suffix == ".onnx":
+    # A folder may have a model's name.
+    if path.is_file() or path.suffix == ".onnx":
         if not simplify:
             return path
         import onnx

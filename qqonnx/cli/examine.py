@@ -33,20 +33,27 @@ def verify(
 ) -> None:
     """Compare two files: their weights bit for bit, decoded if need be, and their outputs.
 
-    Exits with code 1 if a weight or an output differs.
+    Exits with code 1 if a weight or an output differs, or a weight is in one file only.
     """
     from qqonnx.graph.load import load
-    from qqonnx.graph.verify import compare_outputs, same_weights
+    from qqonnx.graph.outputs import compare_outputs
+    from qqonnx.graph.verify import compare_weights
 
-    different = same_weights(load(first), load(second))
+    weights = compare_weights(load(first), load(second))
     outputs = compare_outputs(first, second)
     if as_json:
-        print_json({"different_weights": different, "outputs": vars(outputs)})
+        print_json({"weights": vars(weights), "outputs": vars(outputs)})
     else:
         console = Console(highlight=False, soft_wrap=True)
-        console.print(f"weights that differ: {len(different)}")
-        for name in different:
-            console.print(f"  {name}", markup=False)
+        console.print(f"float tensors that are the same: {weights.same}")
+        for title, names in (
+            ("that differ", weights.different),
+            ("only in A", weights.only_first),
+            ("only in B", weights.only_second),
+        ):
+            console.print(f"{title}: {len(names)}")
+            for name in names:
+                console.print(f"  {name}", markup=False)
         if outputs.reason:
             console.print(f"outputs not compared: {outputs.reason}", markup=False)
         else:
@@ -54,7 +61,7 @@ def verify(
                 f"outputs differ by at most {outputs.max_difference:.2g}, "
                 f"where they reach {outputs.magnitude:.2g}"
             )
-    if different or not (outputs.reason or outputs.equal):
+    if not weights.equal or not (outputs.reason or outputs.equal):
         raise typer.Exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,14 @@ def progress_bar(disabled: bool) -> Progress:
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """Print JSON on stdout; infinite numbers become null."""
+    """Print JSON on stdout; infinite numbers and NaN become null."""
 
     def finite(item: Any) -> Any:
         if isinstance(item, dict):
             return {key: finite(value) for key, value in item.items()}
         if isinstance(item, list | tuple):
             return [finite(value) for value in item]
-        if isinstance(item, float) and item in (float("inf"), float("-inf")):
+        if isinstance(item, float) and not math.isfinite(item):
             return None
         return str(item) if isinstance(item, Path) else item
 

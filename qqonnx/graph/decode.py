@@ -95,8 +95,21 @@ def add_decode(scope: Scope, weight: QuantizedWeight) -> ir.Value:
         axis = weight.plan.weight.channel_axis
         assert axis is not None
         scales = broadcastable(weight.scales, axis, len(weight.shape))
-        decoded = scope.apply("Mul", [decoded, scope.constant(scales, "s")], "w")
+        decoded = _multiplied(scope, decoded, scope.constant(scales, "s"), weight.codebook.dtype)
     return decoded
+
+
+def _multiplied(
+    scope: Scope, decoded: ir.Value, scales: ir.Value, dtype: np.dtype[np.generic]
+) -> ir.Value:
+    if ir.DataType.from_numpy(dtype) != ir.DataType.BFLOAT16:
+        return scope.apply("Mul", [decoded, scales], "w")
+    # ONNX Runtime multiplies no bfloat16 on the CPU; rounding the float32 product is the same.
+    factors = [
+        scope.apply("Cast", [factor], "f", to=ir.DataType.FLOAT) for factor in (decoded, scales)
+    ]
+    product = scope.apply("Mul", factors, "f")
+    return scope.apply("Cast", [product], "w", to=ir.DataType.BFLOAT16)
 
 
 def _padded(codebook: NDArray[np.generic], levels: int) -> NDArray[np.generic]:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx import version_converter
 
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import QqonnxError, first_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def load(path: Path) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except Exception as error:
-        raise QqonnxError(f"{path}: damaged ONNX model: {_first_line(error)}") from error
+        raise QqonnxError(f"{path}: damaged ONNX model: {first_line(error)}") from error
     _resolve_external_data(model, path)
     return model
 
@@ -50,7 +50,7 @@ def _converted(proto: onnx.ModelProto, path: Path, opset: int) -> onnx.ModelProt
         converted = version_converter.convert_version(proto, MIN_OPSET)
     except Exception as error:
         raise QqonnxError(
-            f"{path}: opset {opset} cannot be converted to {MIN_OPSET}: {_first_line(error)}"
+            f"{path}: opset {opset} cannot be converted to {MIN_OPSET}: {first_line(error)}"
         ) from error
     # The converter drops what it does not know of.
     del converted.metadata_props[:]
@@ -84,8 +84,3 @@ def _resolve_external_data(model: ir.Model, path: Path) -> None:
             end = (tensor.offset or 0) + tensor.nbytes
             if file.stat().st_size < end:
                 raise QqonnxError(f"{path}: external data file {tensor.location} is truncated")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

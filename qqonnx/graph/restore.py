@@ -51,9 +51,17 @@ class CompressedWeight:
         for constant in self.constants:
             tensor = ir.convenience.get_const_tensor(constant)
             if tensor is None:
-                raise QqonnxError(f"weight {self.name!r}: its decoding depends on {constant.name!r}")
+                raise QqonnxError(
+                    f"weight {self.name!r}: its decoding depends on {constant.name!r}"
+                )
             found.append(tensor)
         return found
+
+    @property
+    def shape(self) -> ir.Shape | None:
+        """The weight's shape; None in a function, whose values carry none."""
+        shape = self.value.shape
+        return shape if shape is not None and shape.is_static() else None
 
     @property
     def dtype(self) -> ir.DataType:
@@ -175,7 +183,10 @@ def restore_weights(model: ir.Model) -> int:
             new.name = name
         else:
             new = ir.Value(
-                name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+                name=name,
+                shape=ir.Shape(tensor.shape.numpy()),
+                type=ir.TensorType(tensor.dtype),
+                const_value=tensor,
             )
             weight.graph.register_initializer(new)
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
@@ -186,11 +197,8 @@ def restore_weights(model: ir.Model) -> int:
 
 def _lazy_tensor(weight: CompressedWeight) -> ir.TensorProtocol:
     decode = _decoder(weight)
-    shape = weight.value.shape
-    # A function's values carry no shapes.
-    if shape is None or not shape.is_static():
-        return decode()
-    return ir.LazyTensor(decode, weight.dtype, shape, name=weight.name)
+    shape = weight.shape
+    return decode() if shape is None else ir.LazyTensor(decode, weight.dtype, shape)
 
 
 def _remove_unused(weights: list[CompressedWeight]) -> None:

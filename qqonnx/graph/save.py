@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,31 +12,57 @@ import onnx_ir as ir
 from qqonnx.errors import QqonnxError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Largest model in one file; what protobuf can hold, less room for the graph."""
 
 
-def save(
-    model: ir.Model,
-    path: Path,
-    *,
-    external_data: bool = False,
-    check: Callable[[Path], None] | None = None,
-) -> None:
-    """Write `model` to `path`, and its tensors to `path`.data if asked or if over 2 GB.
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Give a path to write to; when the block ends without an error, the file moves to `path`.
 
-    The files are written and checked in a folder beside the target and then moved.
-
-    Args:
-        model: the model, unchanged.
-        path: the file to write.
-        external_data: tensors go into a second file, `path` with ".data" appended.
-        check: is given the written file before it is moved; what it raises stops the move.
+    The file, and beside it the file of its external data, is written in a folder next to the
+    target. Whatever interrupts the block, nothing else is left and the target is untouched.
 
     Raises:
-        QqonnxError: the file cannot be written.
+        QqonnxError: the target cannot be written, or the block raised an OSError.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".qqonnx-") as folder:
+            written = Path(folder) / path.name
+            try:
+                yield written
+            except QqonnxError as error:
+                # The user knows the target, not the temporary file.
+                raise QqonnxError(str(error).replace(str(written), str(path))) from error
+            data = data_file(written)
+            if data.exists():
+                data.replace(data_file(path))
+            written.replace(path)
+    except OSError as error:
+        raise QqonnxError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def data_file(path: Path) -> Path:
+    """Return where the external data of the model at `path` goes."""
+    return path.with_name(f"{path.name}.data")
+
+
+def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
+    """Write `model` to `path`, and its tensors to `data_file(path)` if asked or if over 2 GB.
+
+    External data is written tensor by tensor.
+
+    Args:
+        model: the model; without external data, tensors that were external come into the file.
+        path: the file to write.
+        external_data: tensors go into a second file.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     total = sum(
         value.const_value.nbytes
@@ -43,23 +70,21 @@ def save(
         for value in graph.initializers.values()
         if value.const_value is not None
     )
-    data_name = f"{path.name}.data" if external_data or total > PROTOBUF_LIMIT else None
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".qqonnx-") as folder:
-            written = Path(folder) / path.name
-            if data_name is None:
-                # Tensors that were external come into the file, which can then stand alone.
-                proto = ir.to_proto(_with_inline_tensors(model))
-                written.write_bytes(proto.SerializeToString(deterministic=True))
-            else:
-                ir.save(model, written, format="protobuf", external_data=data_name)
-            if check is not None:
-                check(written)
-            if data_name is not None:
-                (written.parent / data_name).replace(path.parent / data_name)
-            written.replace(path)
-    except OSError as error:
-        raise QqonnxError(f"{path}: cannot write: {error.strerror or error}") from error
+    if external_data or total > PROTOBUF_LIMIT:
+        ir.save(model, path, format="protobuf", external_data=data_file(path).name)
+    else:
+        proto = ir.to_proto(_with_inline_tensors(model))
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def save(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
+    """Write `model` to `path`, whole or not at all; see `write`.
+
+    Raises:
+        QqonnxError: the file cannot be written.
+    """
+    with staged(path) as written:
+        write(model, written, external_data=external_data)
 
 
 def _with_inline_tensors(model: ir.Model) -> ir.Model:

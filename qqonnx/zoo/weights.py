@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import QqonnxError, first_line
 from qqonnx.zoo.extras import import_extra
 
 if TYPE_CHECKING:
@@ -102,8 +102,4 @@ def _read(path: Path) -> Any:
             "save the state dict alone with torch.save(model.state_dict(), path)"
         ) from error
     except Exception as error:  # on damaged files PyTorch raises whatever it stumbles over
-        raise QqonnxError(f"{path}: not a PyTorch state dict: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+        raise QqonnxError(f"{path}: not a PyTorch state dict: {first_line(error)}") from error
