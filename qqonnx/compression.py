@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from qqonnx.errors import QqonnxError
-from qqonnx.graph.load import load
+from qqonnx.graph.load import load, read
 from qqonnx.graph.restore import restore_weights
 from qqonnx.graph.rewrite import METADATA_KEY, rewrite
 from qqonnx.graph.save import save, staged, write
@@ -113,7 +113,7 @@ def compress(
         result = _compress(model, written, options, external_data, progress)
         verify_weights(written, result.digests)
         outputs = verify_outputs(written)
-        bytes_after = file_bytes(load(written), written)
+        bytes_after = file_bytes(read(written), written)
     return CompressReport(
         path=output,
         bytes_before=result.bytes_before,
@@ -175,7 +175,7 @@ def restore(model: Path, output: Path, *, external_data: bool = False) -> int:
         QqonnxError: the model cannot be read, was not compressed by qqonnx, or the output
             cannot be written.
     """
-    graph = load(model)
+    graph = read(model)
     try:
         count = restore_weights(graph)
     except QqonnxError as error:

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from qqonnx.codebooks import index_entropy
 from qqonnx.compression import WeightReport, file_bytes
 from qqonnx.errors import QqonnxError
-from qqonnx.graph.load import load
-from qqonnx.graph.restore import CompressedWeight, compressed_weights, decoded_tensor, metadata
+from qqonnx.graph.load import read
+from qqonnx.graph.restore import CompressedWeight, compressed_weights, metadata
 from qqonnx.graph.select import Skipped, select
 from qqonnx.packing import storage_for, unpack
 
@@ -53,7 +53,7 @@ def inspect(path: Path) -> Inspection:
     Raises:
         QqonnxError: the file cannot be read, or what it says of its compression is not so.
     """
-    model = load(path)
+    model = read(path)
     weights, skipped = select(model, include_bias=True)
     plain = [
         Skipped(weight.name, weight.shape, weight.tensor.nbytes, f"used by {_join(weight.users)}")
@@ -83,7 +83,7 @@ def _report(weight: CompressedWeight, path: Path) -> WeightReport:
     try:
         record = weight.record
         storage = storage_for(record["levels"])
-        shape = tuple((weight.shape or decoded_tensor(weight).shape).numpy())
+        shape = weight.shape
         size = prod(shape)
         planes = [t.numpy().reshape(-1) for t in weight.tensors if t.dtype == ir.DataType.UINT8]
         # A plane of fewer bits a code is shorter, so the length tells their order.

@@ -35,11 +35,11 @@ def verify(
 
     Exits with code 1 if a weight or an output differs, or a weight is in one file only.
     """
-    from qqonnx.graph.load import load
+    from qqonnx.graph.load import read
     from qqonnx.graph.outputs import compare_outputs
     from qqonnx.graph.verify import compare_weights
 
-    weights = compare_weights(load(first), load(second))
+    weights = compare_weights(read(first), read(second))
     outputs = compare_outputs(first, second)
     if as_json:
         print_json({"weights": vars(weights), "outputs": vars(outputs)})

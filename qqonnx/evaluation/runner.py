@@ -17,7 +17,7 @@ from qqonnx.evaluation.metrics import Counts, count
 from qqonnx.evaluation.preprocessing import for_model, from_json
 from qqonnx.evaluation.session import open_classifier
 from qqonnx.evaluation.timing import latency_ratios, load_ratios
-from qqonnx.graph.load import load
+from qqonnx.graph.load import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -195,7 +195,7 @@ def evaluate(
 
 
 def _files(path: Path) -> list[Path]:
-    tensors = (v.const_value for g in load(path).graphs() for v in g.initializers.values())
+    tensors = (v.const_value for g in read(path).graphs() for v in g.initializers.values())
     data = {path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
     return [path, *sorted(data)]
 

@@ -88,8 +88,8 @@ def add_decode(scope: Scope, weight: QuantizedWeight) -> ir.Value:
     else:
         codebook = scope.constant(_padded(weight.codebook, storage.levels), "l")
         if storage.group > 1:
-            codebook = scope.apply("Gather", [codebook, _digits(scope, storage)], "t", axis=0)
-        gathered = scope.apply("Gather", [codebook, codes], "w", axis=0)
+            codebook = scope.apply("Gather", [codebook, _digits(scope, storage)], "t")
+        gathered = scope.apply("Gather", [codebook, codes], "w")
         decoded = _shaped(scope, gathered, storage, size, weight.shape)
     if weight.scales is not None:
         axis = weight.plan.weight.channel_axis
@@ -132,7 +132,7 @@ def _codes(scope: Scope, weight: QuantizedWeight) -> ir.Value:
     for bits, plane in zip(storage.plane_bits[1:], weight.planes[1:], strict=True):
         table = _plane_digits(scope, bits, shift)
         packed = scope.apply("Cast", [scope.constant(plane, "i")], "c", to=ir.DataType.INT32)
-        part = scope.apply("Gather", [table, packed], "c", axis=0)
+        part = scope.apply("Gather", [table, packed], "c")
         if 8 // bits != block:
             part = scope.apply("Reshape", [part, scope.integers((-1, block), np.int64)], "c")
         codes = scope.apply("Add", [codes, part], "c")
@@ -149,12 +149,12 @@ def _gather_by_channel(
     assert axis is not None
     codebooks = _padded(weight.codebook, storage.levels)
     if storage.group > 1:
-        codes = scope.apply("Gather", [_digits(scope, storage), codes], "c", axis=0)
+        codes = scope.apply("Gather", [_digits(scope, storage), codes], "c")
     indices = _shaped(scope, codes, storage, size, weight.shape)
     offsets = _channel_offsets(scope, channels, codebooks.shape[1], len(weight.shape) - 1 - axis)
     indices = scope.apply("Add", [indices, offsets], "c")
     levels = scope.constant(codebooks.reshape(-1), "l")
-    return scope.apply("Gather", [levels, indices], "w", axis=0)
+    return scope.apply("Gather", [levels, indices], "w")
 
 
 def _shaped(

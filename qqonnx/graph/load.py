@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import onnx
 import onnx_ir as ir
@@ -10,20 +11,47 @@ from google.protobuf.message import DecodeError
 from onnx import version_converter
 
 from qqonnx.errors import QqonnxError, first_line
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from qqonnx.graph.outputs import compare_outputs
 
 MIN_OPSET = 13
 """Oldest opset that the decode nodes are written in; older models are converted to it."""
 
+OLDEST_IR_VERSION = 7
+"""IR version that opset 13 came with."""
+
 
 def load(path: Path) -> ir.Model:
+    """Read an ONNX file and bring it to an opset that can decode, keeping what it computes.
+
+    Raises:
+        QqonnxError: as for `read`; or its opset cannot be converted to 13.
+    """
+    model = read(path)
+    opset = model.opset_imports.get("", MIN_OPSET)
+    if opset >= MIN_OPSET:
+        return model
+    try:
+        proto = ir.to_proto(model)
+        onnx.load_external_data_for_model(proto, str(path.parent))
+        converted = version_converter.convert_version(proto, MIN_OPSET)
+        # The converter drops what it does not know of.
+        del converted.metadata_props[:]
+        converted.metadata_props.extend(proto.metadata_props)
+        converted.ir_version = max(proto.ir_version, OLDEST_IR_VERSION)
+        _check_conversion(path, converted)
+    except Exception as error:
+        raise QqonnxError(
+            f"{path}: opset {opset} cannot be converted to {MIN_OPSET}: {first_line(error)}"
+        ) from error
+    return ir.from_proto(converted)
+
+
+def read(path: Path) -> ir.Model:
     """Read an ONNX file. Tensors in external data are mapped from disk when they are used.
 
     Raises:
-        QqonnxError: there is no such file, it is no ONNX model, its external data is missing or
-            lies outside the model's folder, or its opset cannot be converted to 13.
+        QqonnxError: there is no such file, it is no ONNX model, or its external data is missing
+            or lies outside the model's folder.
     """
     try:
         proto = onnx.load(path, load_external_data=False)
@@ -31,11 +59,15 @@ def load(path: Path) -> ir.Model:
         raise QqonnxError(f"{path}: {error.strerror or error}") from error
     except (DecodeError, ValueError) as error:
         raise QqonnxError(f"{path}: not an ONNX model, or a damaged one") from error
-    opsets = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise QqonnxError(f"{path}: not an ONNX model, or an empty one")
-    if opsets and opsets[0] < MIN_OPSET:
-        proto = _converted(proto, path, opsets[0])
+    # Before IR version 4 every initializer had to be listed as an input too.
+    if proto.ir_version < 4:
+        names = {tensor.name for tensor in proto.graph.initializer}
+        inputs = [value for value in proto.graph.input if value.name not in names]
+        del proto.graph.input[:]
+        proto.graph.input.extend(inputs)
+        proto.ir_version = OLDEST_IR_VERSION
     try:
         model = ir.from_proto(proto)
     except Exception as error:
@@ -44,25 +76,17 @@ def load(path: Path) -> ir.Model:
     return model
 
 
-def _converted(proto: onnx.ModelProto, path: Path, opset: int) -> onnx.ModelProto:
-    try:
-        onnx.load_external_data_for_model(proto, str(path.parent))
-        converted = version_converter.convert_version(proto, MIN_OPSET)
-    except Exception as error:
-        raise QqonnxError(
-            f"{path}: opset {opset} cannot be converted to {MIN_OPSET}: {first_line(error)}"
-        ) from error
-    # The converter drops what it does not know of.
-    del converted.metadata_props[:]
-    converted.metadata_props.extend(proto.metadata_props)
-    # Before IR version 4 every initializer had to be listed as an input too.
-    if proto.ir_version < 4:
-        names = {tensor.name for tensor in proto.graph.initializer}
-        inputs = [value for value in converted.graph.input if value.name not in names]
-        del converted.graph.input[:]
-        converted.graph.input.extend(inputs)
-    converted.ir_version = max(proto.ir_version, 7)
-    return converted
+def _check_conversion(path: Path, converted: onnx.ModelProto) -> None:
+    """Compare outputs before and after: ONNX's converter does not know every operator's past."""
+    with tempfile.TemporaryDirectory(prefix="qqonnx-") as folder:
+        file = Path(folder) / path.name
+        data = f"{path.name}.data"
+        onnx.save(converted, file, save_as_external_data=True, location=data)
+        # Saving has moved the tensors out of the model.
+        onnx.load_external_data_for_model(converted, folder)
+        check = compare_outputs(path, file)
+    if check.reason is None and not check.equal:
+        raise QqonnxError(f"outputs differ by {check.max_difference:.2g} then")
 
 
 def _resolve_external_data(model: ir.Model, path: Path) -> None:

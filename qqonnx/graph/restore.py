@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import QqonnxError, first_line
 from qqonnx.graph.rewrite import METADATA_KEY
 from qqonnx.graph.scopes import FLOAT_TYPES, Holder, holders
 
@@ -58,10 +58,20 @@ class CompressedWeight:
         return found
 
     @property
-    def shape(self) -> ir.Shape | None:
-        """The weight's shape; None in a function, whose values carry none."""
-        shape = self.value.shape
-        return shape if shape is not None and shape.is_static() else None
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape, inferred from the decode nodes.
+
+        Raises:
+            QqonnxError: they do not tell.
+        """
+        try:
+            model = onnx.shape_inference.infer_shapes(_decode_model(self), strict_mode=True)
+        except Exception as error:
+            raise QqonnxError(f"weight {self.name!r}: {first_line(error)}") from error
+        shape = model.graph.output[0].type.tensor_type.shape.dim
+        if not all(size.HasField("dim_value") for size in shape):
+            raise QqonnxError(f"weight {self.name!r}: its decode nodes do not tell its shape")
+        return tuple(size.dim_value for size in shape)
 
     @property
     def dtype(self) -> ir.DataType:
@@ -129,27 +139,31 @@ def decoded_tensor(weight: CompressedWeight) -> ir.TensorProtocol:
     return _decoder(weight)()
 
 
-def _decoder(weight: CompressedWeight) -> Callable[[], ir.TensorProtocol]:
-    """Return a function that decodes the weight; it holds the packed weight, not the model."""
-    dtype = weight.dtype
-    proto = onnx.ModelProto(ir_version=8)
-    proto.opset_import.add(domain="", version=18)
-    proto.graph.name = "decode"
-    proto.graph.node.extend(ir.to_proto(node) for node in weight.nodes)
+def _decode_model(weight: CompressedWeight) -> onnx.ModelProto:
+    """Return a model of the decode nodes alone, with the weight as its output."""
+    model = onnx.ModelProto(ir_version=8)
+    model.opset_import.add(domain="", version=18)
+    model.graph.name = "decode"
+    model.graph.node.extend(ir.to_proto(node) for node in weight.nodes)
     for constant, tensor in zip(weight.constants, weight.tensors, strict=True):
         if constant.producer() is None:
             initializer = ir.to_proto(ir.Tensor(tensor.numpy()))
             initializer.name = constant.name or ""
-            proto.graph.initializer.append(initializer)
+            model.graph.initializer.append(initializer)
+    output, dtype = weight.name, weight.dtype
     # numpy has no bfloat16 of its own; as float32 nothing is lost.
     if dtype == ir.DataType.BFLOAT16:
-        cast = onnx.helper.make_node("Cast", [weight.name], ["decoded"], to=onnx.TensorProto.FLOAT)
-        proto.graph.node.append(cast)
-        output = onnx.helper.make_tensor_value_info("decoded", onnx.TensorProto.FLOAT, None)
-    else:
-        output = onnx.helper.make_tensor_value_info(weight.name, dtype.value, None)
-    proto.graph.output.append(output)
-    name, text = weight.name, proto.SerializeToString()
+        output, dtype = "decoded", ir.DataType.FLOAT
+        cast = onnx.helper.make_node("Cast", [weight.name], [output], to=dtype.value)
+        model.graph.node.append(cast)
+    model.graph.output.append(onnx.helper.make_tensor_value_info(output, dtype.value, None))
+    return model
+
+
+def _decoder(weight: CompressedWeight) -> Callable[[], ir.TensorProtocol]:
+    """Return a function that decodes the weight; it holds the packed weight, not the model."""
+    name, dtype = weight.name, weight.dtype
+    text = _decode_model(weight).SerializeToString()
 
     def run() -> ir.TensorProtocol:
         options = ort.SessionOptions()
@@ -172,7 +186,10 @@ def restore_weights(model: ir.Model) -> int:
     Each weight is decoded when the model is written, and not kept.
     """
     weights, _ = compressed_weights(model)
-    tensors = [_lazy_tensor(weight) for weight in weights]
+    tensors = [
+        ir.LazyTensor(_decoder(weight), weight.dtype, ir.Shape(weight.shape), name=weight.name)
+        for weight in weights
+    ]
     for weight, tensor in zip(weights, tensors, strict=True):
         name, old = weight.name, weight.value
         old.name = None
@@ -182,23 +199,12 @@ def restore_weights(model: ir.Model) -> int:
             new = node.outputs[0]
             new.name = name
         else:
-            new = ir.Value(
-                name=name,
-                shape=ir.Shape(tensor.shape.numpy()),
-                type=ir.TensorType(tensor.dtype),
-                const_value=tensor,
-            )
+            new = ir.Value(name=name, type=old.type, shape=old.shape, const_value=tensor)
             weight.graph.register_initializer(new)
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     _remove_unused(weights)
     del model.metadata_props[METADATA_KEY]
     return len(weights)
-
-
-def _lazy_tensor(weight: CompressedWeight) -> ir.TensorProtocol:
-    decode = _decoder(weight)
-    shape = weight.shape
-    return decode() if shape is None else ir.LazyTensor(decode, weight.dtype, shape)
 
 
 def _remove_unused(weights: list[CompressedWeight]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qqonnx.graph.decode import Scope, add_decode
-from qqonnx.graph.scopes import Holder, tensor_of, value_names
+from qqonnx.graph.scopes import Holder, value_names
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
@@ -41,9 +41,8 @@ def rewrite(model: ir.Model, weights: Sequence[QuantizedWeight]) -> None:
 
 def _replace(weight: QuantizedWeight, decoded: ir.Value) -> None:
     old = weight.plan.weight.value
-    # A Constant node's output need not say its type, but ONNX Runtime folds only what has one.
-    tensor = tensor_of(old)
-    decoded.type, decoded.shape = ir.TensorType(tensor.dtype), ir.Shape(weight.shape)
+    if old.is_graph_output():
+        decoded.type, decoded.shape = old.type, old.shape
     ir.convenience.replace_all_uses_with(old, decoded, replace_graph_outputs=True)
     holder, name = weight.plan.weight.graph, old.name
     producer = old.producer()

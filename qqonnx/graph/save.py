@@ -57,19 +57,22 @@ def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
     External data is written tensor by tensor.
 
     Args:
-        model: the model; without external data, tensors that were external come into the file.
+        model: the model, which is not for use afterwards; without external data, tensors that
+            were external come into the file.
         path: the file to write.
         external_data: tensors go into a second file.
 
     Raises:
         OSError: the file cannot be written.
     """
-    total = sum(
-        value.const_value.nbytes
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None
-    )
+    total = 0
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                total += value.const_value.nbytes
+                if not (value.is_graph_output() or value.is_graph_input()):
+                    # Its tensor has them; they need not be stored twice.
+                    value.type = value.shape = None
     if external_data or total > PROTOBUF_LIMIT:
         ir.save(model, path, format="protobuf", external_data=data_file(path).name)
     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qqonnx.errors import QqonnxError
-from qqonnx.graph.load import load
+from qqonnx.graph.load import read
 from qqonnx.graph.outputs import OutputCheck, compare_outputs
 from qqonnx.graph.restore import compressed_weights, decoded_tensor, restore_weights
 from qqonnx.graph.rewrite import METADATA_KEY
@@ -53,7 +53,7 @@ def verify_weights(path: Path, expected: Mapping[str, bytes]) -> None:
     Raises:
         QqonnxError: a weight is missing or differs; the message names it.
     """
-    model = load(path)
+    model = read(path)
     weights, _ = compressed_weights(model)
     found = {weight.name: weight for weight in weights}
     for name, wanted in expected.items():
@@ -72,7 +72,7 @@ def verify_outputs(path: Path) -> OutputCheck:
     Raises:
         QqonnxError: ONNX Runtime does not load the file, or the outputs differ.
     """
-    model = load(path)
+    model = read(path)
     restore_weights(model)
     plain = path.with_name(f"{path.name}.plain.onnx")
     try:

@@ -1,0 +1,150 @@
+"""Compress real models at every width and granularity, verify them, and account for every byte.
+
+    python tools/check_models.py [MODEL ...] [--bits 1,2,...,8] [--method qq] [--json]
+
+MODEL is an ONNX file or a name that `qqonnx export` knows; torchvision's are exported with random
+weights. By default: the bundled model, EfficientNet-Lite0 with its ImageNet weights, and
+torchvision's models of the study. Each compressed file is checked as `convert-model` checks it:
+every weight decodes bit for bit as planned, ONNX Runtime loads and runs the file, and its outputs
+are those of plain float weights. Exits with code 1 if a file's size is beyond what is stated.
+
+A file's size is compared with `bits / 8 x weights + everything that is not compressed`. What is
+stored beyond that is shown by kind: codebooks and scales, and the graph's decode nodes with their
+names and records, for which `GRAPH_BYTES` a weight are allowed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from qqonnx import Options, compress, export
+from qqonnx.plan import GRANULARITIES
+
+DIGITS = Path(__file__).parent.parent / "models" / "digits_mobilenet_v3_small.onnx"
+MODELS = (
+    str(DIGITS),
+    "efficientnet_lite0",
+    "resnet18",
+    "resnet50",
+    "googlenet",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+)
+
+GRAPH_BYTES = 500
+SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compressed file.
+
+    Attributes:
+        model: the model's name.
+        granularity: as asked.
+        bits: as asked.
+        weights: compressed weights.
+        file: bytes of the file.
+        expected: bits / 8 x their elements, plus the bytes of all that is not compressed.
+        codebooks: bytes of codebooks and scales.
+        graph: bytes of decode nodes and records.
+    """
+
+    model: str
+    granularity: str
+    bits: int
+    weights: int
+    file: int
+    expected: float
+    codebooks: int
+    graph: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is stored beyond what is stated."""
+        unexplained = self.file - self.expected - self.codebooks
+        return unexplained <= SHARE * self.expected + GRAPH_BYTES * self.weights
+
+
+def check(model: Path, granularity: str, bits: int, method: str, folder: Path) -> Row:
+    """Compress one model and account for its bytes."""
+    options = Options(method=method, bits=bits, granularity=granularity)
+    report = compress(model, folder / "compressed.onnx", options)
+    if report.outputs.reason:
+        raise SystemExit(f"{model.stem}: outputs not compared: {report.outputs.reason}")
+    before = sum(weight.bytes_before for weight in report.weights)
+    indices = before / 4 * bits / 8
+    payload = sum(weight.bytes_after for weight in report.weights)
+    rest = report.bytes_before - before
+    return Row(
+        model.stem,
+        granularity,
+        bits,
+        len(report.weights),
+        report.bytes_after,
+        indices + rest,
+        round(payload - indices),
+        report.bytes_after - payload - rest,
+    )
+
+
+def show(rows: list[Row]) -> None:
+    """Print the rows as a table."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("model", "granularity"):
+        table.add_column(column)
+    for column in ("bits", "weights", "file", "bits/8 + rest", "beyond %", "codebooks", "graph"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        beyond = 100 * (row.file / row.expected - 1)
+        numbers = (row.bits, row.weights, row.file, round(row.expected))
+        cells = [f"{number:,}" for number in numbers]
+        cells += [f"{beyond:.2f}", f"{row.codebooks:,}", f"{row.graph:,}"]
+        table.add_row(row.model, row.granularity, *cells, style=None if row.fits else "red")
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    """Check every model, granularity and width."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--bits", default="1,2,3,4,5,6,7,8")
+    parser.add_argument("--granularities", default=",".join(GRANULARITIES))
+    parser.add_argument("--method", default="qq", help="the codebook method; sizes are all alike")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for model in arguments.models:
+            path = Path(model)
+            if not path.is_file():
+                path = folder / f"{model}.onnx"
+                weights = "DEFAULT" if model == "efficientnet_lite0" else "none"
+                export(model, path, weights=weights)
+            cases = [
+                (granularity, int(bits))
+                for granularity in arguments.granularities.split(",")
+                for bits in arguments.bits.split(",")
+            ]
+            for granularity, bits in track(cases, path.stem, console=Console(stderr=True)):
+                rows.append(check(path, granularity, bits, arguments.method, folder))
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        show(rows)
+    if not all(row.fits for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
