@@ -43,7 +43,9 @@ def staged(path: Path) -> Iterator[Path]:
                 data.replace(data_file(path))
             written.replace(path)
     except OSError as error:
-        raise QqonnxError(f"{path}: cannot write: {error.strerror or error}") from error
+        # numpy says only how much it could write.
+        reason = error.strerror or f"{error}: the disk may be full"
+        raise QqonnxError(f"{path}: cannot write: {reason}") from error
 
 
 def data_file(path: Path) -> Path:
