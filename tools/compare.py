@@ -1,41 +1,109 @@
 """Compress a model by several methods at several bit-widths and print what each costs.
 
-python tools/compare.py MODEL --data DATA [--methods uq,qq,kmeans] [--bits 2,3,4,6,8]
+    python tools/compare.py MODEL --data DATA [--methods uq,qq,kmeans] [--bits 2,3,4,6,8]
+    python tools/compare.py MODEL --data DATA --markdown README.md
+
+With --markdown the table replaces what is between `<!-- compare -->` and `<!-- /compare -->` in
+the file. Load time and latency are ratios to the float model in the same run: measure them while
+the machine does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
+import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import onnxruntime as ort
 from rich.console import Console
+from rich.progress import track
 
 from qqonnx import Options, compress, evaluate
+
+if TYPE_CHECKING:
+    from qqonnx.evaluation import Evaluation
+
+MARKERS = ("<!-- compare -->", "<!-- /compare -->")
+
+
+def compare(arguments: argparse.Namespace) -> Evaluation:
+    """Compress by every method at every width, and evaluate."""
+    cases = [
+        (method, int(bits))
+        for bits in arguments.bits.split(",")
+        for method in arguments.methods.split(",")
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for method, bits in track(cases, "compressing", console=Console(stderr=True)):
+            file = Path(folder) / f"{method} {bits} bits"
+            options = Options(method=method, bits=bits, granularity=arguments.granularity)
+            compress(arguments.model, file, options)
+            files.append(file)
+        return evaluate(files, arguments.data, baseline=arguments.model, limit=arguments.limit)
+
+
+def markdown(result: Evaluation, arguments: argparse.Namespace) -> str:
+    """Return the rows as a table in Markdown, with what they were measured on."""
+    lines = [
+        "| method | bits | top-1 % | agree % | KL nats | kB | times smaller | load × | run × |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    whole = result.rows[0].bytes
+    for number, row in enumerate(result.rows):
+        method, bits = ("float", "32") if number == 0 else row.model.split()[:2]
+        cells = [
+            f"{100 * row.top1:.2f}",
+            f"{100 * (row.agreement or 0):.2f}",
+            f"{row.kl or 0:.4f}",
+            f"{row.bytes / 1e3:,.0f}",
+            f"{whole / row.bytes:.2f}",
+            f"{row.load_ratio:.2f}",
+            f"{row.latency_ratio:.2f}",
+        ]
+        lines.append(f"| {method} | {bits} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"`{arguments.model.name}` on the {result.rows[0].images} images of "
+        f"`{arguments.data.name}`, granularity {arguments.granularity}. Agreement and KL are with "
+        "and from the float model; load and run are times over the float model's in the same run, "
+        f"one image at a time: ONNX Runtime {ort.__version__}, {os.cpu_count()} cores, "
+        f"{platform.system()} {platform.machine()}.",
+    ]
+    return "\n".join(lines)
+
+
+def write_between_markers(file: Path, text: str) -> None:
+    """Put `text` between the markers of `file`."""
+    start, end = MARKERS
+    pattern = re.compile(f"(?<={re.escape(start)}\n).*?(?={re.escape(end)})", re.DOTALL)
+    content, count = pattern.subn(lambda _: text + "\n", file.read_text("utf-8"))
+    if count != 1:
+        raise SystemExit(f"{file}: has no line {start} before a line {end}")
+    file.write_text(content, "utf-8")
 
 
 def main() -> None:
     """Compress, evaluate, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--methods", default="uq,pwlq,qq,kmeans")
     parser.add_argument("--bits", default="2,3,4,6,8")
     parser.add_argument("--granularity", default="tensor")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--markdown", type=Path, help="write the table into this file")
     arguments = parser.parse_args()
-    console = Console()
-    with tempfile.TemporaryDirectory() as folder:
-        files = []
-        for bits in map(int, arguments.bits.split(",")):
-            for method in arguments.methods.split(","):
-                file = Path(folder) / f"{method} {bits} bits"
-                options = Options(method=method, bits=bits, granularity=arguments.granularity)
-                compress(arguments.model, file, options)
-                files.append(file)
-        result = evaluate(files, arguments.data, baseline=arguments.model, limit=arguments.limit)
-    console.print(result.table())
-    console.print(f"{result.rows[0].images} images; load and run: ratios to the float model")
+    result = compare(arguments)
+    if arguments.markdown:
+        write_between_markers(arguments.markdown, markdown(result, arguments))
+    else:
+        Console().print(result.table())
+        print(f"{result.rows[0].images} images; load and run: ratios to the float model")
 
 
 if __name__ == "__main__":
