@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from qqonnx.errors import QqonnxError
+from qqonnx import Options, QqonnxError, compress
 from qqonnx.zoo import export, export_module, model_names, simplify, tracing
 from qqonnx.zoo.architectures import pretrained
 from qqonnx.zoo.preprocessing import ImagePreprocessing
@@ -34,6 +34,8 @@ FAMILIES = [
     "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11",
     "vgg11_bn", "vit_b_16", "wide_resnet50_2",
 ]  # fmt: skip
+
+FAST_FAMILIES = ("resnet18", "shufflenet_v2_x0_5", "squeezenet1_1")
 
 # The smallest round image that the architecture takes; 64 pixels where nothing is said.
 SMALLEST = {"inception_v3": 75, "maxvit_t": 224}
@@ -279,9 +281,15 @@ def test_efficientnet_lite0_has_its_weights_and_padding(tmp_path):
     assert report.preprocessing.std == (128 / 255,) * 3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FAST_FAMILIES else pytest.mark.slow)
+        for name in FAMILIES
+    ],
+)
 def test_every_family(tmp_path, name):
+    """Exported, and compressed to a fraction that ONNX Runtime runs alike."""
     size = SMALLEST.get(name, SIZE)
     report = export(name, tmp_path / "m.onnx", weights="none", image_size=size)
     model = check_file(report.path, size, report.parameters)
@@ -291,6 +299,9 @@ def test_every_family(tmp_path, name):
     weights = {f"{n}.weight" for n, layer in module.named_modules() if isinstance(layer, layers)}
     if not name.startswith("swin_v2"):  # its position networks are folded away whole
         assert weights <= names | {"encoder.layers.in_proj_weight"}
+    compressed = compress(report.path, tmp_path / "c.onnx", Options(bits=4, granularity="scale"))
+    assert compressed.outputs.equal, compressed.outputs
+    assert compressed.bytes_after < compressed.bytes_before / 4
 
 
 @pytest.mark.slow
