@@ -30,6 +30,9 @@ _COLUMNS = (
     "after",
 )
 
+_FULL_WIDTH = 110
+"""Columns of text that a table of all columns takes with short names."""
+
 _SHORT_COLUMNS = ("weight", "shape", "bits", "entropy", "SQNR dB", "bytes before", "after")
 
 
@@ -54,7 +57,12 @@ def compress_summary(report: CompressReport, console: Console) -> None:
 def inspection_summary(inspection: Inspection, console: Console) -> None:
     """Print a file's weights and what else it holds."""
     if inspection.weights:
-        console.print(_weights_table(inspection.weights, _COLUMNS))
+        columns = _COLUMNS if console.width >= _FULL_WIDTH else _SHORT_COLUMNS
+        console.print(_weights_table(inspection.weights, columns))
+        left_out = [column for column in _COLUMNS if column not in columns]
+        if left_out:
+            more = f"in a wider terminal, or with --json: {', '.join(left_out)}"
+            console.print(more, highlight=False)
     _print_skipped(inspection.plain, console, "plain float tensors")
     state = f"compressed by qqonnx {inspection.version}" if inspection.version else "not compressed"
     console.print(
@@ -76,7 +84,12 @@ def _weights_table(weights: Sequence[WeightReport], columns: Sequence[str]) -> T
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         left = column in _COLUMNS[:3]
-        table.add_column(column, justify="left" if left else "right", no_wrap=column != "weight")
+        table.add_column(
+            column,
+            justify="left" if left else "right",
+            no_wrap=column != "weight",
+            overflow="fold" if column == "weight" else "ellipsis",
+        )
     for weight in weights:
         granularity = "" if weight.granularity == "tensor" else f"/{weight.granularity}"
         cells = (

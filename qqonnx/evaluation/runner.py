@@ -88,7 +88,7 @@ class Evaluation:
     def table(self) -> Table:
         """Return the rows as a table for the terminal."""
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("model")
+        table.add_column("model", overflow="fold")
         columns = ["top-1 %", "top-5 %", "agree %", "KL nats", "MB", "gzip MB", "load ×", "run ×"]
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
