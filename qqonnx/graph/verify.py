@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 FOLDED_UP_TO = 2**29
 """Bytes of the decoded model up to which outputs are compared with the decoding folded.
 
-While ONNX Runtime folds, it holds every intermediate result of every weight: three to five times
-the decoded model. Without folding it decodes a weight when it is used, and lets it go.
+While ONNX Runtime folds, it holds every intermediate result of every weight, several times the
+decoded model. Without folding it decodes a weight when it is used, and lets it go.
 """
 
 
