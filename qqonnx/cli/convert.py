@@ -98,13 +98,17 @@ def _as_file(model: str, weights: str, simplify: bool, folder: Path) -> Path:
         if not simplify:
             return path
         import onnx
+        from google.protobuf.message import EncodeError
 
         from qqonnx import zoo
         from qqonnx.graph.load import load
 
         load(path)
         simplified = folder / path.name
-        onnx.save(zoo.simplify(onnx.load(path)), simplified)
+        try:
+            onnx.save(zoo.simplify(onnx.load(path)), simplified)
+        except (ValueError, EncodeError) as error:  # protobuf's, beyond its limit
+            raise QqonnxError(f"{path}: --simplify takes models of at most 2 GB") from error
         return simplified
     from qqonnx import zoo
 
