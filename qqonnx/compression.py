@@ -15,16 +15,14 @@ from qqonnx.graph.save import save, staged, write
 from qqonnx.graph.select import Skipped, select
 from qqonnx.graph.verify import verify_outputs, verify_weights
 from qqonnx.plan import Options, plan
-from qqonnx.quantize import QuantizedWeight, quantize
+from qqonnx.quantize import NODE_BYTES, QuantizedWeight, RoundedWeight, quantize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from qqonnx.calibration.fit import Calibration
     from qqonnx.graph.outputs import OutputCheck
-
-NODE_BYTES = 300
-"""About what the decode nodes of one weight take in the file."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,8 @@ class CompressReport:
         weights: what was compressed.
         skipped: what was not, and why.
         outputs: the check of the outputs.
+        calibration: what the model was calibrated with; None if it was not.
+        unreadable: calibration images that were left out.
     """
 
     path: Path
@@ -81,6 +81,8 @@ class CompressReport:
     weights: tuple[WeightReport, ...]
     skipped: tuple[Skipped, ...]
     outputs: OutputCheck
+    calibration: str | None = None
+    unreadable: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
@@ -92,6 +94,7 @@ def compress(
     output: Path,
     options: Options | None = None,
     *,
+    calibration: Calibration | None = None,
     external_data: bool = False,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> CompressReport:
@@ -101,8 +104,11 @@ def compress(
         model: the ONNX file to read.
         output: the file to write; appears only when it has been verified.
         options: how; the defaults are those of `Options`.
+        calibration: how to choose levels by what they do to activations, within a target; of
+            the options' method and granularity nothing counts then.
         external_data: put tensors into a second file, `output` with ".data" appended.
-        progress: called with a weight's name, its number of elements and that of all weights.
+        progress: called with a weight's name or what is being done, an amount, such as the
+            weight's elements, and the total.
 
     Raises:
         QqonnxError: the model cannot be read, holds no weight to compress or a weight that is
@@ -110,7 +116,10 @@ def compress(
     """
     options = options or Options()
     with staged(output) as written:
-        result = _compress(model, written, options, external_data, progress)
+        if calibration is None:
+            result = _compress(model, written, options, external_data, progress)
+        else:
+            result = _calibrate(model, written, options, calibration, external_data, progress)
         verify_weights(written, result.digests)
         outputs = verify_outputs(written)
         bytes_after = file_bytes(read(written), written)
@@ -121,6 +130,8 @@ def compress(
         weights=result.weights,
         skipped=result.skipped,
         outputs=outputs,
+        calibration=result.calibration,
+        unreadable=result.unreadable,
     )
 
 
@@ -130,6 +141,8 @@ class _Compressed:
     weights: tuple[WeightReport, ...]
     skipped: tuple[Skipped, ...]
     digests: dict[str, bytes]
+    calibration: str | None = None
+    unreadable: tuple[str, ...] = ()
 
 
 def _compress(
@@ -166,6 +179,54 @@ def _compress(
     write(graph, output, external_data=external_data)
     digests = {weight.plan.weight.name: weight.digest for weight in quantized}
     return _Compressed(bytes_before, reports, (*skipped, *left_out), digests)
+
+
+def _calibrate(
+    model: Path,
+    output: Path,
+    options: Options,
+    calibration: Calibration,
+    external_data: bool,
+    progress: Callable[[str, int, int], None],
+) -> _Compressed:
+    """Write files until one meets the target."""
+    from qqonnx.calibration.fit import fitted, rebound
+
+    graph = load(model)
+    bytes_before = file_bytes(graph, model)
+    if METADATA_KEY in graph.metadata_props:
+        raise QqonnxError(f"{model}: compressed already; `qqonnx restore` undoes it")
+    selected, skipped = select(graph, include_bias=True)
+    biases = [weight for weight in selected if weight.is_bias and not options.include_bias]
+    plans, left_out = plan([weight for weight in selected if weight not in biases], options)
+    if not plans:
+        raise QqonnxError(f"{model}: holds no weight to compress ({_reasons(skipped + left_out)})")
+    attempts = fitted(graph, plans, biases, calibration, bytes_before, progress)
+    attempt = next(attempts)
+    while True:
+        # Each attempt is written into a model of its own, as writing changes it.
+        fresh = load(model)
+        names = {weight.name: weight for weight in select(fresh, include_bias=True)[0]}
+        rewrite(fresh, rebound(attempt.weights, names))
+        write(fresh, output, external_data=external_data)
+        try:
+            attempt = attempts.send(file_bytes(read(output), output))
+        except StopIteration:
+            break
+    rounded = {w.plan.weight.name for w in attempt.weights if isinstance(w, RoundedWeight)}
+    for weight in biases:
+        stored = "a bias, stored as float16" if weight.name in rounded else "a bias"
+        nbytes = weight.tensor.size * 2 if weight.name in rounded else weight.tensor.nbytes
+        left_out.append(Skipped(weight.name, weight.shape, nbytes, stored))
+    quantized = [weight for weight in attempt.weights if isinstance(weight, QuantizedWeight)]
+    return _Compressed(
+        bytes_before,
+        tuple(map(_report, quantized)),
+        (*skipped, *left_out),
+        {weight.plan.weight.name: weight.digest for weight in attempt.weights},
+        attempt.source,
+        attempt.unreadable,
+    )
 
 
 def restore(model: Path, output: Path, *, external_data: bool = False) -> int:

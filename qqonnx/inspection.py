@@ -14,8 +14,10 @@ from qqonnx.compression import WeightReport, file_bytes
 from qqonnx.errors import QqonnxError
 from qqonnx.graph.load import read
 from qqonnx.graph.restore import CompressedWeight, compressed_weights, metadata
+from qqonnx.graph.scopes import FLOAT_TYPES
 from qqonnx.graph.select import Skipped, select
 from qqonnx.packing import storage_for, unpack
+from qqonnx.quantize import FLOAT16
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,14 +71,23 @@ def inspect(path: Path) -> Inspection:
         except QqonnxError as error:
             raise QqonnxError(f"{path}: {error}") from error
     own = {constant.name for weight in compressed for constant in weight.constants}
+    rounded = [
+        Skipped(weight.name, weight.shape, 2 * prod(weight.shape), "stored as float16")
+        for weight in compressed
+        if _is_rounded(weight)
+    ]
     return Inspection(
         path=path,
         file_bytes=file_bytes(model, path),
         version=version,
-        weights=tuple(_report(weight, path) for weight in compressed),
-        plain=tuple(entry for entry in (*plain, *skipped) if entry.name not in own),
+        weights=tuple(_report(entry, path) for entry in compressed if not _is_rounded(entry)),
+        plain=tuple(entry for entry in (*plain, *skipped, *rounded) if entry.name not in own),
         inflated=tuple(inflated),
     )
+
+
+def _is_rounded(weight: CompressedWeight) -> bool:
+    return bool(weight.record.get("method") == FLOAT16)
 
 
 def _report(weight: CompressedWeight, path: Path) -> WeightReport:
@@ -88,7 +99,7 @@ def _report(weight: CompressedWeight, path: Path) -> WeightReport:
         planes = [t.numpy().reshape(-1) for t in weight.tensors if t.dtype == ir.DataType.UINT8]
         # A plane of fewer bits a code is shorter, so the length tells their order.
         planes.sort(key=len, reverse=True)
-        floats = [t for t in weight.tensors if t.dtype == weight.dtype]
+        floats = [t for t in weight.tensors if t.dtype in FLOAT_TYPES]
         counts = np.bincount(unpack(tuple(planes), storage, size))
         return WeightReport(
             name=weight.name,

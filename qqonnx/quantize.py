@@ -21,7 +21,15 @@ from qqonnx.codebooks import (
 from qqonnx.errors import QqonnxError
 from qqonnx.packing import Indices, Plane, Storage, pack, storage_for
 
+NODE_BYTES = 300
+"""About what the decode nodes of one weight take in the file."""
+
+FLOAT16 = "float16"
+"""Recorded as the method of tensors that are rounded to float16 instead of quantized."""
+
 if TYPE_CHECKING:
+    from typing import Any
+
     from qqonnx.plan import WeightPlan
 
 
@@ -35,7 +43,8 @@ class QuantizedWeight:
         storage: layout of the packed indices.
         planes: the packed indices, in C order of the weight.
         codebook: [k] in the weight's dtype, or [channels, k] with granularity "channel".
-        scales: [channels] in the weight's dtype with granularity "scale", otherwise None.
+        scales: [channels] in the weight's dtype or float16 with granularity "scale", otherwise
+            None.
         levels_used: levels that occur; with granularity "channel", of the richest channel.
         entropy: index entropy in bits a weight.
         error: error of the decoded values.
@@ -77,7 +86,22 @@ def quantize(plan: WeightPlan) -> QuantizedWeight:
             indices, codebook, scales = _by_tensor(values, plan)
     except QqonnxError as error:
         raise QqonnxError(f"weight {weight.name!r}: {error}") from error
-    decoded = decode(indices, codebook, scales, weight.channel_axis)
+    return packed(plan, values, indices, codebook, scales)
+
+
+def packed(
+    plan: WeightPlan, values: Weights, indices: Indices, codebook: Weights, scales: Weights | None
+) -> QuantizedWeight:
+    """Pack the indices of one weight and measure what quantizing costs.
+
+    Args:
+        plan: what was asked.
+        values: the weight.
+        indices: uint8, of the weight's shape.
+        codebook: [k], or [channels, k] with a codebook for each channel.
+        scales: [channels] in the weight's dtype or float16, or None.
+    """
+    decoded = decode(indices, codebook, scales, plan.weight.channel_axis)
     counts = np.bincount(indices.reshape(-1), minlength=codebook.shape[-1])
     storage = storage_for(codebook.shape[-1])
     return QuantizedWeight(
@@ -92,6 +116,46 @@ def quantize(plan: WeightPlan) -> QuantizedWeight:
         error=distortion(values, decoded),
         digest=digest(decoded),
     )
+
+
+@dataclass(frozen=True)
+class RoundedWeight:
+    """One small tensor, such as a bias, that is stored as float16.
+
+    Attributes:
+        plan: what was asked; its method is `FLOAT16`.
+        values: float16, of the weight's shape.
+        dtype: the weight's dtype.
+        error: error of the rounded values.
+        digest: SHA-256 of the rounded values' bytes in the weight's dtype.
+    """
+
+    plan: WeightPlan
+    values: Weights
+    dtype: np.dtype[Any]
+    error: Distortion
+    digest: bytes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return self.values.shape
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the values."""
+        return self.values.nbytes
+
+
+def rounded(plan: WeightPlan) -> RoundedWeight | None:
+    """Round a tensor to float16; None if a value is beyond float16 or not finite."""
+    values = np.ascontiguousarray(plan.weight.tensor.numpy())
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        return None
+    back = half.astype(values.dtype)
+    return RoundedWeight(plan, half, values.dtype, distortion(values, back), digest(back))
 
 
 def decode(
@@ -114,7 +178,7 @@ def decode(
     decoded = codebook[indices]
     if scales is not None:
         assert channel_axis is not None
-        decoded *= broadcastable(scales, channel_axis, indices.ndim)
+        decoded *= broadcastable(scales.astype(decoded.dtype), channel_axis, indices.ndim)
     return decoded
 
 

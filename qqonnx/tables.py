@@ -40,6 +40,10 @@ def compress_summary(report: CompressReport, console: Console) -> None:
     """Print what was compressed, what was not, and what it saved."""
     console.print(_weights_table(report.weights, _SHORT_COLUMNS))
     _print_skipped(report.skipped, console)
+    if report.calibration is not None:
+        console.print(f"calibrated with {report.calibration}", highlight=False, markup=False)
+    for name in report.unreadable:
+        console.print(f"left out, unreadable: {name}", markup=False, soft_wrap=True)
     ratio = report.bytes_before / report.bytes_after
     if report.outputs.reason is None:
         checked = "its outputs agree with those of plain float weights"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,10 +16,14 @@ from qqonnx.cli.terminal import (
     WEIGHTS,
     print_json,
     progress_bar,
+    stages,
     table_console,
 )
 from qqonnx.errors import QqonnxError
 from qqonnx.plan import GRANULARITIES, Options
+
+if TYPE_CHECKING:
+    from qqonnx.calibration.target import Target
 
 
 def convert(
@@ -54,12 +58,39 @@ def convert(
     simplify: Annotated[
         bool, typer.Option("--simplify", help="Pass the model through onnxsim first.")
     ] = False,
+    target_size: Annotated[
+        str | None, typer.Option(help="Most accurate file of this size, e.g. 2.5MB.")
+    ] = None,
+    target_bits: Annotated[
+        float | None, typer.Option(help="The same, in bits of the file a weight, e.g. 4.2.")
+    ] = None,
+    target_ratio: Annotated[
+        float | None, typer.Option(help="The same, this many times smaller than MODEL.")
+    ] = None,
+    max_drop: Annotated[
+        str | None, typer.Option(help="Smallest file that changes at most this many answers: 1%.")
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Choose levels by what they do to these inputs: a folder of images, an .npy or "
+            ".npz file, or none (made-up inputs, the default with a target)."
+        ),
+    ] = None,
+    calibration_samples: Annotated[
+        int, typer.Option(help="Take at most this many of them.", min=1)
+    ] = 256,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="JSON of each weight's levels: written with a target, read without."),
+    ] = None,
     weights: Annotated[str, WEIGHTS] = "DEFAULT",
     external_data: Annotated[bool, EXTERNAL] = False,
     as_json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Compress MODEL: float weights become packed indices and codebooks; verified, then written."""
+    from qqonnx.calibration.fit import Calibration
     from qqonnx.compression import compress
     from qqonnx.tables import compress_summary
 
@@ -73,16 +104,21 @@ def convert(
         include_bias=include_bias,
         min_size=min_size,
     )
+    target = _target(target_size, target_bits, target_ratio, max_drop)
+    calibrated = None
+    if target is not None or calibration is not None or plan is not None:
+        data = None if calibration in (None, "none") else Path(calibration)
+        calibrated = Calibration(data, calibration_samples, target, plan)
     with tempfile.TemporaryDirectory(prefix="qqonnx-") as folder:
         source = _as_file(model, weights, simplify, Path(folder))
         with progress_bar(quiet or as_json) as progress:
-            task = progress.add_task("", total=None)
-
-            def advance(name: str, elements: int, total: int) -> None:
-                progress.update(task, description=name, total=total, advance=elements)
-
             report = compress(
-                source, output, options, external_data=external_data, progress=advance
+                source,
+                output,
+                options,
+                calibration=calibrated,
+                external_data=external_data,
+                progress=stages(progress),
             )
     if as_json:
         print_json(report.to_dict())
@@ -115,6 +151,21 @@ def _as_file(model: str, weights: str, simplify: bool, folder: Path) -> Path:
     exported = folder / f"{model}.onnx"
     zoo.export(model, exported, weights=weights, simplify=simplify)
     return exported
+
+
+def _target(
+    size: str | None, bits: float | None, ratio: float | None, max_drop: str | None
+) -> Target | None:
+    if size is None and bits is None and ratio is None and max_drop is None:
+        return None
+    from qqonnx.calibration.target import Target, bytes_of, share_of
+
+    return Target(
+        size=None if size is None else bytes_of(size),
+        bits=bits,
+        ratio=ratio,
+        max_drop=None if max_drop is None else share_of(max_drop),
+    )
 
 
 def _pattern_and_bits(text: str) -> tuple[str, int]:

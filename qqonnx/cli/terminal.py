@@ -6,11 +6,14 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 JSON = typer.Option("--json", help="Print the result as JSON on stdout.")
 QUIET = typer.Option("--quiet", "-q", help="No progress bar and no table.")
@@ -42,6 +45,19 @@ def progress_bar(disabled: bool) -> Progress:
         disable=disabled or not console.is_terminal,
         transient=True,
     )
+
+
+def stages(progress: Progress) -> Callable[[str, int, int], None]:
+    """Return what reports work in several stages, each of its own total, on a progress bar."""
+    task = progress.add_task("", total=None)
+
+    def advance(name: str, amount: int, total: int) -> None:
+        current = progress.tasks[0]
+        if current.total != total or current.completed + amount > total:
+            progress.reset(task, total=total)
+        progress.update(task, description=name, advance=amount)
+
+    return advance
 
 
 def print_json(content: dict[str, Any]) -> None:

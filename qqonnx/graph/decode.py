@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.packing import Storage
-    from qqonnx.quantize import QuantizedWeight
+    from qqonnx.quantize import QuantizedWeight, RoundedWeight
 
 
 @dataclass
@@ -78,6 +78,12 @@ class Scope:
         return output
 
 
+def add_rounded(scope: Scope, weight: RoundedWeight) -> ir.Value:
+    """Add a Cast from float16 to the dtype of `weight`; returns its output."""
+    values = scope.constant(weight.values, "h")
+    return scope.apply("Cast", [values], "w", to=ir.DataType.from_numpy(weight.dtype))
+
+
 def add_decode(scope: Scope, weight: QuantizedWeight) -> ir.Value:
     """Add the nodes that compute `weight`; returns their last output, of the weight's shape."""
     storage = weight.storage
@@ -94,15 +100,19 @@ def add_decode(scope: Scope, weight: QuantizedWeight) -> ir.Value:
     if weight.scales is not None:
         axis = weight.plan.weight.channel_axis
         assert axis is not None
-        scales = broadcastable(weight.scales, axis, len(weight.shape))
-        decoded = _multiplied(scope, decoded, scope.constant(scales, "s"), weight.codebook.dtype)
+        scales = scope.constant(broadcastable(weight.scales, axis, len(weight.shape)), "s")
+        decoded = _multiplied(scope, decoded, scales, weight)
     return decoded
 
 
 def _multiplied(
-    scope: Scope, decoded: ir.Value, scales: ir.Value, dtype: np.dtype[np.generic]
+    scope: Scope, decoded: ir.Value, scales: ir.Value, weight: QuantizedWeight
 ) -> ir.Value:
-    if ir.DataType.from_numpy(dtype) != ir.DataType.BFLOAT16:
+    assert weight.scales is not None
+    dtype = ir.DataType.from_numpy(weight.codebook.dtype)
+    if dtype != ir.DataType.BFLOAT16:
+        if weight.scales.dtype != weight.codebook.dtype:
+            scales = scope.apply("Cast", [scales], "s", to=dtype)
         return scope.apply("Mul", [decoded, scales], "w")
     # ONNX Runtime multiplies no bfloat16 on the CPU; rounding the float32 product is the same.
     factors = [

@@ -75,15 +75,23 @@ class CompressedWeight:
 
     @property
     def dtype(self) -> ir.DataType:
-        """The weight's dtype, which is that of its codebook.
+        """The weight's dtype: what the last Cast gives, or that of the codebook.
 
         Raises:
             QqonnxError: the decode nodes have no codebook.
         """
-        for tensor in self.tensors:
-            if tensor.dtype in FLOAT_TYPES:
-                return tensor.dtype
-        raise QqonnxError(f"weight {self.name!r}: its decode nodes have no codebook")
+        value: ir.Value | None = self.value
+        while value is not None and ir.convenience.get_const_tensor(value) is None:
+            node = value.producer()
+            if node is None:
+                break
+            if node.op_type == "Cast":
+                return ir.DataType(node.attributes.get_int("to", 0))
+            value = node.inputs[0] if node.inputs else None
+        tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+        if tensor is None or tensor.dtype not in FLOAT_TYPES:
+            raise QqonnxError(f"weight {self.name!r}: its decode nodes have no codebook")
+        return tensor.dtype
 
 
 def metadata(model: ir.Model) -> dict[str, Any]:

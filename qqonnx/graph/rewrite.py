@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qqonnx.graph.decode import Scope, add_decode
+from qqonnx.graph.decode import Scope, add_decode, add_rounded
 from qqonnx.graph.scopes import Holder, value_names
+from qqonnx.quantize import FLOAT16, QuantizedWeight, RoundedWeight
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from qqonnx.quantize import QuantizedWeight
-
 METADATA_KEY = "qqonnx"
 """Key in the model's metadata: JSON with the version and, for each weight, what was done."""
 
 
-def rewrite(model: ir.Model, weights: Sequence[QuantizedWeight]) -> None:
+def rewrite(model: ir.Model, weights: Sequence[QuantizedWeight | RoundedWeight]) -> None:
     """Replace each weight of `model`, in place, by indices, a codebook and decode nodes.
 
     The last decode node's output takes the weight's name, and whatever used the weight uses the
@@ -32,14 +31,17 @@ def rewrite(model: ir.Model, weights: Sequence[QuantizedWeight]) -> None:
         holder = weight.plan.weight.graph
         in_function = isinstance(holder, ir.Function)
         scope = scopes.setdefault(id(holder), Scope(fresh_name, in_function))
-        _replace(weight, add_decode(scope, weight))
+        if isinstance(weight, RoundedWeight):
+            _replace(weight, add_rounded(scope, weight))
+        else:
+            _replace(weight, add_decode(scope, weight))
     holders = {id(weight.plan.weight.graph): weight.plan.weight.graph for weight in weights}
     for key, holder in holders.items():
         _insert(holder, scopes[key])
     model.metadata_props[METADATA_KEY] = _metadata(weights)
 
 
-def _replace(weight: QuantizedWeight, decoded: ir.Value) -> None:
+def _replace(weight: QuantizedWeight | RoundedWeight, decoded: ir.Value) -> None:
     old = weight.plan.weight.value
     if old.is_graph_output():
         decoded.type, decoded.shape = old.type, old.shape
@@ -69,20 +71,23 @@ def _insert(holder: Holder, scope: Scope) -> None:
         node.name = names[id(node)]
 
 
-def _metadata(weights: Sequence[QuantizedWeight]) -> str:
-    records = {
-        weight.plan.weight.name: {
-            "method": weight.plan.method,
-            "levels": weight.codebook.shape[-1],
-            "granularity": weight.plan.granularity,
-            "l1": _short(weight.error.l1),
-            "l2": _short(weight.error.l2),
-            "sqnr": _short(min(weight.error.sqnr, 999.0)),
-        }
-        for weight in weights
-    }
+def _metadata(weights: Sequence[QuantizedWeight | RoundedWeight]) -> str:
+    records = {weight.plan.weight.name: _record(weight) for weight in weights}
     content = {"version": __version__, "weights": records}
     return json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+
+
+def _record(weight: QuantizedWeight | RoundedWeight) -> dict[str, str | int | float]:
+    if isinstance(weight, RoundedWeight):
+        return {"method": FLOAT16}
+    return {
+        "method": weight.plan.method,
+        "levels": weight.codebook.shape[-1],
+        "granularity": weight.plan.granularity,
+        "l1": _short(weight.error.l1),
+        "l2": _short(weight.error.l2),
+        "sqnr": _short(min(weight.error.sqnr, 999.0)),
+    }
 
 
 def _short(number: float) -> float:

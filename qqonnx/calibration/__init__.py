@@ -1,0 +1,1 @@
+"""Better codebooks from activations: statistics, error feedback, sensitivity, bit allocation."""

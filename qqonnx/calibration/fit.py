@@ -1,0 +1,223 @@
+"""All of calibration for one model: inputs, statistics, allocation, and files that fit a target."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from qqonnx.calibration.calibrate import (
+    Subject,
+    allocation,
+    fixed_levels,
+    measure,
+    quantize_all,
+    smallest_within,
+    subjects,
+)
+from qqonnx.calibration.inputs import CalibrationInputs, calibration_inputs
+from qqonnx.errors import QqonnxError
+from qqonnx.packing import storage_for
+from qqonnx.plan import WeightPlan
+from qqonnx.quantize import FLOAT16, QuantizedWeight, RoundedWeight, rounded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
+
+    import onnx_ir as ir
+
+    from qqonnx.calibration.target import Target
+    from qqonnx.graph.select import Weight
+
+    Progress = Callable[[str, int, int], None]
+    Allocation = dict[str, tuple[int, bool]]
+
+ROUNDED_FROM = 64
+"""Elements from which a bias is worth the node that casts it from float16."""
+
+_NODE_BYTES = 110
+"""About what that node and the record of it take."""
+
+_CORRECTIONS = 4
+_CLOSE = 0.998
+"""A file that fills this much of its target is not tried to be filled further."""
+
+_MARGIN = 64
+"""Bytes that a file that is too large is to become smaller than it must."""
+
+_USUAL_BITS = 4
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How to calibrate.
+
+    Attributes:
+        data: folder of images, or .npy or .npz file; None for made-up inputs (data-free).
+        samples: greatest number of samples.
+        target: size or accuracy to meet; without one the levels are those of the options.
+        plan: JSON file of the allocation: written with a target, read without.
+    """
+
+    data: Path | None = None
+    samples: int = 256
+    target: Target | None = None
+    plan: Path | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What calibration made of the weights.
+
+    Attributes:
+        weights: quantized weights, and biases as float16.
+        source: what the model was calibrated with.
+        unreadable: image files that were left out.
+    """
+
+    weights: tuple[QuantizedWeight | RoundedWeight, ...]
+    source: str
+    unreadable: tuple[str, ...]
+
+
+def fitted(
+    model: ir.Model,
+    plans: Sequence[WeightPlan],
+    biases: Sequence[Weight],
+    calibration: Calibration,
+    bytes_before: int,
+    progress: Progress,
+) -> Generator[Fitted, int, None]:
+    """Yield attempts to meet the target, each after being sent the bytes of the last one's file.
+
+    Without a target there is a single attempt.
+
+    Args:
+        model: the model, as it was read.
+        plans: of the weights; levels count without a target.
+        biases: rounded to float16.
+        calibration: how.
+        bytes_before: bytes of the model's file.
+        progress: called with what is being done, an amount and its total.
+
+    Raises:
+        QqonnxError: the inputs do not fit the model, a weight is not finite, or the target
+            cannot be met.
+    """
+    inputs = calibration_inputs(model, calibration.data, calibration.samples)
+    found = subjects(model, plans, inputs, progress)
+    small = [weight for weight in map(rounded, _bias_plans(biases)) if weight is not None]
+    count = sum(subject.matrix.size for subject in found)
+    planned = sum(entry.weight.tensor.nbytes for entry in plans)
+    saved = sum(weight.payload_bytes - _NODE_BYTES for weight in small)
+    rest = bytes_before - planned - saved
+    target = calibration.target
+    if target is None:
+        at = read_plan(calibration.plan, found) if calibration.plan else fixed_levels(found)
+        yield _attempt(found, at, small, inputs, progress)
+        return
+    if target.max_drop is not None:
+        measure(model, found, inputs, _USUAL_BITS * count // 8, progress)
+        budget = smallest_within(model, found, inputs, target.max_drop, progress)
+        wanted = budget + rest
+    else:
+        wanted = target.nbytes(bytes_before, count)
+        budget = wanted - rest
+        measure(model, found, inputs, budget, progress)
+    for _ in range(_CORRECTIONS):
+        at = allocation(found, budget)
+        written = yield _attempt(found, at, small, inputs, progress)
+        if calibration.plan is not None:
+            write_plan(calibration.plan, at)
+        fits = written <= wanted or target.max_drop is not None
+        if fits and (written >= _CLOSE * wanted or _is_most(at)):
+            return
+        budget += wanted - written - (_MARGIN if written > wanted else 0)
+    if written > wanted:
+        raise QqonnxError(f"the target of {wanted:,} bytes cannot be met: {written:,} bytes")
+
+
+def _is_most(at: Allocation) -> bool:
+    return all(levels == 256 for levels, _ in at.values())
+
+
+def _bias_plans(biases: Sequence[Weight]) -> list[WeightPlan]:
+    return [
+        WeightPlan(bias, FLOAT16, 0, "tensor")
+        for bias in biases
+        if bias.tensor.size >= ROUNDED_FROM and bias.tensor.dtype.itemsize > 2
+    ]
+
+
+def _attempt(
+    found: Sequence[Subject],
+    at: Allocation,
+    small: Sequence[RoundedWeight],
+    inputs: CalibrationInputs,
+    progress: Progress,
+) -> Fitted:
+    weights = quantize_all(found, at, progress)
+    return Fitted((*weights, *small), inputs.source, inputs.unreadable)
+
+
+def write_plan(path: Path, at: Allocation) -> None:
+    """Write the allocation as JSON, for people to read and edit.
+
+    Raises:
+        QqonnxError: the file cannot be written.
+    """
+    weights: dict[str, Any] = {
+        name: {
+            "levels": levels,
+            "bits": round(storage_for(levels).bits_per_weight, 3),
+            "granularity": "scale" if scaled else "tensor",
+        }
+        for name, (levels, scaled) in at.items()
+    }
+    text = json.dumps({"weights": weights}, indent=1, ensure_ascii=False) + "\n"
+    try:
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_text(text, "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise QqonnxError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def read_plan(path: Path, found: Sequence[Subject]) -> Allocation:
+    """Read an allocation; `bits` is for people and not read.
+
+    Raises:
+        QqonnxError: the file cannot be read, or does not name every weight with levels that
+            there are.
+    """
+    try:
+        weights = dict(json.loads(path.read_text("utf-8"))["weights"])
+    except OSError as error:
+        raise QqonnxError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise QqonnxError(f"{path}: not a plan as --plan writes it") from error
+    at: Allocation = {}
+    for subject in found:
+        entry = weights.pop(subject.name, None)
+        if not isinstance(entry, dict):
+            raise QqonnxError(f"{path}: has no weight {subject.name!r}")
+        levels, granularity = entry.get("levels"), entry.get("granularity")
+        if not isinstance(levels, int) or not 2 <= levels <= 256:
+            raise QqonnxError(f"{path}: weight {subject.name!r}: levels are 2 to 256")
+        if granularity not in ("scale", "tensor"):
+            raise QqonnxError(f"{path}: weight {subject.name!r}: granularity is scale or tensor")
+        at[subject.name] = levels, granularity == "scale" and subject.can_scale
+    if weights:
+        raise QqonnxError(f"{path}: the model has no weight {next(iter(weights))!r}")
+    return at
+
+
+def rebound(
+    weights: Sequence[QuantizedWeight | RoundedWeight], onto: dict[str, Weight]
+) -> list[QuantizedWeight | RoundedWeight]:
+    """Return the quantized weights as those of another reading of the same model, by name."""
+    return [
+        replace(weight, plan=replace(weight.plan, weight=onto[weight.plan.weight.name]))
+        for weight in weights
+    ]

@@ -1,0 +1,247 @@
+"""Calibration inputs: a folder of images, arrays, or made-up inputs where there are none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qqonnx.calibration.synthetic import dead_leaves
+from qqonnx.errors import QqonnxError
+from qqonnx.evaluation.data import SUFFIXES, Dataset, batches, open_dataset
+from qqonnx.evaluation.preprocessing import Preprocessing, for_model
+from qqonnx.graph.scopes import tensor_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+BATCH = 8
+SYMBOLIC_SIZE = 32
+"""Size given to a dimension that the model leaves open, when inputs are made up."""
+
+
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """Inputs that stand for those that the model will meet.
+
+    Attributes:
+        arrays: by name of the model's inputs, [samples, ...].
+        batch_size: samples of a run; the model's own batch size if that is fixed.
+        source: what they are, in words.
+        unreadable: image files that were left out.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    batch_size: int
+    source: str
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(next(iter(self.arrays.values())))
+
+    def batches(self, most: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield runs of `batch_size` samples (the last may be shorter), of `most` samples in all.
+
+        Where samples are fewer than all they are spread evenly.
+        """
+        count = self.count
+        chosen = np.arange(count)
+        if most is not None and most < count:
+            chosen = np.unique(np.linspace(0, count - 1, most).round().astype(int))
+        for start in range(0, len(chosen), self.batch_size):
+            part = chosen[start : start + self.batch_size]
+            yield {name: array[part] for name, array in self.arrays.items()}
+
+
+def calibration_inputs(model: ir.Model, data: Path | None, most: int) -> CalibrationInputs:
+    """Return at most `most` samples of what `model` is to be calibrated with.
+
+    Args:
+        model: the model.
+        data: a folder of images, searched in depth; an .npy or .npz file with inputs as the
+            model takes them; an .npz file with `images` uint8 [n, height, width(, 3)] that the
+            model's preprocessing is applied to; or None for made-up inputs.
+        most: number of samples.
+
+    Raises:
+        QqonnxError: there is nothing to read, or it does not fit the model's inputs.
+    """
+    declared = [value for value in model.graph.inputs if value.const_value is None]
+    if not declared:
+        raise QqonnxError("calibration: the model has no inputs")
+    batch = _fixed_batch(declared)
+    if data is None:
+        arrays, source = _made_up(model, declared, min(most, 128)), "made-up inputs (data-free)"
+        return CalibrationInputs(_whole(arrays, batch), batch or BATCH, source)
+    if data.is_dir() or _holds_images(data):
+        found, unreadable = _images(model, declared, data, most)
+    else:
+        found, unreadable = _arrays(declared, data, most), ()
+    whole = _whole(found, batch)
+    count = len(next(iter(whole.values())))
+    if not count:
+        raise QqonnxError(f"{data}: too few samples for a batch of {batch}")
+    source = f"{count} samples of {data.name}"
+    return CalibrationInputs(whole, batch or BATCH, source, unreadable)
+
+
+def _fixed_batch(declared: Sequence[ir.Value]) -> int | None:
+    sizes = {value.shape[0] for value in declared if value.shape}
+    fixed = {size for size in sizes if isinstance(size, int) and size > 0}
+    return fixed.pop() if len(fixed) == 1 else None
+
+
+def _whole(arrays: dict[str, NDArray[Any]], batch: int | None) -> dict[str, NDArray[Any]]:
+    """Cut off what does not fill a batch of fixed size."""
+    if batch is None:
+        return arrays
+    return {name: array[: len(array) // batch * batch] for name, array in arrays.items()}
+
+
+def _numpy_type(value: ir.Value) -> np.dtype[Any]:
+    if value.dtype is None or value.dtype == ir.DataType.BFLOAT16:
+        raise QqonnxError(f"calibration: input {value.name!r} has no type that numpy knows")
+    return value.dtype.numpy()
+
+
+def _image_shape(declared: Sequence[ir.Value]) -> tuple[bool, int | None] | None:
+    """Return whether channels come last and the fixed side, if the input is a batch of images."""
+    if len(declared) != 1 or declared[0].shape is None or len(declared[0].shape) != 4:
+        return None
+    shape = declared[0].shape.numpy() if declared[0].shape.is_static() else declared[0].shape
+    first, last = shape[1], shape[3]
+    if first not in (1, 3) and last not in (1, 3):
+        return None
+    channels_last = first not in (1, 3)
+    side = shape[1] if channels_last else shape[2]
+    return channels_last, side if isinstance(side, int) else None
+
+
+def _holds_images(data: Path) -> bool:
+    if data.suffix != ".npz" or not data.is_file():
+        return False
+    try:
+        with np.load(data, allow_pickle=False) as arrays:
+            return "images" in arrays and arrays["images"].dtype == np.uint8
+    except Exception:
+        return False
+
+
+def _images(
+    model: ir.Model, declared: Sequence[ir.Value], data: Path, most: int
+) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+    image = _image_shape(declared)
+    if image is None:
+        raise QqonnxError(f"{data}: images, but the model's input is not a batch of images")
+    channels_last, side = image
+    preprocessing, _ = for_model(model.metadata_props, side)
+    dataset = open_dataset(data, most) if data.is_file() else _folder(data, most)
+    found: list[NDArray[np.float32]] = []
+    unreadable: list[str] = []
+    for batch in batches(dataset, preprocessing, BATCH):
+        found.append(batch.images)
+        unreadable.extend(batch.unreadable)
+    stacked = np.concatenate(found)
+    if not len(stacked):
+        raise QqonnxError(f"{data}: none of its {len(dataset.items)} images can be read")
+    return {declared[0].name or "": _as_input(stacked, declared[0], channels_last)}, tuple(
+        unreadable
+    )
+
+
+def _folder(data: Path, most: int) -> Dataset:
+    files = sorted(file for file in data.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise QqonnxError(f"{data}: holds no images")
+    if most < len(files):
+        chosen = np.linspace(0, len(files) - 1, most).round().astype(int)
+        files = [files[index] for index in chosen]
+    return Dataset(data, tuple(files), np.zeros(len(files), np.int64), ())
+
+
+def _as_input(images: NDArray[np.float32], value: ir.Value, channels_last: bool) -> NDArray[Any]:
+    arranged = images.transpose(0, 2, 3, 1) if channels_last else images
+    return np.ascontiguousarray(arranged, _numpy_type(value))
+
+
+def _arrays(declared: Sequence[ir.Value], data: Path, most: int) -> dict[str, NDArray[Any]]:
+    try:
+        loaded = np.load(data, allow_pickle=False)
+        found = dict(loaded) if data.suffix == ".npz" else {declared[0].name or "": loaded}
+    except FileNotFoundError as error:
+        raise QqonnxError(f"{data}: no such folder or file") from error
+    except Exception as error:
+        raise QqonnxError(f"{data}: neither a folder nor an .npy or .npz file of arrays") from error
+    arrays: dict[str, NDArray[Any]] = {}
+    for value in declared:
+        name = value.name or ""
+        if name not in found:
+            known = ", ".join(map(repr, found))
+            raise QqonnxError(f"{data}: has no array {name!r} for the model's input, but {known}")
+        array = found[name]
+        rank = len(value.shape) if value.shape is not None else array.ndim
+        if array.ndim != rank or not len(array):
+            raise QqonnxError(f"{data}: {name!r} has {array.ndim} dimensions, the input {rank}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise QqonnxError(f"{data}: {name!r} has values that are not finite")
+        arrays[name] = array[:most].astype(_numpy_type(value), copy=False)
+    if len({len(array) for array in arrays.values()}) != 1:
+        raise QqonnxError(f"{data}: its arrays have different numbers of samples")
+    return arrays
+
+
+def _made_up(model: ir.Model, declared: Sequence[ir.Value], count: int) -> dict[str, NDArray[Any]]:
+    random = np.random.default_rng(0)
+    image = _image_shape(declared)
+    if image is not None and _numpy_type(declared[0]).kind == "f":
+        channels_last, side = image
+        preprocessing, _ = for_model(model.metadata_props, side)
+        images = _leaves(preprocessing, count, random)
+        shape = declared[0].shape
+        assert shape is not None
+        wanted = shape[3] if channels_last else shape[1]
+        if wanted == images.shape[1]:
+            return {declared[0].name or "": _as_input(images, declared[0], channels_last)}
+    return {value.name or "": _noise(value, count, random) for value in declared}
+
+
+def _leaves(
+    preprocessing: Preprocessing, count: int, random: np.random.Generator
+) -> NDArray[np.float32]:
+    mean, std = (
+        np.array(entry, np.float32)[:, None, None]
+        for entry in (preprocessing.mean, preprocessing.std)
+    )
+    side = preprocessing.crop
+    images = [(dead_leaves(side, side, len(mean), random) - mean) / std for _ in range(count)]
+    return np.stack(images)
+
+
+def _noise(value: ir.Value, count: int, random: np.random.Generator) -> NDArray[Any]:
+    dims = list(value.shape or ())[1:]
+    shape = [count, *(size if isinstance(size, int) else SYMBOLIC_SIZE for size in dims)]
+    dtype = _numpy_type(value)
+    if dtype.kind == "f":
+        return random.standard_normal(shape).astype(dtype)
+    if dtype.kind == "b":
+        return np.ones(shape, dtype)
+    return random.integers(0, _rows_gathered(value), shape).astype(dtype)
+
+
+def _rows_gathered(value: ir.Value) -> int:
+    """Return how many rows the tables have that `value` indexes; 2 if it indexes none."""
+    rows = [
+        tensor_of(table).shape.numpy()[node.attributes.get_int("axis", 0)]
+        for node, index in value.uses()
+        if node.op_type == "Gather" and index == 1
+        for table in (node.inputs[0],)
+        if table is not None and table.const_value is not None
+    ]
+    return min(rows, default=2)

@@ -1,0 +1,186 @@
+"""How a weight acts: as a matrix whose rows are multiplied with patches of an activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from qqonnx.graph.select import Weight
+
+    FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight and the operator that uses it.
+
+    As a matrix the weight is [groups, rows, columns]: a row for each output channel of a group,
+    a column for each of the inputs that the channel sums over.
+
+    Attributes:
+        name: the weight's name.
+        shape: its shape.
+        operator: "Conv" or "MatMul" (which Gemm is, too).
+        inputs: the activations that it is multiplied with; several if nodes share the weight.
+        transposed: of a MatMul, whether the weight is [columns, rows].
+        groups: of a Conv; 1 otherwise.
+        strides: of a Conv, one a spatial axis.
+        dilations: likewise.
+        pads: likewise, before and after: [begin..., end...].
+        same: of a Conv with automatic padding, "SAME_UPPER" or "SAME_LOWER".
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    operator: str
+    inputs: tuple[ir.Value, ...]
+    transposed: bool = False
+    groups: int = 1
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    same: str = ""
+
+    @property
+    def columns(self) -> int:
+        """Inputs that an output channel sums over."""
+        if self.operator == "Conv":
+            return prod(self.shape[1:])
+        return self.shape[0] if self.transposed else self.shape[1]
+
+    def matrix(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the weight as [groups, rows, columns]."""
+        if self.operator == "Conv":
+            return values.reshape(self.groups, self.shape[0] // self.groups, -1)
+        return np.ascontiguousarray(values.T if self.transposed else values)[None]
+
+    def weight(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        """Undo `matrix`."""
+        if self.operator == "Conv":
+            return matrix.reshape(self.shape)
+        return np.ascontiguousarray(matrix[0].T if self.transposed else matrix[0])
+
+
+def layer_of(weight: Weight) -> Layer | None:
+    """Return how `weight` acts; None if not (only) as that of a Conv, Gemm or MatMul."""
+    found: list[Layer] = []
+    uses = [use for use in weight.value.uses() if not _is_shape(use.node)]
+    for node, index in uses:
+        layer = _layer(weight, node) if index == 1 and isinstance(weight.graph, ir.Graph) else None
+        if layer is None:
+            return None
+        found.append(layer)
+    first = found[0] if found else None
+    if first is None or any(_without_inputs(layer) != _without_inputs(first) for layer in found):
+        return None
+    inputs = tuple(dict.fromkeys(value for layer in found for value in layer.inputs))
+    return Layer(**{**vars(first), "inputs": inputs})
+
+
+def _is_shape(node: ir.Node) -> bool:
+    return node.op_type in ("Shape", "Size")
+
+
+def _without_inputs(layer: Layer) -> dict[str, Any]:
+    return {**vars(layer), "inputs": ()}
+
+
+def _layer(weight: Weight, node: ir.Node) -> Layer | None:
+    activation = node.inputs[0]
+    if activation is None or activation.const_value is not None or node.domain != "":
+        return None
+    shape = weight.shape
+    if node.op_type == "Conv" and len(shape) > 2:
+        spatial = len(shape) - 2
+        same = node.attributes.get_string("auto_pad", "NOTSET")
+        return Layer(
+            weight.name,
+            shape,
+            "Conv",
+            (activation,),
+            groups=node.attributes.get_int("group", 1),
+            strides=tuple(node.attributes.get_ints("strides", [1] * spatial)),
+            dilations=tuple(node.attributes.get_ints("dilations", [1] * spatial)),
+            pads=tuple(node.attributes.get_ints("pads", [0] * 2 * spatial)),
+            same=same if same.startswith("SAME") else "",
+        )
+    if node.op_type == "Gemm" and not node.attributes.get_int("transA", 0):
+        transposed = not node.attributes.get_int("transB", 0)
+        return Layer(weight.name, shape, "MatMul", (activation,), transposed=transposed)
+    if node.op_type == "MatMul" and len(shape) == 2:
+        return Layer(weight.name, shape, "MatMul", (activation,), transposed=True)
+    return None
+
+
+def patches(
+    layer: Layer, activation: FloatArray, most: int, random: np.random.Generator
+) -> FloatArray:
+    """Return what the rows of the weight's matrix are multiplied with.
+
+    Args:
+        layer: the layer.
+        activation: its input, [samples, ...].
+        most: positions taken of each sample; more are drawn from, the same in all samples.
+        random: draws them.
+
+    Returns:
+        float32 [groups, samples x positions, columns].
+    """
+    if layer.operator != "Conv":
+        rows = activation.reshape(activation.shape[0], -1, layer.columns)
+        chosen = _positions(rows.shape[1], most, random)
+        return rows[:, chosen].reshape(1, -1, layer.columns)
+    kernel = layer.shape[2:]
+    begins, ends = _padding(layer, activation.shape[2:])
+    if any(begins) or any(ends):
+        sides = [(0, 0), (0, 0), *zip(begins, ends, strict=True)]
+        activation = np.pad(activation, sides)
+    reach = [d * (k - 1) + 1 for d, k in zip(layer.dilations, kernel, strict=True)]
+    output = [
+        (size - r) // stride + 1
+        for size, r, stride in zip(activation.shape[2:], reach, layer.strides, strict=True)
+    ]
+    corners = np.unravel_index(_positions(prod(output), most, random), output)
+    offsets = np.unravel_index(np.arange(prod(kernel)), kernel)
+    where = tuple(
+        corner[:, None] * stride + offset[None, :] * dilation
+        for corner, offset, stride, dilation in zip(
+            corners, offsets, layer.strides, layer.dilations, strict=True
+        )
+    )
+    index: Any = (slice(None), slice(None), *where)
+    taken = activation[index]
+    samples, channels, positions, taps = taken.shape
+    grouped = taken.reshape(samples, layer.groups, channels // layer.groups, positions, taps)
+    moved = grouped.transpose(1, 0, 3, 2, 4)
+    return np.ascontiguousarray(moved).reshape(layer.groups, samples * positions, -1)
+
+
+def _positions(count: int, most: int, random: np.random.Generator) -> NDArray[np.intp]:
+    if count <= most:
+        return np.arange(count)
+    return np.sort(random.choice(count, most, replace=False))
+
+
+def _padding(layer: Layer, size: Sequence[int]) -> tuple[list[int], list[int]]:
+    spatial = len(layer.strides)
+    if not layer.same:
+        return list(layer.pads[:spatial]), list(layer.pads[spatial:])
+    begins, ends = [], []
+    for axis in range(spatial):
+        reach = layer.dilations[axis] * (layer.shape[2 + axis] - 1) + 1
+        steps = -(-size[axis] // layer.strides[axis])
+        missing = max((steps - 1) * layer.strides[axis] + reach - size[axis], 0)
+        small, large = missing // 2, missing - missing // 2
+        begins.append(small if layer.same == "SAME_UPPER" else large)
+        ends.append(large if layer.same == "SAME_UPPER" else small)
+    return begins, ends
