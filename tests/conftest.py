@@ -8,6 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from building import Build, tensor_of
+from hypothesis import settings
+
+# How long an example takes says nothing of whether it is right.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 DIGITS = Path(__file__).parent.parent / "models" / "digits_mobilenet_v3_small.onnx"
 DIGITS_TEST = DIGITS.with_name("digits_test.npz")

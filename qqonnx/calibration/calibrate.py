@@ -160,7 +160,7 @@ def subjects(
         subject = Subject(
             entry, layer, _matrix(values, entry, layer), moments.get(entry.weight.name)
         )
-        subject.samples = _trusted_samples(subject)
+        subject.samples = _trusted_samples(subject) * inputs.trust
         found.append(subject)
     return found
 

@@ -194,7 +194,7 @@ def _chosen_again(matrix: Floats, moment: Floats, current: Quantized) -> Indices
             moved[:, :, column - begin] = step
             own -= step[:, :, None] * moment[:, None, column, begin:end]
         slope -= moved @ moment[:, begin:end]
-    return indices
+    return np.asarray(indices)
 
 
 def _fitted_scales(matrix: Floats, moment: Floats, current: Quantized) -> Floats:

@@ -1,0 +1,301 @@
+"""Accuracy against file size: methods without calibration, and calibration at several targets.
+
+python tools/bench_accuracy.py MODEL --data FOLDER [--targets 2.5,3.4,4.4,6,8] [--markdown FILE]
+
+Images are split in two halves. Each half calibrates (at most 256 of its images) while the other
+is evaluated, and the sums of both are reported: every image is judged by a model that was not
+calibrated with it. Needs the extras `images` and, for the picture, `plots`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import qqonnx
+from qqonnx import Options, compress
+from qqonnx.calibration.fit import Calibration
+from qqonnx.calibration.target import Target
+from qqonnx.evaluation import open_dataset
+from qqonnx.evaluation.data import batches, output_indices
+from qqonnx.evaluation.metrics import Counts, count
+from qqonnx.evaluation.preprocessing import for_model
+from qqonnx.evaluation.session import open_classifier
+
+MARKERS = "<!-- bench_accuracy {name}: begin -->", "<!-- bench_accuracy {name}: end -->"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images and their answers: float32 [n, channels, height, width] and int64 [n]."""
+
+    inputs: np.ndarray
+    answers: np.ndarray
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to compress, over both halves."""
+
+    label: str
+    calibrated: bool
+    bits: float
+    nbytes: int
+    counts: Counts
+    seconds: float
+
+
+Compressor = Callable[[Path, Path, "Path | None"], None]
+
+
+def main() -> None:
+    """Compress, evaluate, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="ImageFolder or .npz")
+    parser.add_argument("--targets", default="2.5,3.4,4.4,6,8", help="bits of the file a weight")
+    parser.add_argument("--plain", default="3,4,6,8", help="bits of methods without calibration")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--name", help="of the model in tables and pictures")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path, help="write the table between its markers there")
+    parser.add_argument("--picture", type=Path, help=".png or .svg")
+    arguments = parser.parse_args()
+    name = arguments.name or arguments.model.stem
+    images = read_images(arguments.model, arguments.data, arguments.limit)
+    weights = weight_count(arguments.model)
+    reference = outputs_of(arguments.model, images.inputs)
+    rows = [Row("float", False, *measured_float(arguments.model, weights, reference, images), 0.0)]
+    for label, calibrated, compressor in compressors(arguments):
+        row = measure(arguments.model, label, calibrated, compressor, images, reference, weights)
+        rows.append(row)
+        Console(stderr=True).print(line(row), highlight=False)
+    show(rows)
+    machine = (
+        f"{name}, {rows[0].counts.images} images of {arguments.data.name}, {weights:,} weights; "
+        f"qqonnx {qqonnx.__version__}, {platform.machine()}, peak memory "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
+    )
+    print(machine)
+    if arguments.json:
+        content = [{**vars(row), "counts": vars(row.counts)} for row in rows]
+        arguments.json.write_text(json.dumps({"run": machine, "rows": content}, indent=1) + "\n")
+    if arguments.markdown:
+        write_markdown(arguments.markdown, name, rows, machine)
+    if arguments.picture:
+        draw(rows, name, arguments.picture)
+
+
+def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compressor]]:
+    """Return what is compared: a label, whether it sees calibration images, and how."""
+    found: list[tuple[str, bool, Compressor]] = []
+    plain = [int(bits) for bits in arguments.plain.split(",") if bits]
+    targets = [float(bits) for bits in arguments.targets.split(",") if bits]
+
+    def without(bits: int, granularity: str) -> Compressor:
+        options = Options(bits=bits, granularity=granularity)
+        return lambda model, output, _: void(compress(model, output, options))
+
+    def fixed(bits: int) -> Compressor:
+        return lambda model, output, data: void(
+            compress(model, output, Options(bits=bits), calibration=Calibration(data))
+        )
+
+    def towards(bits: float, data_free: bool) -> Compressor:
+        return lambda model, output, data: void(
+            compress(
+                model,
+                output,
+                calibration=Calibration(None if data_free else data, target=Target(bits=bits)),
+            )
+        )
+
+    for bits in plain:
+        found.append(
+            (f"k-means, one codebook a tensor, {bits} bits", False, without(bits, "tensor"))
+        )
+        found.append((f"k-means, scale a channel, {bits} bits", False, without(bits, "scale")))
+        found.append((f"error feedback, {bits} bits everywhere", True, fixed(bits)))
+    for bits in targets:
+        found.append((f"target of {bits:g} bits, data-free", False, towards(bits, True)))
+        found.append((f"target of {bits:g} bits", True, towards(bits, False)))
+    return found
+
+
+def void(_: object) -> None:
+    """Drop a result."""
+
+
+def read_images(model: Path, data: Path, limit: int | None) -> Images:
+    """Return preprocessed images and the outputs that are right for them."""
+    classifier = open_classifier(model)
+    preprocessing, _ = for_model(classifier.metadata, classifier.size)
+    dataset = open_dataset(data, limit)
+    inputs, labels = [], []
+    for batch in batches(dataset, preprocessing, 32):
+        inputs.append(batch.images)
+        labels.append(batch.labels)
+    stacked = np.concatenate(inputs)
+    classes = classifier.run(stacked[:1]).shape[1]
+    return Images(stacked, output_indices(dataset, classes)[np.concatenate(labels)])
+
+
+def outputs_of(model: Path, inputs: np.ndarray) -> np.ndarray:
+    """Run a model on images, some at a time."""
+    classifier = open_classifier(model)
+    return np.concatenate([classifier.run(inputs[i : i + 25]) for i in range(0, len(inputs), 25)])
+
+
+def weight_count(model: Path) -> int:
+    """Return how many weights the model has that compression is for."""
+    from qqonnx.graph.load import load
+    from qqonnx.graph.select import select
+    from qqonnx.plan import plan
+
+    plans, _ = plan(select(load(model))[0], Options())
+    return sum(entry.weight.tensor.size for entry in plans)
+
+
+def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return two random halves of the images, the same in every run."""
+    order = np.random.default_rng(1).permutation(count)
+    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+
+
+def measured_float(
+    model: Path, weights: int, reference: np.ndarray, images: Images
+) -> tuple[float, int, Counts]:
+    """Return bits a weight, bytes and counts of the float model."""
+    nbytes = model.stat().st_size
+    return 8 * nbytes / weights, nbytes, count(reference, images.answers, reference)
+
+
+def measure(
+    model: Path,
+    label: str,
+    calibrated: bool,
+    compressor: Compressor,
+    images: Images,
+    reference: np.ndarray,
+    weights: int,
+) -> Row:
+    """Compress with each half, or once if no images are looked at, and evaluate on the other."""
+    first, second = halves(len(images.answers))
+    everything = np.arange(len(images.answers))
+    folds = [(first, second), (second, first)] if calibrated else [(first, everything)]
+    total, seconds, nbytes = Counts(), 0.0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for seen, judged in folds:
+            data = None
+            if calibrated:
+                data = Path(folder) / "calibration.npy"
+                np.save(data, images.inputs[seen])
+            output = Path(folder) / "compressed.onnx"
+            start = time.perf_counter()
+            compressor(model, output, data)
+            seconds += time.perf_counter() - start
+            nbytes = max(nbytes, output.stat().st_size)
+            outputs = outputs_of(output, images.inputs[judged])
+            total += count(outputs, images.answers[judged], reference[judged])
+    return Row(label, calibrated, 8 * nbytes / weights, nbytes, total, seconds / len(folds))
+
+
+def line(row: Row) -> str:
+    """Return a row as text."""
+    return " | ".join(cells(row))
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row's cells."""
+    counts = row.counts
+    return [
+        row.label,
+        f"{row.nbytes / 1e6:.3f}",
+        f"{row.bits:.2f}",
+        f"{100 * counts.top1 / counts.images:.1f}",
+        f"{100 * counts.agreeing / counts.images:.1f}",
+        f"{counts.kl / counts.images:.4f}",
+    ]
+
+
+COLUMNS = ("method", "MB", "bits a weight", "top-1 %", "agree %", "KL nats")
+
+
+def show(rows: list[Row]) -> None:
+    """Print the table."""
+    table = Table(box=None, pad_edge=False)
+    for number, column in enumerate(COLUMNS):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*cells(row))
+    Console(width=120).print(table)
+
+
+def write_markdown(path: Path, name: str, rows: list[Row], machine: str) -> None:
+    """Replace what stands between the markers of `name` in a document."""
+    begin, end = (marker.format(name=name) for marker in MARKERS)
+    text = path.read_text("utf-8")
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"{path}: has no markers {begin} {end}")
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
+    lines += [f"| {line(row)} |" for row in rows]
+    content = "\n".join(lines)
+    path.write_text(f"{before}{begin}\n{content}\n\n{machine}.\n{end}{after}", "utf-8")
+
+
+def draw(rows: list[Row], name: str, path: Path) -> None:
+    """Draw agreement with the float model against file size."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "qqonnx"
+    figure, axes = plt.subplots(figsize=(8, 5), dpi=120, layout="constrained")
+    series = {
+        "k-means, one codebook a tensor": ("#999999", "s"),
+        "k-means, scale a channel": ("#56B4E9", "^"),
+        "error feedback": ("#E69F00", "v"),
+        "data-free": ("#009E73", "D"),
+        "target": ("#0072B2", "o"),
+    }
+    for key, (color, marker) in series.items():
+        chosen = [
+            row
+            for row in rows[1:]
+            if (row.label.startswith(key) or key in row.label.split(", "))
+            and ("data-free" in row.label) == (key == "data-free")
+        ]
+        if not chosen:
+            continue
+        x = [row.nbytes / 1e6 for row in chosen]
+        y = [100 * row.counts.agreeing / row.counts.images for row in chosen]
+        label = {"target": "target, calibrated", "data-free": "target, data-free"}.get(key, key)
+        axes.plot(x, y, marker=marker, color=color, label=label)
+    axes.set(
+        xlabel="file size in MB",
+        ylabel="images answered as by the float model, %",
+        title=f"{name} ({rows[0].nbytes / 1e6:.1f} MB in float)",
+        ylim=(0, 102),
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    figure.savefig(path, metadata=metadata)
+
+
+if __name__ == "__main__":
+    main()
