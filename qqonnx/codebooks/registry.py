@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.codebooks import kmeans, piecewise, quantile, uniform
+from qqonnx.codebooks import gaussian, kmeans, mended, piecewise, quantile, uniform
 from qqonnx.codebooks.codebook import MAX_LEVELS, Codebook, FloatArray, Weights, nearest
 from qqonnx.codebooks.keys import CHUNK
 from qqonnx.codebooks.sample import sample_of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qqonnx.codebooks.method import Method
     from qqonnx.codebooks.sample import Sample
 
-_FAMILIES = (uniform, piecewise, quantile, kmeans)
+_FAMILIES = (uniform, piecewise, gaussian, quantile, mended, kmeans)
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {method.name: method for family in _FAMILIES for method in family.METHODS}
