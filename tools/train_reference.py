@@ -32,18 +32,16 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(RECIPES)}")
     images = image_folder(arguments.data, IMAGE_SIZE) if arguments.data else digits()
     with Progress() as bars:
-        task = bars.add_task("")
-        models = reference_models(
-            images,
-            arguments.names or list(RECIPES),
-            arguments.out,
-            lambda name, steps, total: bars.update(
-                task, description=name, advance=steps, total=total
-            ),
-        )
-    for model in models:
-        row = evaluate([model.path], model.held_out).rows[0]
-        print(f"{model.path}: {100 * row.top1:.2f} % of {row.images} held-out images")
+        for name in arguments.names or RECIPES:
+            task = bars.add_task(name)
+            [model] = reference_models(
+                images,
+                [name],
+                arguments.out,
+                lambda _, steps, total, task=task: bars.update(task, advance=steps, total=total),
+            )
+            row = evaluate([model.path], model.held_out, threads=1).rows[0]
+            print(f"{model.path}: {100 * row.top1:.2f} % of {row.images} held-out images")
 
 
 if __name__ == "__main__":

@@ -89,10 +89,15 @@ def train_reference(
     recipe = RECIPES[name]
     torch = import_extra("torch", "study")
     models = import_extra("torchvision.models", "study")
-    # A model's seed is its own: which others are trained before it does not matter.
+    # One thread, as sums depend on how many there are; models are trained side by side instead.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     torch.manual_seed(SEED)
     model = models.get_model(name, weights=None, num_classes=images.classes, **recipe.arguments)
-    module = _train(model, recipe, images.training, progress)
+    try:
+        module = _train(model, recipe, images.training, progress)
+    finally:
+        torch.set_num_threads(threads)
     source = f"qqonnx study: {name} trained on {images.name}"
     export_module(module, output, preprocessing=PREPROCESSING, source=source)
 
