@@ -64,15 +64,20 @@ def normal_float(levels: int) -> FloatArray:
     offset = 1 - (1 / (2 * levels) + 1 / (2 * (levels - 1))) / 2
     positive = _half(levels // 2, offset)
     negative = _half(levels - 1 - levels // 2, offset)
-    return np.concatenate((-negative[::-1], [0.0], positive)) / positive[-1]
+    found: FloatArray = np.concatenate((-negative[::-1], [0.0], positive)) / positive[-1]
+    return found
 
 
 def _half(count: int, offset: float) -> FloatArray:
     step = (offset - 0.5) / count
-    return np.array([_UNIT.inv_cdf(0.5 + step * i) for i in range(1, count)] + [_UNIT.inv_cdf(offset)])
+    return np.array(
+        [_UNIT.inv_cdf(0.5 + step * i) for i in range(1, count)] + [_UNIT.inv_cdf(offset)]
+    )
 
 
 METHODS = (
     Method("uniq", "UNIQ: bins of equal mass under a fitted normal distribution", fit_uniq),
-    Method("nf", "NormalFloat: quantiles of a normal distribution (NF4 at 4 bits)", fit_normal_float),
+    Method(
+        "nf", "NormalFloat: quantiles of a normal distribution (NF4 at 4 bits)", fit_normal_float
+    ),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qqonnx.codebooks.codebook import Codebook, FloatArray, between
+from qqonnx.codebooks.codebook import Codebook, between
 from qqonnx.codebooks.kmeans import exchange
 from qqonnx.codebooks.method import Method
 from qqonnx.codebooks.quantile import bin_edges, equal_mass_bins, fit_quantile, mean_levels

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qqonnx.study import reference
 from qqonnx.study.data import write_npz
-from qqonnx.study.reference import RECIPES, train_reference
+from qqonnx.study.reference import RECIPES, recipe_text, train_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,8 +68,8 @@ def reference_models(
     Args:
         images: what to train on.
         names: keys of `RECIPES`.
-        folder: where they are kept; by default in `cache_folder()`. Models found there were
-            trained on the same images by the same recipe: both are in their folder's name.
+        folder: where they are kept; by default in `cache_folder()`. The images' digest names a
+            folder there, the recipe's a file in it: what is found is what would be trained.
         progress: called with a model's name, steps just done and steps in all.
 
     Raises:
@@ -78,7 +77,7 @@ def reference_models(
     """
     parts = images.training + images.held_out
     arrays = [array.tobytes() for array in parts]
-    home = (folder or cache_folder() / "models") / digest_of(*arrays, Path(reference.__file__))
+    home = (folder or cache_folder() / "models") / digest_of(*arrays)
     home.mkdir(parents=True, exist_ok=True)
     held_out, calibration = home / "held_out.npz", home / "training.npz"
     for path, split in ((held_out, images.held_out), (calibration, images.training)):
@@ -88,7 +87,7 @@ def reference_models(
             partial.replace(path)
     models = []
     for name in names:
-        path = home / f"{name}.onnx"
+        path = home / f"{name}-{digest_of(recipe_text(name))}.onnx"
         if not path.exists():
             train_reference(
                 name,

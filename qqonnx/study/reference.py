@@ -7,6 +7,7 @@ pixels. Seeded: the same packages on the same machine give the same files.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ from qqonnx.zoo.extras import import_extra
 from qqonnx.zoo.preprocessing import ImagePreprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -68,8 +68,14 @@ RECIPES = {
 }
 """The study's architectures, by torchvision's names."""
 
-Progress = Callable[[int, int], None] if TYPE_CHECKING else Any
+Progress = Callable[[int, int], None]
 """Called with the steps just done and the steps in all."""
+
+
+def recipe_text(name: str) -> str:
+    """Return all that the training of `name` depends on but the images, as text."""
+    settings = (SEED, BATCH, WEIGHT_DECAY, AVERAGE_DECAY, LABEL_SMOOTHING, PREPROCESSING)
+    return repr((name, RECIPES[name], settings))
 
 
 def train_reference(
