@@ -144,7 +144,9 @@ def _squared_error(atoms: Atoms, cuts: Cuts) -> float:
     """Return the sum of squared errors of the bins' means."""
     edges = np.concatenate(([0], cuts, [atoms.mass.size]))
     mass, first, second = (np.diff(running[edges]) for running in atoms.moments)
-    return float((second - first * first / mass).sum())
+    # Importance beyond the sums' precision vanishes from them.
+    square = np.divide(first * first, mass, out=np.zeros_like(mass), where=mass > 0)
+    return float((second - square).sum())
 
 
 METHODS = (

@@ -49,7 +49,7 @@ def method_named(name: str) -> Method:
 
 def fit(
     values: Weights,
-    method: str,
+    method: str | Method,
     levels: int,
     *,
     importance: NDArray[Any] | None = None,
@@ -61,7 +61,7 @@ def fit(
 
     Args:
         values: [n], n >= 1; float16, bfloat16, float32 or float64; finite.
-        method: a name in `METHODS`, or of a package's method.
+        method: a name in `METHODS`, that of a package's method, or a method itself.
         levels: greatest number of levels, 1..256; the codebook may have fewer.
         importance: non-negative weight [n] of each value's error, for methods that use it.
 
@@ -69,7 +69,7 @@ def fit(
         QqonnxError: unknown method, levels out of range, no values, a value that is not
             finite, or a bad importance.
     """
-    chosen = method_named(method)
+    chosen = method_named(method) if isinstance(method, str) else method
     count = operator.index(levels)
     if not 1 <= count <= MAX_LEVELS:
         raise QqonnxError(f"a codebook has 1 to {MAX_LEVELS} levels, not {count}")
