@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,23 +79,24 @@ def reference_models(
     parts = images.training + images.held_out
     arrays = [array.tobytes() for array in parts]
     home = (folder or cache_folder() / "models") / digest_of(*arrays)
-    home.mkdir(parents=True, exist_ok=True)
-    held_out, calibration = home / "held_out.npz", home / "training.npz"
-    for path, split in ((held_out, images.held_out), (calibration, images.training)):
-        if not path.exists():
-            partial = path.with_name("partial.npz")
-            write_npz(partial, split)
-            partial.replace(path)
+    held_out, calibration = write_splits(images, home)
     models = []
     for name in names:
         path = home / f"{name}-{digest_of(recipe_text(name))}.onnx"
         if not path.exists():
-            train_reference(
-                name,
-                images,
-                path,
-                lambda steps, total, name=name: progress(name, steps, total),
-            )
+            train_reference(name, images, path, partial(progress, name))
         label = RECIPES[name].label
         models.append(StudyModel(name, label, path, held_out, calibration, images.name))
     return models
+
+
+def write_splits(images: ImageSet, folder: Path) -> tuple[Path, Path]:
+    """Return the files in `folder` with the held-out and the training images, written if new."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held_out, training = folder / "held_out.npz", folder / "training.npz"
+    for path, split in ((held_out, images.held_out), (training, images.training)):
+        if not path.exists():
+            unfinished = path.with_suffix(f".{os.getpid()}.npz")
+            write_npz(unfinished, split)
+            unfinished.replace(path)
+    return held_out, training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,6 +59,57 @@ def digits() -> ImageSet:
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int64)
     return ImageSet("scikit-learn digits", *_split(Split(images, labels)), classes=10)
+
+
+def mnist(path: Path) -> ImageSet:
+    """Return MNIST from its four IDX files, as published, gzipped or not.
+
+    Args:
+        path: their folder, or the word "download": torchvision fetches them into the cache.
+
+    Raises:
+        QqonnxError: a file is missing or damaged, or the download fails.
+    """
+    if str(path) == "download":
+        path = _download_mnist()
+    parts = []
+    for part in ("train", "t10k"):
+        images = _read_idx(path, f"{part}-images", 3)
+        labels = _read_idx(path, f"{part}-labels", 1).astype(np.int64)
+        if len(images) != len(labels):
+            raise QqonnxError(f"{path}: {part} has {len(images)} images, {len(labels)} labels")
+        parts.append(Split(images, labels))
+    return ImageSet("MNIST", parts[0], parts[1], classes=10)
+
+
+def _download_mnist() -> Path:
+    from qqonnx.study.cache import cache_folder
+
+    datasets = import_extra("torchvision.datasets", "study")
+    home = cache_folder() / "mnist"
+    try:
+        datasets.MNIST(home, download=True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise QqonnxError(f"MNIST cannot be downloaded: {reason}; give its folder") from error
+    return home / "MNIST" / "raw"
+
+
+def _read_idx(folder: Path, stem: str, rank: int) -> NDArray[np.uint8]:
+    """Read an IDX file of bytes: 0, 0, 8, rank, big-endian sizes, values."""
+    found = sorted(folder.glob(f"{stem}*ubyte")) + sorted(folder.glob(f"{stem}*ubyte.gz"))
+    if not found:
+        raise QqonnxError(f"{folder}: no file {stem}-idx{rank}-ubyte(.gz)")
+    try:
+        content = found[0].read_bytes()
+        if found[0].suffix == ".gz":
+            content = gzip.decompress(content)
+        if content[:4] != bytes([0, 0, 8, rank]):
+            raise ValueError("not the header of an IDX file")
+        shape = np.frombuffer(content, ">u4", rank, 4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    except (OSError, EOFError, ValueError) as error:
+        raise QqonnxError(f"{found[0]}: cannot be read: {error}") from error
 
 
 def image_folder(path: Path, size: int) -> ImageSet:
