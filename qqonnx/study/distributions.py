@@ -55,7 +55,8 @@ def draw(key: str, count: int) -> FloatArray:
     """Return `count` seeded values of a distribution, in units of their standard deviation."""
     [chosen] = [entry for entry in DISTRIBUTIONS if entry.key == key]
     values = chosen.draw(np.random.default_rng(SEED), count)
-    return values / values.std()
+    scaled: FloatArray = values / values.std()
+    return scaled
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,10 @@ class DistributionJob:
         return 100.0 * self.count
 
     def run(self) -> dict[str, Any]:
-        """Return `rows`: scheme, bits, l1 (in standard deviations), l2 (in variances), entropy
-        (bits), and the shares of the two outermost bins in the values and the squared error.
+        """Return `rows`, one for each scheme and bit-width.
+
+        Each holds scheme, bits, l1 (in standard deviations), l2 (in variances), entropy (bits),
+        and the shares of the two outermost bins in the values and in the squared error.
         """
         values = draw(self.distribution, self.count)
         rows = []

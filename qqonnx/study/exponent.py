@@ -46,8 +46,11 @@ class AlphaJob:
         return self.model.path.stat().st_size + 6e6
 
     def run(self) -> dict[str, Any]:
-        """Return noise (squared error over the mean square, mean over the weights' entries),
-        calibration_kl (nats, on calibration images), kl and top1 (on held-out images).
+        """Return what the exponent costs.
+
+        Returns:
+            noise (squared error of all weights over their squares), calibration_kl (nats, on
+            calibration images), kl (nats) and top1 (share) on held-out images.
         """
         probe = open_probe(self.model)
         method = Method("qq-alpha at", "a given α", partial(fit_at_alpha, alpha=self.alpha))

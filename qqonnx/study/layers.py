@@ -104,9 +104,7 @@ def _measured(job: LayerJob, probe: Probe, codebook: Codebook) -> dict[str, floa
     }
 
 
-def _weighted(
-    weight: NDArray[Any], changed: NDArray[Any], moment: NDArray[np.float64]
-) -> float:
+def _weighted(weight: NDArray[Any], changed: NDArray[Any], moment: NDArray[np.float64]) -> float:
     exact = weight.astype(np.float64)
     error = np.square(exact - changed) * moment
     signal = float((np.square(exact) * moment).sum())
