@@ -64,12 +64,9 @@ def correlations(rows: Sequence[Row], target: str = "top1") -> list[Correlation]
             lambda row: (row["model"], row["weight"]),
             lambda row: (row["model"], row["weight"], row["bits"]),
         )
-        means, counts = [], []
-        for group in groupings:
-            values = _by_group(rows, group, predictor, target)
-            means.append(sign * float(np.mean(values)) if values else float("nan"))
-            counts.append(len(values))
-        found.append(Correlation(predictor, *means, choices=counts[2]))
+        values = [_by_group(rows, group, predictor, target) for group in groupings]
+        means = [sign * float(np.mean(v)) if v else float("nan") for v in values]
+        found.append(Correlation(predictor, means[0], means[1], means[2], len(values[2])))
     return found
 
 

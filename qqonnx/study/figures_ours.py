@@ -55,13 +55,9 @@ def predictors(results: Results) -> Any:
         ax.set_xlabel(label)
     axes[1, 0].set_ylabel("top-1 lost, points")
     for at, (model, color) in enumerate(zip(models, _BITS_COLORS, strict=False)):
-        axes[1, 0].text(
-            0.03,
-            0.93 - 0.09 * at,
-            results.label_of(model),
-            color=color,
-            transform=axes[1, 0].transAxes,
-        )
+        left = axes[1, 0]
+        text = results.label_of(model)
+        left.text(0.03, 0.93 - 0.09 * at, text, color=color, transform=left.transAxes)
     return figure
 
 
@@ -69,37 +65,23 @@ def tails(results: Results) -> Any:
     """Where QQ's error comes from: the two outermost bins."""
     figure, axes = panels(1, 3, 12, 3.9, left=0.055, right=0.875, top=0.9, bottom=0.14, wspace=0.85)
     shares = axes[0, 0]
-    lines = []
-    for scheme in (QQ, UQ, KMEANS):
-        lines.append(Line(scheme, results.losses("normal", scheme.key, "outer_squared")))
-    lines.append(
-        Line(QQ, results.losses("normal", QQ.key, "outer_values"), "QQ: their values", dashed=True)
-    )
+    lines = [
+        *(Line(s, results.losses("normal", s.key, "outer_squared")) for s in (QQ, UQ, KMEANS)),
+        Line(QQ, results.losses("normal", QQ.key, "outer_values"), "QQ: their values", dashed=True),
+    ]
     curves(shares, lines, factor=100)
     shares.set_title("Squared error of 2 outer bins, normal")
     shares.set_ylabel("share of all squared error, %")
     network = axes[0, 1]
-    found = tails_by_bits(results, QQ.key), tails_by_bits(results, KMEANS.key)
-    curves(
-        network,
-        [
-            Line(QQ, {b: row["squared"] for b, row in found[0].items()}, "QQ: error²"),
-            Line(
-                QQ,
-                {b: row["weighted"] for b, row in found[0].items()},
-                "QQ: output error",
-                dashed=True,
-            ),
-            Line(KMEANS, {b: row["squared"] for b, row in found[1].items()}, "k-means: error²"),
-            Line(
-                KMEANS,
-                {b: row["weighted"] for b, row in found[1].items()},
-                "k-means: output",
-                dashed=True,
-            ),
-        ],
-        factor=100,
-    )
+    found = tails_by_bits(results, QQ.key)
+    network_lines = []
+    for scheme in (QQ, KMEANS):
+        by_bits = tails_by_bits(results, scheme.key)
+        for name, text in (("squared", "error²"), ("weighted", "output")):
+            points = {bits: row[name] for bits, row in by_bits.items()}
+            label = f"{scheme.label}: {text}"
+            network_lines.append(Line(scheme, points, label, dashed=name == "weighted"))
+    curves(network, network_lines, factor=100)
     network.set_title("The same, networks' weights")
     network.set_ylabel("share of 2 outer bins, %")
     kl = axes[0, 2]
@@ -109,7 +91,7 @@ def tails(results: Results) -> Any:
         ("outer", "outer 2 bins only", "#D55E00"),
         ("inner", "all but the outer 2", "#0072B2"),
     ):
-        points = {b: row[f"kl_{part}"] for b, row in found[0].items()}
+        points = {b: row[f"kl_{part}"] for b, row in found.items()}
         if points:
             kl.plot(list(points), list(points.values()), color=color, marker="o")
             ends.append((max(points), points[max(points)], text, color))

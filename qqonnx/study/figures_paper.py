@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def schemes_on_normal() -> Any:
         codebook = fit(values, scheme.method, 1 << _DRAWN_BITS)
         edges = np.concatenate(([values.min()], codebook.thresholds, [values.max()]))
         ax.hist(values, bins=120, density=True, color="#d9d9d9")
-        for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for number, (low, high) in enumerate(pairwise(edges)):
             if number % 2:
                 ax.axvspan(low, high, color=scheme.color, alpha=0.13, lw=0)
         ax.vlines(codebook.thresholds, 0, 0.42, color=scheme.color, lw=1)
@@ -122,16 +123,12 @@ def other_distributions(results: Results) -> Any:
         row[0].set_xlabel("value, standard deviations")
         for ax, name in ((row[1], "l1"), (row[2], "l2")):
             best = results.losses(distribution.key, KMEANS.key, name)
-            lines = [
-                Line(
-                    s,
-                    {
-                        b: v / best[b]
-                        for b, v in results.losses(distribution.key, s.key, name).items()
-                    },
+            lines = []
+            for scheme in (UQ, PWLQ, QQ, UNIQ, NF):
+                losses = results.losses(distribution.key, scheme.key, name)
+                lines.append(
+                    Line(scheme, {bits: loss / best[bits] for bits, loss in losses.items()})
                 )
-                for s in (UQ, PWLQ, QQ, UNIQ, NF)
-            ]
             ax.axhline(1, color=KMEANS.color, lw=0.8)
             curves(ax, lines, log=True)
             ax.set_ylabel(f"{name.upper()} over k-means'")

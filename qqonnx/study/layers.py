@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qqonnx.codebooks import assign, distortion, fit, index_entropy
-from qqonnx.codebooks.codebook import Codebook
 from qqonnx.evaluation.metrics import count
 from qqonnx.study.cache import digest_of
 from qqonnx.study.networks import FLOAT_BITS
@@ -17,6 +16,7 @@ from qqonnx.study.probe import CALIBRATION_IMAGES, PROBE_IMAGES, Probe, decoded,
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from qqonnx.codebooks import Codebook
     from qqonnx.study.cache import StudyModel
     from qqonnx.study.schemes import Scheme
 

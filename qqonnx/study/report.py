@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,14 +55,14 @@ def figures(results: Results) -> Iterator[FigureOf]:
         "Figure 2: errors on normal values, and a small network",
         "Pointwise errors, mean losses by bit-width, the ratio of UQ's to QQ's, and the accuracy "
         "of a small network. " + _ACCURACY,
-        lambda: figures_paper.errors_on_normal(results),
+        partial(figures_paper.errors_on_normal, results),
     )
     yield FigureOf(
         "fig2b_distributions",
         "Figure 2, other distributions",
         "L1 and L2 loss over that of k-means at as many levels; below 1 is better than k-means "
         "(possible for L1, which k-means does not minimize).",
-        lambda: figures_paper.other_distributions(results),
+        partial(figures_paper.other_distributions, results),
     )
     names = results.network_names()
     groups = {
@@ -74,17 +75,14 @@ def figures(results: Results) -> Iterator[FigureOf]:
         models = [model for model in wanted if model in names]
         if models:
             yield FigureOf(
-                name,
-                title,
-                _ACCURACY,
-                lambda models=models: figures_paper.accuracies(results, models),
+                name, title, _ACCURACY, partial(figures_paper.accuracies, results, models)
             )
     yield FigureOf(
         "related",
         "UNIQ and NormalFloat",
         "Levels from a fitted normal distribution: UNIQ's bins of equal mass under it (section 2.3 "
         "of the paper), NormalFloat's quantiles scaled to the greatest magnitude (NF4 at 4 bits).",
-        lambda: figures_paper.related(results),
+        partial(figures_paper.related, results),
     )
     if results.layers:
         yield FigureOf(
@@ -93,7 +91,7 @@ def figures(results: Results) -> Iterator[FigureOf]:
             "One weight quantized at a time, all others float. Above: rank correlation of each "
             "predictor with accuracy, signs turned so that 1 is a perfect predictor. Below: top-1 "
             "lost against three of them, a dot for each weight, method and bit-width.",
-            lambda: figures_ours.predictors(results),
+            partial(figures_ours.predictors, results),
         )
     if results.tails:
         yield FigureOf(
@@ -103,7 +101,7 @@ def figures(results: Results) -> Iterator[FigureOf]:
             "error: one level stands for everything from the bin's threshold to the greatest "
             "weight. Output error: squared error weighted with the activations' second moments. "
             "Right: networks with all bins quantized, only the outer two, or all but these.",
-            lambda: figures_ours.tails(results),
+            partial(figures_ours.tails, results),
         )
     if results.exponents:
         yield FigureOf(
@@ -111,7 +109,7 @@ def figures(results: Results) -> Iterator[FigureOf]:
             "QQ-alpha: between UQ and QQ",
             "Levels as dense as f^α, one α for the whole network: squared error of all weights, KL "
             "to the float outputs on calibration images, accuracy on held-out ones.",
-            lambda: figures_ours.exponents(results),
+            partial(figures_ours.exponents, results),
         )
     yield FigureOf(
         "mended",
@@ -119,13 +117,13 @@ def figures(results: Results) -> Iterator[FigureOf]:
         "Share of the gap between QQ (0) and k-means (100) in the logarithm of the squared error, "
         "mean over bit-widths from 2; and mean top-1 of all networks at 2 to 5 bits. A negative "
         "gap: worse than QQ.",
-        lambda: figures_ours.mended(results),
+        partial(figures_ours.mended, results),
     )
     yield FigureOf(
         "mended_accuracy",
         "Mended schemes on every network",
         "Top-1 accuracy of the compressed files, 2 to 6 bits.",
-        lambda: figures_ours.mended_accuracies(results),
+        partial(figures_ours.mended_accuracies, results),
     )
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -310,13 +311,10 @@ def _named(job: NetworkJob, row: Row) -> Row:
 def _setting(
     extent: Extent, sources: Sources, networks: list[StudyModel], small: StudyModel
 ) -> dict[str, str]:
-    packages = ("numpy", "onnx", "onnxruntime", "scikit-learn", "torch", "torchvision")
-    versions = []
-    for package in packages:
-        try:
-            versions.append(f"{package} {version(package)}")
-        except ImportError:  # not needed by every run
-            continue
+    plain = ("numpy", "onnx", "onnxruntime", "torch", "torchvision")
+    packages = {**{name: name for name in plain}, "scikit-learn": "sklearn"}
+    # Not every run needs them all.
+    versions = [f"{name} {version(name)}" for name, module in packages.items() if find_spec(module)]
     if sources.imagenette is not None:
         trained = f"torchvision's weights {sources.weights}, images of {sources.imagenette.name}"
     elif not networks:

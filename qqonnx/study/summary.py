@@ -70,11 +70,7 @@ def answer(results: Results) -> list[str]:
 def network_table(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return head and rows: float accuracy, and the fewest stored bits that keep it."""
     schemes = (UQ, PWLQ, PWLQ_PAPER, QQ, UNIQ, NF, KMEANS)
-    head = (
-        "network",
-        "float top-1",
-        *(f"{scheme.label}: bits to stay intact" for scheme in schemes),
-    )
+    head = ("network", "float top-1", *(f"{s.label}: bits to stay intact" for s in schemes))
     rows = []
     for model in ["small", *results.network_names()]:
         top = results.float_accuracy(model)
@@ -114,7 +110,7 @@ def limits(results: Results) -> list[str]:
         )
     if results.label_of("small") and results.setting["small network"].endswith("digits"):
         paragraphs.append(
-            "The small network of Figure 2 was trained on scikit-learn's digits, not on MNIST; give "
-            "--mnist for that."
+            "The small network of Figure 2 was trained on scikit-learn's digits, not on MNIST; "
+            "give --mnist for that."
         )
     return paragraphs
