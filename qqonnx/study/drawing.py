@@ -10,7 +10,7 @@ import numpy as np
 from qqonnx.zoo.extras import import_extra
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from qqonnx.study.schemes import Scheme
 
@@ -54,25 +54,38 @@ class Line(NamedTuple):
     dashed: bool = False
 
 
+class End(NamedTuple):
+    """A drawn line to be labelled: its points, text, color, marker and style."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    text: str
+    color: str
+    marker: str = ""
+    style: str = "-"
+
+
 def panels(
     rows: int, columns: int, width: float, height: float, **adjust: float
 ) -> tuple[Any, Any]:
     """Return a figure in inches and its axes [rows, columns]; `adjust` as in subplots_adjust."""
-    matplotlib = import_extra("matplotlib", "study")
-    with matplotlib.rc_context(_STYLE):
-        figure = import_extra("matplotlib.figure", "study").Figure((width, height), dpi=DPI)
-        axes = figure.subplots(rows, columns, squeeze=False)
+    figure = import_extra("matplotlib.figure", "study").Figure((width, height), dpi=DPI)
+    axes = figure.subplots(rows, columns, squeeze=False)
     figure.subplots_adjust(**adjust)
     return figure, axes
 
 
-def png(figure: Any) -> bytes:
-    """Return the figure as a PNG file, the same bytes whenever it is drawn."""
+def png(draw: Callable[[], Any]) -> bytes:
+    """Return the figure that `draw` returns as a PNG file, the same bytes whenever it is drawn."""
     matplotlib = import_extra("matplotlib", "study")
+    image_module = import_extra("PIL.Image", "images")
+    drawn, small = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
+        draw().savefig(drawn, format="png", dpi=DPI)
+    # Flat colors fit a palette, which makes the file three times smaller.
+    image = image_module.open(drawn).convert("RGB")
+    image.quantize(128, dither=image_module.Dither.NONE).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 def curves(axes: Any, lines: Sequence[Line], *, log: bool = False, factor: float = 1) -> None:
@@ -83,45 +96,55 @@ def curves(axes: Any, lines: Sequence[Line], *, log: bool = False, factor: float
         if not points:
             continue
         x, y = [bits for bits, _ in points], [factor * value for _, value in points]
-        axes.plot(
-            x,
-            y,
-            color=line.scheme.color,
-            marker=line.scheme.marker,
-            linestyle="--" if line.dashed else "-",
-        )
-        ends.append((x[-1], y[-1], line.label or line.scheme.label, line.scheme.color))
+        scheme, style = line.scheme, "--" if line.dashed else "-"
+        axes.plot(x, y, color=scheme.color, marker=scheme.marker, linestyle=style)
+        ends.append(End(x, y, line.label or scheme.label, scheme.color, scheme.marker, style))
     if log:
-        axes.set_yscale("log")
+        log_scale(axes)
     axes.set_xticks(range(1, 9))
     axes.set_xlim(0.8, 8.2)
     label_ends(axes, ends)
 
 
-def label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write labels right of the axes at the heights of (x, y, text, color), moved apart."""
+def log_scale(axes: Any) -> None:
+    """Make the y axis logarithmic, its ticks plain numbers, no closer than at 1, 2 and 5."""
+    ticker = import_extra("matplotlib.ticker", "study")
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    steps = (1, 2, 5) if high / low < 50 else (1,)
+    axes.yaxis.set_major_locator(ticker.LogLocator(10, subs=steps))
+    if high / low < 1e4:
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def label_ends(axes: Any, ends: Sequence[End]) -> None:
+    """Write labels right of the axes, about where their lines end, each with a piece of line.
+
+    Lines that end together are labelled in the order of their mean heights.
+    """
     if not ends:
         return
-    box = axes.get_window_extent()
-    gap = (FONT * 1.2 * DPI / 72) / box.height
-    heights = axes.transAxes.inverted().transform(
-        axes.transData.transform([(x, y) for x, y, _, _ in ends])
-    )[:, 1]
-    order = np.argsort(heights, kind="stable")
-    placed = _spread(np.clip(heights[order], 0.0, 1.0), gap)
+    gap = (FONT * 1.25 * DPI / 72) / axes.get_window_extent().height
+    to_axes = axes.transData + axes.transAxes.inverted()
+    heights = [to_axes.transform(list(zip(end.x, end.y, strict=True)))[:, 1] for end in ends]
+    last = np.clip([height[-1] for height in heights], 0.0, 1.0)
+    order = np.argsort(last + 0.5 * np.array([height.mean() for height in heights]), kind="stable")
+    placed = _spread(np.maximum.accumulate(last[order]), gap)
     for at, height in zip(order.tolist(), placed.tolist(), strict=True):
-        x, y, text, color = ends[at]
-        axes.annotate(
-            text,
-            (x, y),
-            (1.04, height),
-            textcoords="axes fraction",
-            color=color,
-            va="center",
-            fontsize=FONT,
-            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.6, "alpha": 0.6},
-            annotation_clip=False,
+        end = ends[at]
+        axes.plot(
+            [1.025, 1.06, 1.095],
+            [height] * 3,
+            color=end.color,
+            marker=end.marker,
+            markevery=[1],
+            linestyle=end.style,
+            linewidth=1.3,
+            transform=axes.transAxes,
+            clip_on=False,
         )
+        axes.text(1.115, height, end.text, color=end.color, va="center", transform=axes.transAxes)
 
 
 def _spread(heights: Any, gap: float) -> Any:
@@ -143,23 +166,31 @@ def bars(
     values: Sequence[float],
     colors: Sequence[str],
     form: str = "{:.2f}",
+    lowest: float = -np.inf,
 ) -> None:
-    """Draw horizontal bars from top to bottom, each with its value beside it."""
+    """Draw horizontal bars from top to bottom, each with its value beside it.
+
+    Bars below `lowest` end there, and say so.
+    """
     places = np.arange(len(labels))[::-1]
-    axes.barh(places, np.nan_to_num(np.asarray(values, np.float64)), color=list(colors), height=0.7)
+    shown = np.maximum(np.nan_to_num(np.asarray(values, np.float64)), lowest)
+    axes.barh(places, shown, color=list(colors), height=0.7)
     axes.set_yticks(places, labels)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     low, high = axes.get_xlim()
-    axes.set_xlim(low - (0.14 * (high - low) if low < 0 else 0), high + 0.16 * (high - low))
-    for place, value in zip(places, values, strict=True):
-        text = "–" if np.isnan(value) else form.format(value)
+    span = high - low
+    axes.set_xlim(low - (0.2 * span if low < 0 else 0), high + 0.2 * span)
+    for place, value, length in zip(places, values, shown.tolist(), strict=True):
+        text = "–" if np.isnan(value) else form.format(value).replace("-", "−")
+        cut = value < lowest
+        left = length < 0 and not cut
         axes.annotate(
-            text,
-            (0 if np.isnan(value) else value, place),
-            (4 if not value < 0 else -4, 0),
+            f"{text} (bar cut)" if cut else text,
+            (max(length, 0) if not left else length, place),
+            (-4 if left else 4, 0),
             textcoords="offset points",
             va="center",
-            ha="left" if not value < 0 else "right",
+            ha="right" if left else "left",
             color=GRAY,
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qqonnx.study.correlation import PREDICTORS, correlations
-from qqonnx.study.drawing import FONT, GRAY, Line, bars, curves, label_ends, panels
+from qqonnx.study.drawing import GRAY, End, Line, bars, curves, label_ends, log_scale, panels
 from qqonnx.study.mending import mendings, tails_by_bits
 from qqonnx.study.schemes import ALL, KMEANS, MENDED, QQ, UQ
 
@@ -20,7 +20,7 @@ _BITS_COLORS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9"
 def predictors(results: Results) -> Any:
     """Rank correlations of error measures with accuracy, and two of them drawn."""
     figure, axes = panels(
-        2, 3, 11, 7.2, left=0.165, right=0.97, top=0.93, bottom=0.085, hspace=0.42, wspace=0.28
+        2, 3, 11, 7.2, left=0.175, right=0.975, top=0.93, bottom=0.085, hspace=0.42, wspace=0.28
     )
     found = correlations(results.layers)
     titles = (
@@ -44,9 +44,8 @@ def predictors(results: Results) -> Any:
     for ax, (name, label) in zip(axes[1], scatter, strict=True):
         for model, color in zip(models, _BITS_COLORS, strict=False):
             rows = [row for row in results.layers if row["model"] == model]
-            top = results.float_accuracy(model)
             x = [max(row[name], 1e-9) for row in rows]
-            y = [100 * (top - row["top1"]) for row in rows]
+            y = [100 * row["lost"] for row in rows]
             ax.plot(x, y, ".", color=color, alpha=0.35, ms=4, mew=0)
         ax.set_xscale("log")
         ax.set_yscale("symlog", linthresh=1)
@@ -94,8 +93,8 @@ def tails(results: Results) -> Any:
         points = {b: row[f"kl_{part}"] for b, row in found.items()}
         if points:
             kl.plot(list(points), list(points.values()), color=color, marker="o")
-            ends.append((max(points), points[max(points)], text, color))
-    kl.set_yscale("log")
+            ends.append(End(list(points), list(points.values()), text, color, "o"))
+    log_scale(kl)
     kl.set_title("Networks under QQ, by bins quantized")
     kl.set_ylabel("KL to the float outputs, nats")
     label_ends(kl, ends)
@@ -140,9 +139,9 @@ def exponents(results: Results) -> Any:
                 ax.plot(x, y, color=color)
                 best = np.argmax(y) if name == "top1" else np.argmin(y)
                 ax.plot(x[best], y[best], "o", color=color)
-                ends.append((x[-1], y[-1], f"{bits} bits", color))
+                ends.append(End(x.tolist(), y.tolist(), f"{bits} bits", color))
             if name != "top1":
-                ax.set_yscale("log")
+                log_scale(ax)
             ax.set_ylabel(label)
             ax.set_xlabel("α (0 as UQ, 1 as QQ); dot: best")
             ax.set_xticks([0, 1 / 3, 2 / 3, 1], ["0", "⅓", "⅔", "1"])
@@ -163,15 +162,22 @@ def mended(results: Results) -> Any:
     labels = [by_key[entry.scheme].label for entry in found]
     colors = [GRAY if entry.scheme in (QQ.key, KMEANS.key) else QQ.color for entry in found]
     kinds = (
-        ("error_gap", "distributions: gap closed, %"),
-        ("network_gap", "networks' weights: gap closed, %"),
-        ("accuracy", "networks: mean top-1, %"),
+        ("error_gap", "Distributions: gap closed, %"),
+        ("network_gap", "Networks: gap closed, %"),
+        ("accuracy", "Networks: mean top-1, %"),
     )
     for ax, (attribute, title) in zip(axes[0], kinds, strict=True):
         values = [getattr(entry, attribute) for entry in found]
         shown = [float("nan") if value is None else 100 * value for value in values]
-        bars(ax, labels if ax is axes[0, 0] else [""] * len(labels), shown, colors, "{:.1f}")
-        ax.set_title(title, fontsize=FONT)
+        bars(
+            ax,
+            labels if ax is axes[0, 0] else [""] * len(labels),
+            shown,
+            colors,
+            "{:.1f}",
+            lowest=-60,
+        )
+        ax.set_title(title)
         ax.axvline(0, color=GRAY, lw=0.8)
     axes[0, 0].set_xlabel("gap in dB of squared error: QQ 0, k-means 100")
     axes[0, 1].set_xlabel("the same")

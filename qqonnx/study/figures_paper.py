@@ -9,7 +9,7 @@ import numpy as np
 
 from qqonnx.codebooks import assign, fit
 from qqonnx.study.distributions import DISTRIBUTIONS, draw
-from qqonnx.study.drawing import GRAY, Line, curves, label_ends, panels
+from qqonnx.study.drawing import GRAY, End, Line, curves, label_ends, log_scale, panels
 from qqonnx.study.schemes import KMEANS, NF, PWLQ, PWLQ_PAPER, QQ, UNIQ, UQ
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _DRAWN = 20_000
 
 def schemes_on_normal() -> Any:
     """Figure 1: bins and levels of UQ, PWLQ and QQ on a normal histogram."""
-    figure, axes = panels(3, 1, 8, 5.6, left=0.09, right=0.8, top=0.94, bottom=0.09, hspace=0.35)
+    figure, axes = panels(3, 1, 8, 5.6, left=0.09, right=0.8, top=0.94, bottom=0.09, hspace=0.5)
     values = draw("normal", _DRAWN)
     for ax, scheme in zip(axes[:, 0], (UQ, PWLQ, QQ), strict=True):
         codebook = fit(values, scheme.method, 1 << _DRAWN_BITS)
@@ -33,10 +33,9 @@ def schemes_on_normal() -> Any:
                 ax.axvspan(low, high, color=scheme.color, alpha=0.13, lw=0)
         ax.vlines(codebook.thresholds, 0, 0.42, color=scheme.color, lw=1)
         ax.plot(codebook.levels, np.full(codebook.levels.size, -0.03), "^", color=scheme.color)
-        share = np.bincount(assign(values, codebook), minlength=codebook.levels.size) / values.size
-        text = (
-            f"fullest bin {100 * share.max():.0f} %,\nemptiest {100 * share.min():.1g} %\nof values"
-        )
+        counts = np.bincount(assign(values, codebook), minlength=codebook.levels.size)
+        most, least = (100 * part / values.size for part in (counts.max(), counts.min()))
+        text = f"fullest bin {most:.2g} %,\nemptiest {least:.2g} %\nof the values"
         ax.text(1.02, 0.5, text, transform=ax.transAxes, color=GRAY, va="center")
         ax.set_title(scheme.label, color=scheme.color)
         ax.set_ylim(-0.06, 0.44)
@@ -62,7 +61,7 @@ def errors_on_normal(results: Results) -> Any:
             codebook = fit(values, scheme.method, 1 << _POINTWISE_BITS)
             error = np.abs(grid - codebook.levels[assign(grid, codebook)]) ** power
             ax.plot(grid, error, color=scheme.color, lw=1.1)
-            ends.append((grid[-1], error[-1], scheme.label, scheme.color))
+            ends.append(End(grid.tolist(), error.tolist(), scheme.label, scheme.color))
         unit = "standard deviations" if power == 1 else "variances"
         ax.set_ylabel(f"{name}, {unit}")
         ax.set_xlabel("value, standard deviations")
@@ -83,8 +82,8 @@ def errors_on_normal(results: Results) -> Any:
         bits = sorted(uniform)
         y = [uniform[b] / quantile[b] for b in bits]
         ratio.plot(bits, y, style, color=UQ.color, marker="o")
-        ends.append((bits[-1], y[-1], f"{name.upper()}: UQ / QQ", UQ.color))
-    ratio.set_yscale("log")
+        ends.append(End(bits, y, f"{name.upper()}: UQ / QQ", UQ.color, "o", style))
+    log_scale(ratio)
     ratio.axhline(1, color=GRAY, lw=0.8)
     ratio.set_xticks(range(1, 9))
     ratio.set_xlabel("bits stored a weight")
@@ -100,8 +99,8 @@ def _paper_lines(results: Results, distribution: str, name: str) -> list[Line]:
     return [
         Line(UQ, results.losses(distribution, UQ.key, name)),
         Line(PWLQ, results.losses(distribution, PWLQ.key, name)),
-        Line(PWLQ_PAPER, published, "PWLQ publ., at b", dashed=True),
-        Line(PWLQ_PAPER, {b + 1: v for b, v in published.items()}, "PWLQ publ., at b + 1"),
+        Line(PWLQ_PAPER, published, "PWLQ publ. b", dashed=True),
+        Line(PWLQ_PAPER, {b + 1: v for b, v in published.items()}, "PWLQ publ. b+1"),
         Line(QQ, results.losses(distribution, QQ.key, name)),
         Line(KMEANS, results.losses(distribution, KMEANS.key, name)),
     ]
@@ -113,7 +112,7 @@ def other_distributions(results: Results) -> Any:
     figure, axes = panels(
         count, 3, 11, 2.45 * count, left=0.06, right=0.86, top=0.97, bottom=0.04, hspace=0.5
     )
-    figure.subplots_adjust(wspace=0.62)
+    figure.subplots_adjust(wspace=0.75)
     for row, distribution in zip(axes, DISTRIBUTIONS, strict=True):
         values = draw(distribution.key, _DRAWN)
         low, high = np.quantile(values, [0.0005, 0.9995])
@@ -176,8 +175,8 @@ def _accuracy_panel(ax: Any, results: Results, model: str) -> None:
     lines = [
         Line(UQ, results.accuracies(model, UQ.key)),
         Line(PWLQ, results.accuracies(model, PWLQ.key)),
-        Line(PWLQ_PAPER, published, "PWLQ publ., at b", dashed=True),
-        Line(PWLQ_PAPER, {b + 1: v for b, v in published.items()}, "PWLQ publ., at b + 1"),
+        Line(PWLQ_PAPER, published, "PWLQ publ. b", dashed=True),
+        Line(PWLQ_PAPER, {b + 1: v for b, v in published.items()}, "PWLQ publ. b+1"),
         Line(QQ, results.accuracies(model, QQ.key)),
         Line(KMEANS, results.accuracies(model, KMEANS.key)),
     ]

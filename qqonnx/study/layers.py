@@ -48,7 +48,8 @@ class LayerJob:
         methods = ",".join(scheme.method for scheme in self.schemes)
         bits = ",".join(map(str, self.bits))
         content = digest_of(self.model.path, self.model.name)
-        return f"layer {content} {self.weight} {methods} {bits} {PROBE_IMAGES} {CALIBRATION_IMAGES}"
+        images = f"{PROBE_IMAGES} {CALIBRATION_IMAGES}"
+        return f"single weight {content} {self.weight} {methods} {bits} {images}"
 
     @property
     def cost(self) -> float:
@@ -61,8 +62,8 @@ class LayerJob:
 
         Each holds scheme, bits, the candidate predictors l1, l2, sqnr (dB), entropy (bits),
         weighted (squared error weighted with the activations' second moments, relative to the
-        weight's own), kl (nats, on calibration images), and what is to be predicted: top1 and
-        agreement (shares, on held-out images).
+        weight's own), kl (nats, on calibration images), and what is to be predicted: top1,
+        agreement (shares, on held-out images) and lost (top1 of the float network less top1).
         """
         probe = open_probe(self.model)
         weight = probe.weights[self.weight]
@@ -101,6 +102,10 @@ def _measured(job: LayerJob, probe: Probe, codebook: Codebook) -> dict[str, floa
         "kl": on_calibration.kl / on_calibration.images,
         "top1": on_images.top1 / on_images.images,
         "agreement": on_images.agreeing / on_images.images,
+        "lost": float(
+            (probe.reference.argmax(axis=1) == probe.answers).mean()
+            - on_images.top1 / on_images.images
+        ),
     }
 
 

@@ -38,7 +38,8 @@ class FigureOf(NamedTuple):
 _ACCURACY = (
     "Top-1 accuracy on held-out images of the compressed ONNX file in ONNX Runtime: weights and "
     "biases, one codebook a tensor; tensors too small to gain stay float. PWLQ as published has "
-    "2ᵇ⁺¹ − 1 levels at what it calls b bits: dashed at b, solid at the b + 1 bits it stores."
+    "2ᵇ⁺¹ − 1 levels at what it calls b bits: dashed at b, solid at the b + 1 bits it stores; "
+    "PWLQ 2ᵇ has 2ᵇ levels in all."
 )
 
 
@@ -146,7 +147,7 @@ def write_report(
     wanted = list(figures(results))
     drawn = []
     for figure in wanted:
-        image = png(figure.draw())
+        image = png(figure.draw)
         (images / f"{figure.name}.png").write_bytes(image)
         drawn.append((figure, image))
         progress(1, len(wanted))

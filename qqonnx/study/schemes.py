@@ -41,7 +41,7 @@ class Scheme:
 
 
 UQ = Scheme("uq", "UQ", "uq", "#0072B2", "s")
-PWLQ = Scheme("pwlq", "PWLQ, 2ᵇ levels", "pwlq", "#E69F00", "^")
+PWLQ = Scheme("pwlq", "PWLQ 2ᵇ", "pwlq", "#E69F00", "^")
 PWLQ_PAPER = Scheme("pwlq-paper", "PWLQ as published", "pwlq-paper", "#D55E00", "v", more_bits=1)
 QQ = Scheme("qq", "QQ", "qq", "#009E73", "o")
 UNIQ = Scheme("uniq", "UNIQ", "uniq", "#56B4E9", "P")
