@@ -132,13 +132,13 @@ def test_second_moments_weight_errors_as_the_outputs_feel_them(bundled: StudyMod
     name = "classifier.3.weight"
     rng = np.random.default_rng(0)
     changes = []
-    for _ in range(30):
+    for _ in range(8):
         error = rng.normal(0, 1e-2, probe.weights[name].shape).astype(np.float32)
         changed = probe.outputs(probe.calibration, {name: probe.weights[name] + error})
         felt = float(np.square(changed - probe.calibration_reference).mean(axis=0).sum())
         predicted = float((np.square(error.astype(np.float64)) * probe.second_moments[name]).sum())
         changes.append(felt / predicted)
-    assert np.mean(changes) == pytest.approx(1, abs=0.15)
+    assert np.mean(changes) == pytest.approx(1, abs=0.2)
 
 
 def test_a_compressed_network_is_the_probe_with_decoded_weights(bundled: StudyModel) -> None:

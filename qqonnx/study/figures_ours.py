@@ -115,10 +115,10 @@ def exponents(results: Results) -> Any:
         11,
         3.1 * len(models),
         left=0.075,
-        right=0.93,
+        right=0.92,
         top=1 - 0.35 / (3.1 * len(models)),
         bottom=0.55 / (3.1 * len(models)),
-        wspace=0.5,
+        wspace=0.75,
         hspace=0.42,
     )
     kinds = (
