@@ -18,7 +18,7 @@ pytest.importorskip("sklearn")
 from qqonnx.codebooks import METHODS, assign, fit
 from qqonnx.errors import QqonnxError
 from qqonnx.study import jobs as jobs_module
-from qqonnx.study import reference, run
+from qqonnx.study import reference, run, sources
 from qqonnx.study.cache import StudyModel, cache_folder
 from qqonnx.study.claims import claims
 from qqonnx.study.distributions import draw
@@ -26,9 +26,10 @@ from qqonnx.study.jobs import run_jobs
 from qqonnx.study.layers import LayerJob, TailsJob
 from qqonnx.study.networks import NetworkJob
 from qqonnx.study.probe import open_probe, quantized
-from qqonnx.study.run import QUICK, Sources, run_study
+from qqonnx.study.run import QUICK, run_study
 from qqonnx.study.schemes import KMEANS, QQ, UQ
 from qqonnx.study.small import bundled_network
+from qqonnx.study.sources import Sources
 
 ROOT = Path(__file__).parent.parent
 
@@ -226,16 +227,15 @@ def test_reference_models_are_trained_once_and_alike(
 ) -> None:
     pytest.importorskip("torchvision")
     recipe = replace(reference.RECIPES["mobilenet_v3_small"], epochs=1)
-    monkeypatch.setattr(run, "RECIPES", {"mobilenet_v3_small": recipe})
     monkeypatch.setitem(reference.RECIPES, "mobilenet_v3_small", recipe)
-    images = run.reference_images(None)
+    images = sources.reference_images(None)
     models = [
-        run.reference_models(images, ["mobilenet_v3_small"], tmp_path / folder)[0]
+        sources.reference_models(images, ["mobilenet_v3_small"], tmp_path / folder)[0]
         for folder in ("a", "b")
     ]
     assert models[0].path.read_bytes() == models[1].path.read_bytes()
     before = models[0].path.stat().st_mtime_ns
-    again = run.reference_models(images, ["mobilenet_v3_small"], tmp_path / "a")[0]
+    again = sources.reference_models(images, ["mobilenet_v3_small"], tmp_path / "a")[0]
     assert again.path.stat().st_mtime_ns == before
     row = NetworkJob(models[0], KMEANS, 4).run()
     assert row["images"] == len(images.held_out.labels)
@@ -255,7 +255,7 @@ def test_pretrained_networks_run_on_a_folder_of_imagenet_classes(
             pixels = rng.integers(0, 256, (40, 40, 3), np.uint8)
             image_module.fromarray(pixels).save(tmp_path / part / name / "0.png")
     monkeypatch.setattr(
-        run, "RECIPES", {"mobilenet_v3_small": reference.RECIPES["mobilenet_v3_small"]}
+        sources, "RECIPES", {"mobilenet_v3_small": reference.RECIPES["mobilenet_v3_small"]}
     )
     extent = replace(TINY, layer_models=(), probe_models=("mobilenet_v3_small",), core_bits=(8,))
     results = run_study(extent, Sources(imagenette=tmp_path, weights="none"), workers=1)

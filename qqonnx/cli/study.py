@@ -42,7 +42,8 @@ def study(
     """
     from qqonnx.study.claims import claims
     from qqonnx.study.report import write_report
-    from qqonnx.study.run import FULL, QUICK, Sources, run_study
+    from qqonnx.study.run import FULL, QUICK, run_study
+    from qqonnx.study.sources import Sources
 
     sources = Sources(data, mnist, imagenette, weights)
     with progress_bar(quiet) as progress:

@@ -7,28 +7,26 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qqonnx.errors import QqonnxError
-from qqonnx.study.cache import StudyModel, cache_folder, digest_of, reference_models
-from qqonnx.study.data import ImageSet, digits, image_folder, mnist
+from qqonnx.study.data import digits, mnist
 from qqonnx.study.distributions import DISTRIBUTIONS, DistributionJob
 from qqonnx.study.exponent import ALPHAS, AlphaJob
 from qqonnx.study.jobs import Job, run_jobs
 from qqonnx.study.layers import LayerJob, TailsJob, layer_jobs
 from qqonnx.study.networks import FLOAT_BITS, IMAGES, NetworkJob
 from qqonnx.study.probe import model_weights
-from qqonnx.study.reference import IMAGE_SIZE, RECIPES
+from qqonnx.study.reference import IMAGE_SIZE
 from qqonnx.study.results import Results, Row
 from qqonnx.study.schemes import ALL, BITS, KMEANS, PAPER, PWLQ, QQ, UNIQ, UQ, Scheme
-from qqonnx.study.small import bundled_network, small_network
+from qqonnx.study.small import small_network
+from qqonnx.study.sources import Progress, Sources, networks
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    Progress = Callable[[str, float, float], None]
+    from qqonnx.study.cache import StudyModel
 
 _CORE = (*PAPER, KMEANS)
 
@@ -39,6 +37,7 @@ class Extent:
 
     Attributes:
         name: for the report.
+        bundled_only: the bundled model instead of those that are trained.
         count: values drawn from each distribution.
         small_bits: bit-widths of the small network.
         core_bits: bit-widths of the paper's schemes and k-means on the other networks.
@@ -54,6 +53,7 @@ class Extent:
     """
 
     name: str
+    bundled_only: bool
     count: int
     small_bits: tuple[int, ...]
     core_bits: tuple[int, ...]
@@ -70,6 +70,7 @@ class Extent:
 
 FULL = Extent(
     name="full",
+    bundled_only=False,
     count=200_000,
     small_bits=BITS,
     core_bits=BITS,
@@ -86,6 +87,7 @@ FULL = Extent(
 
 QUICK = Extent(
     name="quick",
+    bundled_only=True,
     count=20_000,
     small_bits=BITS,
     core_bits=(1, 2, 3, 4, 5, 6, 8),
@@ -99,59 +101,6 @@ QUICK = Extent(
     alpha_bits=(3, 4),
     alphas=ALPHAS[::2],
 )
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where images and weights come from; by default everything is made here, offline.
-
-    Attributes:
-        data: image folder that reference models are trained on; None: scikit-learn's digits.
-        mnist: folder of MNIST's files for the small network, or "download"; None: digits.
-        imagenette: image folder (train and val) of ImageNet classes, for pretrained networks.
-        weights: for these: torchvision's name of weights, or a folder with NAME.pth or
-            NAME.safetensors.
-        checkout: a source checkout, whose bundled model the quick run takes.
-    """
-
-    data: Path | None = None
-    mnist: Path | None = None
-    imagenette: Path | None = None
-    weights: str = "DEFAULT"
-    checkout: Path = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """A reference model to be trained, unless the cache has it.
-
-    Attributes:
-        name: a key of `RECIPES`.
-        data: image folder, or None for digits.
-    """
-
-    name: str
-    data: Path | None
-
-    @property
-    def key(self) -> str:
-        """A name; what is kept is the model's file, not this job's result."""
-        return f"training {self.name} {self.data}"
-
-    @property
-    def cost(self) -> float:
-        """Epochs: of some seconds each."""
-        return RECIPES[self.name].epochs
-
-    def run(self) -> dict[str, Any]:
-        """Train; returns nothing of interest."""
-        reference_models(reference_images(self.data), [self.name])
-        return {}
-
-
-def reference_images(data: Path | None) -> ImageSet:
-    """Return the images that reference models are trained on."""
-    return digits() if data is None else image_folder(data, IMAGE_SIZE)
 
 
 def run_study(
@@ -184,20 +133,20 @@ def run_study(
         )
 
     small = small_network(mnist(sources.mnist) if sources.mnist else digits())
-    networks = _networks(extent, sources, workers, progress)
+    found = networks(sources, bundled_only=extent.bundled_only, workers=workers, progress=progress)
     drawn = run("distributions", [DistributionJob(d.key, extent.count) for d in DISTRIBUTIONS])
     network_jobs = [*_network_jobs(small, extent.small_bits, extent.small_bits)]
-    for model in networks:
+    for model in found:
         network_jobs += _network_jobs(model, extent.core_bits, extent.other_bits)
     network_rows = run("networks", network_jobs)
     weight_jobs = [
         job
-        for model in networks
+        for model in found
         if model.name in extent.layer_models
         for job in _layer_jobs(model, extent)
     ]
     layer_rows = run("single weights", weight_jobs)
-    probed = [model for model in networks if model.name in extent.probe_models]
+    probed = [model for model in found if model.name in extent.probe_models]
     tails_jobs = [
         TailsJob(model, bits, method)
         for model in probed
@@ -214,7 +163,7 @@ def run_study(
     alpha_rows = run("exponents", alpha_jobs)
     return Results(
         extent=extent.name,
-        setting=_setting(extent, sources, networks, small),
+        setting=_setting(extent, sources, found, small),
         distributions=[row for result in drawn for row in result["rows"]],
         networks=[_named(job, row) for job, row in zip(network_jobs, network_rows, strict=True)],
         layers=[
@@ -231,52 +180,6 @@ def run_study(
             for job, row in zip(alpha_jobs, alpha_rows, strict=True)
         ],
     )
-
-
-def _networks(
-    extent: Extent, sources: Sources, workers: int, progress: Progress
-) -> list[StudyModel]:
-    if sources.imagenette is not None:
-        return _pretrained(sources.imagenette, sources.weights)
-    if extent.layer_models == QUICK.layer_models:
-        bundled = bundled_network(sources.checkout)
-        return [bundled] if bundled else []
-    jobs = [TrainingJob(name, sources.data) for name in RECIPES]
-    total = sum(job.cost for job in jobs)
-    progress("training", 0, total)
-    # The cache keeps the models themselves: an unfinished run's are found again.
-    run_jobs(
-        jobs, workers=workers, fresh=True, progress=lambda cost: progress("training", cost, total)
-    )
-    return reference_models(reference_images(sources.data), list(RECIPES))
-
-
-def _pretrained(imagenette: Path, weights: str) -> list[StudyModel]:
-    """Return torchvision's pretrained networks, exported into the cache."""
-    from qqonnx.zoo import export
-
-    held_out = next((imagenette / n for n in ("val", "test") if (imagenette / n).is_dir()), None)
-    if held_out is None or not (imagenette / "train").is_dir():
-        raise QqonnxError(f"{imagenette}: has no folders train and val")
-    home = cache_folder() / "pretrained"
-    home.mkdir(parents=True, exist_ok=True)
-    models = []
-    for name, recipe in RECIPES.items():
-        source = weights
-        if Path(weights).is_dir():
-            files = [Path(weights) / f"{name}{suffix}" for suffix in (".pth", ".safetensors")]
-            found = next((file for file in files if file.is_file()), None)
-            if found is None:
-                raise QqonnxError(f"{weights}: has neither {name}.pth nor {name}.safetensors")
-            source = str(found)
-        content = (Path(source),) if Path(source).is_file() else ()
-        path = home / f"{name}-{digest_of(source, *content)}.onnx"
-        if not path.exists():
-            export(name, path, weights=source)
-        models.append(
-            StudyModel(name, recipe.label, path, held_out, imagenette / "train", imagenette.name)
-        )
-    return models
 
 
 def _network_jobs(
@@ -309,7 +212,7 @@ def _named(job: NetworkJob, row: Row) -> Row:
 
 
 def _setting(
-    extent: Extent, sources: Sources, networks: list[StudyModel], small: StudyModel
+    extent: Extent, sources: Sources, found: list[StudyModel], small: StudyModel
 ) -> dict[str, str]:
     plain = ("numpy", "onnx", "onnxruntime", "torch", "torchvision")
     packages = {**{name: name for name in plain}, "scikit-learn": "sklearn"}
@@ -317,12 +220,12 @@ def _setting(
     versions = [f"{name} {version(name)}" for name, module in packages.items() if find_spec(module)]
     if sources.imagenette is not None:
         trained = f"torchvision's weights {sources.weights}, images of {sources.imagenette.name}"
-    elif not networks:
+    elif not found:
         trained = "none: the bundled model comes with a source checkout only"
-    elif networks[0].name == "bundled":
+    elif found[0].name == "bundled":
         trained = "the bundled MobileNetV3-Small, trained on scikit-learn's digits"
     else:
-        trained = f"trained here on {networks[0].data}, {IMAGE_SIZE} × {IMAGE_SIZE} pixels"
+        trained = f"trained here on {found[0].data}, {IMAGE_SIZE} × {IMAGE_SIZE} pixels"
     return {
         "extent": extent.name,
         "networks": trained,
