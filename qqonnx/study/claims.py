@@ -194,9 +194,8 @@ def error_is_a_poor_predictor(results: Results) -> Claim:
         f"output KL {found['kl'].pooled:.2f}",
         f"{len(results.layers):,} single quantized weights; ρ over all weights, methods and "
         f"bit-widths / over methods and bit-widths of one weight / over methods at one weight and "
-        f"bit-width ({found['l2'].choices} cases): {listed}. Of two methods at the same weight and "
-        f"bit-width, error says little about which is better ({choice[0]:.2f} and "
-        f"{choice[1]:.2f}).",
+        f"bit-width ({found['l2'].choices} cases): {listed}. Which of two methods is better at one "
+        f"weight and bit-width, L1 and L2 tell with ρ = {choice[0]:.2f} and {choice[1]:.2f}.",
     )
 
 

@@ -37,7 +37,7 @@ class AlphaJob:
     @property
     def key(self) -> str:
         """What the result depends on, but for versions."""
-        content = digest_of(self.model.path, self.model.name)
+        content = digest_of(self.model.path, self.model.calibration.name)
         return f"alpha {content} {self.alpha} {self.bits} {PROBE_IMAGES} {CALIBRATION_IMAGES}"
 
     @property

@@ -47,7 +47,7 @@ class LayerJob:
         """What the result depends on, but for versions."""
         methods = ",".join(scheme.method for scheme in self.schemes)
         bits = ",".join(map(str, self.bits))
-        content = digest_of(self.model.path, self.model.name)
+        content = digest_of(self.model.path, self.model.calibration.name)
         images = f"{PROBE_IMAGES} {CALIBRATION_IMAGES}"
         return f"single weight {content} {self.weight} {methods} {bits} {images}"
 
@@ -133,7 +133,7 @@ class TailsJob:
     @property
     def key(self) -> str:
         """What the result depends on, but for versions."""
-        content = digest_of(self.model.path, self.model.name)
+        content = digest_of(self.model.path, self.model.calibration.name)
         return f"tails {content} {self.method} {self.bits} {PROBE_IMAGES} {CALIBRATION_IMAGES}"
 
     @property

@@ -187,7 +187,11 @@ def _page(results: Results, drawn: Sequence[tuple[FigureOf, bytes]]) -> str:
     parts.append("<h2>Claims</h2>" + _claims_table(results))
     parts.append("<h2>The open question</h2>")
     parts += [f"<p>{escape(text)}</p>" for text in answer(results)]
-    parts.append("<h2>Networks</h2>" + _html_table(*network_table(results)))
+    parts.append(
+        "<h2>How many bits a network takes</h2><p>Stored bits a weight from which on a network "
+        "loses at most one point of accuracy; PWLQ as published counted with its extra bit.</p>"
+        + _html_table(*network_table(results))
+    )
     for figure, image in drawn:
         source = base64.b64encode(image).decode("ascii")
         parts.append(

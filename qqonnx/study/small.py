@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qqonnx.evaluation.preprocessing import METADATA_KEY, Preprocessing
 from qqonnx.study.cache import StudyModel, cache_folder, digest_of, write_splits
+from qqonnx.study.data import Split, digits, read_npz, write_npz
 from qqonnx.zoo.extras import import_extra
 
 if TYPE_CHECKING:
@@ -106,12 +108,27 @@ def _as_onnx(
 
 
 def bundled_network(checkout: Path) -> StudyModel | None:
-    """Return the MobileNetV3-Small of a source checkout, or None if it is not there."""
+    """Return the MobileNetV3-Small of a source checkout, or None if it is not there.
+
+    Its training images, for calibration, are the digits of scikit-learn that it does not hold out.
+
+    Raises:
+        QqonnxError: scikit-learn is not installed.
+    """
     path = checkout / "models" / "digits_mobilenet_v3_small.onnx"
     data = path.with_name("digits_test.npz")
     if not (path.is_file() and data.is_file()):
         return None
-    # It comes without its training images; its scores are on images that α is not chosen on.
-    return StudyModel(
-        "bundled", "MobileNetV3-Small (bundled)", path, data, data, "scikit-learn digits"
-    )
+    everything = digits()
+    images = np.concatenate([everything.training.images, everything.held_out.images])
+    labels = np.concatenate([everything.training.labels, everything.held_out.labels])
+    held_out = {image.tobytes() for image in read_npz(data).images}
+    other = np.array([image.tobytes() not in held_out for image in images])
+    calibration = cache_folder() / "models" / f"bundled-{digest_of(data)}.npz"
+    if not calibration.exists():
+        calibration.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = calibration.with_suffix(f".{os.getpid()}.npz")
+        write_npz(unfinished, Split(images[other], labels[other]))
+        unfinished.replace(calibration)
+    label = "MobileNetV3-Small (bundled)"
+    return StudyModel("bundled", label, path, data, calibration, everything.name)

@@ -24,8 +24,8 @@ def answer(results: Results) -> list[str]:
     paragraphs.append(
         f"Why QQ fails at the tails: of normal values at 4 bits, its two outermost bins hold "
         f"{100 * 2 / 16:.1f} % of the values and {100 * outer[4]:.0f} % of the squared error "
-        f"(k-means: {100 * best[4]:.0f} %); at 8 bits it is {100 * outer[8]:.0f} %, so that more "
-        "bits do not help."
+        f"(k-means: {100 * best[4]:.0f} %); at 8 bits it is still {100 * outer[8]:.0f} %: "
+        "more bits refine the bins that err least."
     )
     tails = tails_by_bits(results, QQ.key)
     if 4 in tails:
@@ -70,7 +70,7 @@ def answer(results: Results) -> list[str]:
 def network_table(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return head and rows: float accuracy, and the fewest stored bits that keep it."""
     schemes = (UQ, PWLQ, PWLQ_PAPER, QQ, UNIQ, NF, KMEANS)
-    head = ("network", "float top-1", *(f"{s.label}: bits to stay intact" for s in schemes))
+    head = ("network", "float top-1", *(scheme.label for scheme in schemes))
     rows = []
     for model in ["small", *results.network_names()]:
         top = results.float_accuracy(model)
