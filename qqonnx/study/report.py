@@ -245,9 +245,8 @@ def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["<table><tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     for row in rows:
         cells = [f"<td>{escape(row[0])}</td>"]
-        cells += [
-            f'<td class="n">{escape(c)}</td>' if len(c) < 28 else f"<td>{escape(c)}</td>"
-            for c in row[1:]
-        ]
+        for cell in row[1:]:
+            number = cell[:1].isdigit() or cell in ("more", "–")
+            cells.append(f"<td{' class=n' if number else ''}>{escape(cell)}</td>")
         lines.append("<tr>" + "".join(cells) + "</tr>")
     return "".join(lines) + "</table>"
