@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import os
 import re
 import subprocess
@@ -27,7 +28,7 @@ from qqonnx.study.jobs import run_jobs
 from qqonnx.study.layers import LayerJob, TailsJob
 from qqonnx.study.networks import NetworkJob
 from qqonnx.study.probe import open_probe, quantized
-from qqonnx.study.results import read_results
+from qqonnx.study.results import Results, read_results
 from qqonnx.study.run import QUICK, run_study
 from qqonnx.study.schemes import KMEANS, QQ, UQ
 from qqonnx.study.small import bundled_network
@@ -209,8 +210,16 @@ def test_the_study_runs_without_pytorch_and_writes_one_page(tmp_path: Path) -> N
         assert claim.statement in html.unescape(page)
 
 
-def test_a_run_without_a_bundled_model_says_so(tmp_path: Path) -> None:
-    results = run_study(TINY, Sources(checkout=tmp_path), workers=1)
+@pytest.fixture(scope="module")
+def without_bundled(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        return run_study(TINY, Sources(checkout=folder), workers=1)
+
+
+def test_a_run_without_a_bundled_model_says_so(without_bundled: Results) -> None:
+    results = without_bundled
     assert results.network_names() == []
     assert "source checkout only" in results.setting["networks"]
     assert results.float_accuracy("small") >= 0.97
@@ -223,6 +232,25 @@ def test_a_run_without_a_bundled_model_says_so(tmp_path: Path) -> None:
     error = np.abs(values - book.levels[assign(values, book)]).mean()
     assert results.losses("normal", "qq", "l1")[3] == pytest.approx(error)
     assert {row["scheme"] for row in results.distributions} <= set(METHODS)
+
+
+def test_the_docs_page_has_a_place_for_every_section(without_bundled: Results) -> None:
+    spec = importlib.util.spec_from_file_location("study_docs", ROOT / "tools" / "study_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    page = (ROOT / "docs" / "study.md").read_text("utf-8")
+    sections = tool.sections(without_bundled)
+    for name, content in sections.items():
+        page = tool.replaced(page, name, content)
+        assert f"<!-- {name} -->\n{content}\n<!-- end of {name} -->" in page
+    for claim in claims(without_bundled):
+        assert f"| {claim.statement} | **{claim.verdict}** |" in page
+    # Writing it twice changes nothing.
+    assert page == tool.replaced(page, "claims", sections["claims"])
+    with pytest.raises(SystemExit, match="markers of other are missing"):
+        tool.replaced(page, "other", "")
 
 
 @pytest.mark.slow
