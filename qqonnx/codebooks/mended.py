@@ -119,7 +119,8 @@ def fit_greedy(sample: Sample, levels: int) -> Codebook:
     """
     book = fit_quantile(sample, levels)
     atoms = sample.resolve(sample.atoms, sample.unresolved(sample.atoms, book.thresholds))
-    cuts = bin_edges(atoms, book.thresholds)[1:-1]
+    cuts = np.unique(bin_edges(atoms, book.thresholds)[1:-1])
+    cuts = cuts[(cuts > 0) & (cuts < atoms.mass.size)]
     for _ in range(_EXCHANGES):
         moved = exchange(atoms, cuts, levels)
         if moved is None:

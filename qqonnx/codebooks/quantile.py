@@ -46,8 +46,8 @@ def fit_quantile(sample: Sample, levels: int) -> Codebook:
 def fit_median(sample: Sample, levels: int) -> Codebook:
     """Return QQ's bins, each with its median as level: the least absolute error in the bin."""
     # Values that underflow at the sample's scale are one: no threshold parts them.
-    thresholds = np.unique(fit_quantile(sample, levels).thresholds)
     atoms = sample.atoms
+    thresholds = parting(atoms, fit_quantile(sample, levels).thresholds)
     while True:
         edges = bin_edges(atoms, thresholds)
         mass, _, _ = atoms.moments
@@ -66,8 +66,8 @@ def fit_median(sample: Sample, levels: int) -> Codebook:
 def fit_midpoint(sample: Sample, levels: int) -> Codebook:
     """Return QQ's bins, each with the middle of its least and greatest value as level."""
     # Values that underflow at the sample's scale are one: no threshold parts them.
-    thresholds = np.unique(fit_quantile(sample, levels).thresholds)
     atoms = sample.atoms
+    thresholds = parting(atoms, fit_quantile(sample, levels).thresholds)
     while True:
         edges = bin_edges(atoms, thresholds)
         least, greatest = edges[:-1], edges[1:] - 1
@@ -97,6 +97,12 @@ def mean_levels(sample: Sample, thresholds: FloatArray) -> Codebook:
     inside = (cuts > 0) & (cuts < atoms.mass.size)
     inside &= np.concatenate((cuts[1:] > cuts[:-1], [True])) if cuts.size else inside
     return Codebook(bin_means(atoms, cuts[inside]), thresholds[inside])
+
+
+def parting(atoms: Atoms, thresholds: FloatArray) -> FloatArray:
+    """Return those of `thresholds`, ascending and distinct, with atoms on both sides."""
+    kept = thresholds[(thresholds >= atoms.position[0]) & (thresholds < atoms.position[-1])]
+    return np.unique(kept)
 
 
 def bin_edges(atoms: Atoms, thresholds: FloatArray) -> NDArray[np.intp]:
