@@ -126,7 +126,8 @@ def test_order_does_not_matter(method: str, name: str, count: int) -> None:
     values = weights(name, count).astype(np.float32)
     shuffled = np.random.default_rng(1).permutation(values)
     # Formulas use the deviation, which is summed in the order given.
-    close = 1e-12 if method in ("pwlq-gauss", "pwlq-laplace", "pwlq-paper") else 0
+    by_formula = ("pwlq-gauss", "pwlq-laplace", "pwlq-paper", "uniq")
+    close = 1e-12 if method in by_formula else 0
     np.testing.assert_allclose(
         fit(shuffled, method, 15).levels, fit(values, method, 15).levels, rtol=close, atol=0
     )
@@ -139,11 +140,12 @@ def test_counting_by_key_agrees_with_sorting(method: str, dtype: Any, name: str)
     values = weights(name, 20_000).astype(dtype)
     by_key = METHODS[method].fit(sample_of(values, sorted_up_to=0), 15)
     by_sorting = METHODS[method].fit(sample_of(values, sorted_up_to=values.size), 15)
-    if method in ("kmeans", "pwlq"):
-        # Both search; what they find may differ, but hardly in what it costs.
+    # These search; what they find may differ, but hardly in what it costs.
+    apart = {"kmeans": 1e-3, "pwlq": 1e-3, "qq-tails": 0.1, "qq-alpha": 0.03, "qq-greedy": 0.03}
+    if method in apart:
         scale = np.ldexp(1.0, -sample_of(values).exponent)
         costs = [squared_error(values * scale, book) for book in (by_key, by_sorting)]
-        assert costs[0] == pytest.approx(costs[1], rel=1e-3)
+        assert costs[0] == pytest.approx(costs[1], rel=apart[method])
     else:
         largest = np.abs(by_sorting.levels).max()
         np.testing.assert_allclose(by_key.levels, by_sorting.levels, rtol=0, atol=1e-9 * largest)

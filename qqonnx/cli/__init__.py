@@ -11,6 +11,7 @@ from qqonnx.cli.convert import convert
 from qqonnx.cli.evaluate import evaluate
 from qqonnx.cli.examine import inspect, restore, verify
 from qqonnx.cli.export import export
+from qqonnx.cli.study import study
 from qqonnx.errors import QqonnxError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for _command in (convert, export, evaluate, inspect, verify, restore):
+for _command in (convert, export, evaluate, inspect, verify, restore, study):
     app.command()(_command)
 
 

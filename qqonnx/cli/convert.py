@@ -19,6 +19,7 @@ from qqonnx.cli.terminal import (
     stages,
     table_console,
 )
+from qqonnx.codebooks import METHODS
 from qqonnx.errors import QqonnxError
 from qqonnx.plan import GRANULARITIES, Options
 
@@ -31,7 +32,7 @@ def convert(
     output: Annotated[Path, OUTPUT],
     method: Annotated[
         str,
-        typer.Option(help="Codebook: uq, pwlq, pwlq-gauss, pwlq-laplace, pwlq-paper, qq, kmeans."),
+        typer.Option(help=f"Codebook: {', '.join(METHODS)}; or one of a plug-in."),
     ] = "kmeans",
     bits: Annotated[int, typer.Option(help="Bits a weight.", min=1, max=8)] = 8,
     levels: Annotated[

@@ -90,7 +90,7 @@ def _panter_dite(atoms: Atoms, levels: int) -> FloatArray:
 def _exchanged(atoms: Atoms, centers: FloatArray, levels: int) -> FloatArray:
     """Return `centers` moved about, and filled up to `levels`, while that lowers the error."""
     for _ in range(_EXCHANGES):
-        cuts = _exchange(atoms, _cuts(atoms, centers), levels)
+        cuts = exchange(atoms, _cuts(atoms, centers), levels)
         if cuts is None:
             break
         centers = _lloyd(atoms, bin_means(atoms, cuts), _EXCHANGE_STEPS)
@@ -109,7 +109,7 @@ def _level_measure(atoms: Atoms) -> FloatArray:
     return measure
 
 
-def _exchange(atoms: Atoms, cuts: NDArray[np.intp], levels: int) -> NDArray[np.intp] | None:
+def exchange(atoms: Atoms, cuts: NDArray[np.intp], levels: int) -> NDArray[np.intp] | None:
     """Return `cuts` with the least useful moved to where they help most; None if none would.
 
     Every cut has a cost, by which the error would rise without it, and every bin a gain, by

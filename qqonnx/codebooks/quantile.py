@@ -1,4 +1,4 @@
-"""Quantile quantization: bins of equal mass, each bin's mean as its level."""
+"""Quantile quantization: bins of equal mass, with a level in each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qqonnx.codebooks.codebook import Codebook, FloatArray, between
+from qqonnx.codebooks.codebook import Codebook, FloatArray, between, nearest
 from qqonnx.codebooks.method import Method
 
 if TYPE_CHECKING:
@@ -41,6 +41,74 @@ def fit_quantile(sample: Sample, levels: int) -> Codebook:
     return Codebook(
         bin_means(atoms, last + 1), between(atoms.position[last], atoms.position[last + 1])
     )
+
+
+def fit_median(sample: Sample, levels: int) -> Codebook:
+    """Return QQ's bins, each with its median as level: the least absolute error in the bin."""
+    # Values that underflow at the sample's scale are one: no threshold parts them.
+    atoms = sample.atoms
+    thresholds = parting(atoms, fit_quantile(sample, levels).thresholds)
+    while True:
+        edges = bin_edges(atoms, thresholds)
+        mass, _, _ = atoms.moments
+        half = (mass[edges[:-1]] + mass[edges[1:]]) / 2
+        # Where half the mass ends with an atom, the median lies midway to the next.
+        lower = np.clip(np.searchsorted(mass, half, side="left") - 1, edges[:-1], edges[1:] - 1)
+        upper = np.clip(np.searchsorted(mass, half, side="right") - 1, edges[:-1], edges[1:] - 1)
+        wanted = sample.unresolved(atoms, thresholds)
+        wanted[lower] = wanted[upper] = True
+        if atoms.exact[wanted].all():
+            break
+        atoms = sample.resolve(atoms, wanted)
+    return Codebook((atoms.position[lower] + atoms.position[upper]) / 2, thresholds)
+
+
+def fit_midpoint(sample: Sample, levels: int) -> Codebook:
+    """Return QQ's bins, each with the middle of its least and greatest value as level."""
+    # Values that underflow at the sample's scale are one: no threshold parts them.
+    atoms = sample.atoms
+    thresholds = parting(atoms, fit_quantile(sample, levels).thresholds)
+    while True:
+        edges = bin_edges(atoms, thresholds)
+        least, greatest = edges[:-1], edges[1:] - 1
+        wanted = sample.unresolved(atoms, thresholds)
+        wanted[least] = wanted[greatest] = True
+        if atoms.exact[wanted].all():
+            break
+        atoms = sample.resolve(atoms, wanted)
+    return Codebook((atoms.position[least] + atoms.position[greatest]) / 2, thresholds)
+
+
+def fit_nearest(sample: Sample, levels: int) -> Codebook:
+    """Return QQ's levels, but each value goes to the nearest level, whatever its bin."""
+    return nearest(fit_quantile(sample, levels).levels)
+
+
+def mean_levels(sample: Sample, thresholds: FloatArray) -> Codebook:
+    """Return the codebook with the mean of each bin as its level.
+
+    Args:
+        sample: the values.
+        thresholds: [k - 1], ascending; those that part nothing from anything are left out.
+    """
+    atoms = sample.atoms
+    atoms = sample.resolve(atoms, sample.unresolved(atoms, thresholds))
+    cuts = np.searchsorted(atoms.position, thresholds, side="right")
+    inside = (cuts > 0) & (cuts < atoms.mass.size)
+    inside &= np.concatenate((cuts[1:] > cuts[:-1], [True])) if cuts.size else inside
+    return Codebook(bin_means(atoms, cuts[inside]), thresholds[inside])
+
+
+def parting(atoms: Atoms, thresholds: FloatArray) -> FloatArray:
+    """Return those of `thresholds`, ascending and distinct, with atoms on both sides."""
+    kept = thresholds[(thresholds >= atoms.position[0]) & (thresholds < atoms.position[-1])]
+    return np.unique(kept)
+
+
+def bin_edges(atoms: Atoms, thresholds: FloatArray) -> NDArray[np.intp]:
+    """Return the first atom of each bin and the number of atoms, [k + 1]."""
+    cuts = np.searchsorted(atoms.position, thresholds, side="right")
+    return np.concatenate(([0], cuts, [atoms.mass.size]))
 
 
 def bin_means(atoms: Atoms, cuts: NDArray[np.intp]) -> FloatArray:
@@ -119,4 +187,9 @@ def _nearer_neighbor(position: FloatArray, a: int, b: int) -> NDArray[np.intp]:
     return np.where(inside - position[a - 1] <= position[b] - inside, -1, 0)
 
 
-METHODS = (Method("qq", "quantile: bins of equal mass, level = mean of the bin", fit_quantile),)
+METHODS = (
+    Method("qq", "quantile: bins of equal mass, level = mean of the bin", fit_quantile),
+    Method("qq-median", "QQ's bins, level = median of the bin", fit_median),
+    Method("qq-midpoint", "QQ's bins, level = middle of the bin", fit_midpoint),
+    Method("qq-nearest", "QQ's levels, each value to the nearest", fit_nearest),
+)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.codebooks import kmeans, piecewise, quantile, uniform
+from qqonnx.codebooks import gaussian, kmeans, mended, piecewise, quantile, uniform
 from qqonnx.codebooks.codebook import MAX_LEVELS, Codebook, FloatArray, Weights, nearest
 from qqonnx.codebooks.keys import CHUNK
+from qqonnx.codebooks.plugins import plugin_method, plugin_names
 from qqonnx.codebooks.sample import sample_of
 from qqonnx.errors import QqonnxError
 
@@ -22,28 +23,33 @@ if TYPE_CHECKING:
     from qqonnx.codebooks.method import Method
     from qqonnx.codebooks.sample import Sample
 
-_FAMILIES = (uniform, piecewise, quantile, kmeans)
+_FAMILIES = (uniform, piecewise, gaussian, quantile, mended, kmeans)
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {method.name: method for family in _FAMILIES for method in family.METHODS}
 )
-"""Every codebook method by name. A new one is a module with a tuple `METHODS`, named above."""
+"""Every built-in codebook method by name. A new one is a module with a tuple `METHODS`, named
+above; other packages offer theirs by entry points (`plugins.py`)."""
 
 
 def method_named(name: str) -> Method:
-    """Return the method called `name`.
+    """Return the method called `name`: a built-in one, or one that an installed package offers.
 
     Raises:
-        QqonnxError: there is none; the message lists the known ones.
+        QqonnxError: there is none (the message lists the known ones), or a package's is broken.
     """
-    if name not in METHODS:
-        raise QqonnxError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
-    return METHODS[name]
+    if name in METHODS:
+        return METHODS[name]
+    method = plugin_method(name)
+    if method is None:
+        known = [*METHODS, *plugin_names()]
+        raise QqonnxError(f"unknown method {name!r}; known: {', '.join(known)}")
+    return method
 
 
 def fit(
     values: Weights,
-    method: str,
+    method: str | Method,
     levels: int,
     *,
     importance: NDArray[Any] | None = None,
@@ -55,7 +61,7 @@ def fit(
 
     Args:
         values: [n], n >= 1; float16, bfloat16, float32 or float64; finite.
-        method: a name in `METHODS`.
+        method: a name in `METHODS`, that of a package's method, or a method itself.
         levels: greatest number of levels, 1..256; the codebook may have fewer.
         importance: non-negative weight [n] of each value's error, for methods that use it.
 
@@ -63,7 +69,7 @@ def fit(
         QqonnxError: unknown method, levels out of range, no values, a value that is not
             finite, or a bad importance.
     """
-    chosen = method_named(method)
+    chosen = method_named(method) if isinstance(method, str) else method
     count = operator.index(levels)
     if not 1 <= count <= MAX_LEVELS:
         raise QqonnxError(f"a codebook has 1 to {MAX_LEVELS} levels, not {count}")

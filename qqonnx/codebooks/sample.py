@@ -160,12 +160,16 @@ class Sample:
         cut[self._ranks(np.ldexp(thresholds, self.exponent))] = True
         return cut[atoms.rank] & ~atoms.exact
 
-    def deviation(self) -> float:
-        """Return the standard deviation of the values, unbiased; importance has no influence."""
-        total = square = 0.0
+    def mean(self) -> float:
+        """Return the mean of the values; importance has no influence."""
+        total = 0.0
         for part in slices(self.values.size):
             total += float(self._scaled(self.values[part]).sum())
-        mean = total / self.values.size
+        return total / self.values.size
+
+    def deviation(self) -> float:
+        """Return the standard deviation of the values, unbiased; importance has no influence."""
+        mean, square = self.mean(), 0.0
         for part in slices(self.values.size):
             x = self._scaled(self.values[part]) - mean
             square += float(np.square(x).sum())

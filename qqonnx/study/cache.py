@@ -1,0 +1,102 @@
+"""What the study keeps between runs: reference models, and measurements of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qqonnx.study.data import write_npz
+from qqonnx.study.reference import RECIPES, recipe_text, train_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from qqonnx.study.data import ImageSet
+
+
+@dataclass(frozen=True)
+class StudyModel:
+    """A float model that the study compresses.
+
+    Attributes:
+        name: a short name without spaces.
+        label: what figures call it.
+        path: its ONNX file.
+        held_out: the .npz file with the images that accuracy is measured on.
+        calibration: the .npz file with other images, for what needs activations.
+        data: name of the images.
+    """
+
+    name: str
+    label: str
+    path: Path
+    held_out: Path
+    calibration: Path
+    data: str
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be computed again: XDG_CACHE_HOME or ~/.cache, qqonnx."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "qqonnx" / "study"
+
+
+def digest_of(*parts: bytes | str | Path) -> str:
+    """Return 16 hexadecimal digits that change with any of the parts; of files, the content."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            content = part.read_bytes()
+        else:
+            content = part.encode() if isinstance(part, str) else part
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def reference_models(
+    images: ImageSet,
+    names: Sequence[str],
+    folder: Path | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> list[StudyModel]:
+    """Return the reference models, training those that are not there yet.
+
+    Args:
+        images: what to train on.
+        names: keys of `RECIPES`.
+        folder: where they are kept; by default in `cache_folder()`. The images' digest names a
+            folder there, the recipe's a file in it: what is found is what would be trained.
+        progress: called with a model's name, steps just done and steps in all.
+
+    Raises:
+        QqonnxError: PyTorch is not installed, or an export fails.
+    """
+    parts = images.training + images.held_out
+    arrays = [array.tobytes() for array in parts]
+    home = (folder or cache_folder() / "models") / digest_of(*arrays)
+    held_out, calibration = write_splits(images, home)
+    models = []
+    for name in names:
+        path = home / f"{name}-{digest_of(recipe_text(name))}.onnx"
+        if not path.exists():
+            train_reference(name, images, path, partial(progress, name))
+        label = RECIPES[name].label
+        models.append(StudyModel(name, label, path, held_out, calibration, images.name))
+    return models
+
+
+def write_splits(images: ImageSet, folder: Path) -> tuple[Path, Path]:
+    """Return the files in `folder` with the held-out and the training images, written if new."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held_out, training = folder / "held_out.npz", folder / "training.npz"
+    for path, split in ((held_out, images.held_out), (training, images.training)):
+        if not path.exists():
+            unfinished = path.with_suffix(f".{os.getpid()}.npz")
+            write_npz(unfinished, split)
+            unfinished.replace(path)
+    return held_out, training

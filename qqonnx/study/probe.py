@@ -1,0 +1,179 @@
+"""A network whose weights can be changed from run to run, and the activations its weights meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import numpy_helper
+
+from qqonnx.codebooks import assign, fit
+from qqonnx.graph.load import load
+from qqonnx.graph.select import select
+from qqonnx.study.networks import load_images
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from qqonnx.codebooks import Codebook, Method
+    from qqonnx.study.cache import StudyModel
+
+    FloatArray = NDArray[np.float32]
+
+PROBE_IMAGES = 300
+"""Held-out images that a changed weight's accuracy is measured on, at most."""
+
+CALIBRATION_IMAGES = 128
+"""Other images, without labels: for activations, and for the KL that predicts an accuracy."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A network in ONNX Runtime whose weights are inputs with defaults.
+
+    Attributes:
+        session: the ONNX Runtime session.
+        input_name: the input that takes images.
+        weights: every float weight and bias by name, in graph order.
+        second_moments: for each weight of a Conv or Gemm, the mean square of the activation
+            that each of its entries is multiplied with, on the calibration images, in a shape
+            that broadcasts to the weight's.
+        images: held-out images float32 [n, c, h, w].
+        answers: their right outputs, int64 [n].
+        calibration: calibration images.
+        reference: float outputs for `images`.
+        calibration_reference: float outputs for `calibration`.
+    """
+
+    session: ort.InferenceSession
+    input_name: str
+    weights: dict[str, FloatArray]
+    second_moments: dict[str, NDArray[np.float64]]
+    images: FloatArray
+    answers: NDArray[np.int64]
+    calibration: FloatArray
+    reference: NDArray[Any]
+    calibration_reference: NDArray[Any]
+
+    def outputs(self, images: FloatArray, changed: Mapping[str, FloatArray]) -> NDArray[Any]:
+        """Return the outputs [n, classes] with the weights `changed`."""
+        return _outputs(self.session, self.input_name, images, changed)
+
+
+@lru_cache(maxsize=1)
+def open_probe(model: StudyModel) -> Probe:
+    """Load a network with its weights as inputs.
+
+    Raises:
+        QqonnxError: the file cannot be read, or the images do not fit it.
+    """
+    names = [weight.name for weight in select(load(model.path), include_bias=True)[0]]
+    proto = onnx.load(model.path)
+    arrays = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    weights = {name: arrays[name] for name in names if name in arrays}
+    input_name = proto.graph.input[0].name
+    images, answers = load_images(model, model.held_out, PROBE_IMAGES)
+    calibration, _ = load_images(model, model.calibration, CALIBRATION_IMAGES)
+    moments = _second_moments(proto, weights, input_name, calibration)
+    for name, array in weights.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
+    session = _session(proto)
+    return Probe(
+        session,
+        input_name,
+        weights,
+        moments,
+        images,
+        answers,
+        calibration,
+        _outputs(session, input_name, images, {}),
+        _outputs(session, input_name, calibration, {}),
+    )
+
+
+def decoded(weight: FloatArray, codebook: Codebook) -> FloatArray:
+    """Return the weight that the codebook makes of `weight`."""
+    return codebook.levels.astype(weight.dtype)[assign(weight, codebook)]
+
+
+def quantized(probe: Probe, method: str | Method, levels: int) -> dict[str, FloatArray]:
+    """Return all weights of the network quantized, one codebook each."""
+    return {
+        name: decoded(weight, fit(weight.reshape(-1), method, levels))
+        for name, weight in probe.weights.items()
+    }
+
+
+def _second_moments(
+    proto: onnx.ModelProto, weights: dict[str, FloatArray], input_name: str, images: FloatArray
+) -> dict[str, NDArray[np.float64]]:
+    read = {}
+    for node in proto.graph.node:
+        if node.op_type in ("Conv", "Gemm") and node.input[1] in weights:
+            read[node.input[1]] = node
+    extended = onnx.ModelProto()
+    extended.CopyFrom(proto)
+    wanted = sorted({node.input[0] for node in read.values()} - {input_name})
+    for name in wanted:
+        extended.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    session = _session(extended)
+    squares = {input_name: _mean_square(images)}
+    for name, value in zip(wanted, session.run(wanted, {input_name: images}), strict=True):
+        squares[name] = _mean_square(value)
+    moments = {}
+    for name, node in read.items():
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        square, shape = squares[node.input[0]], weights[name].shape
+        if node.op_type == "Conv":
+            groups = attributes.get("group", 1)
+            rows = np.repeat(square.reshape(groups, shape[1]), shape[0] // groups, axis=0)
+            moments[name] = rows.reshape(shape[0], shape[1], *([1] * (len(shape) - 2)))
+        elif attributes.get("transB", 0):
+            moments[name] = square[None, :]
+        else:
+            moments[name] = square[:, None]
+    return moments
+
+
+def _mean_square(values: FloatArray) -> NDArray[np.float64]:
+    """Return the mean square of each channel, [c], of activations [n, c, ...]."""
+    axes = tuple(axis for axis in range(values.ndim) if axis != 1)
+    return np.asarray(np.square(values.astype(np.float64)).mean(axis=axes))
+
+
+def _session(proto: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    content = proto.SerializeToString()
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _outputs(
+    session: ort.InferenceSession,
+    input_name: str,
+    images: FloatArray,
+    changed: Mapping[str, FloatArray],
+) -> NDArray[Any]:
+    parts = [
+        session.run(None, {input_name: images[at : at + 64], **changed})[0]
+        for at in range(0, len(images), 64)
+    ]
+    return np.concatenate(parts).reshape(len(images), -1)
+
+
+def model_weights(path: Path) -> dict[str, FloatArray]:
+    """Return the float weights of rank 2 and more of an ONNX file, by name in graph order."""
+    return {
+        weight.name: weight.tensor.numpy()
+        for weight in select(load(path))[0]
+        if len(weight.shape) >= 2
+    }

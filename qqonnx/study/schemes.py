@@ -1,0 +1,66 @@
+"""What the study compares: codebook methods under the names and colors of its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qqonnx.codebooks import method_named
+from qqonnx.errors import QqonnxError
+
+BITS = tuple(range(1, 9))
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way to quantize a weight.
+
+    Attributes:
+        key: short and unique.
+        label: what figures call it.
+        method: the codebook method.
+        color: of Okabe and Ito's palette, which color-blind readers can tell apart.
+        marker: matplotlib's.
+        granularity: as in `Options`.
+        more_bits: bits stored a weight beyond those it is named by.
+    """
+
+    key: str
+    label: str
+    method: str
+    color: str
+    marker: str
+    granularity: str = "tensor"
+    more_bits: int = 0
+
+    def levels_at(self, bits: int) -> int | None:
+        """Return the number of levels at `bits`, or None where the method does not exist."""
+        try:
+            return method_named(self.method).levels_for(bits)
+        except QqonnxError:
+            return None
+
+
+UQ = Scheme("uq", "UQ", "uq", "#0072B2", "s")
+PWLQ = Scheme("pwlq", "PWLQ 2ᵇ", "pwlq", "#E69F00", "^")
+PWLQ_PAPER = Scheme("pwlq-paper", "PWLQ as published", "pwlq-paper", "#D55E00", "v", more_bits=1)
+QQ = Scheme("qq", "QQ", "qq", "#009E73", "o")
+UNIQ = Scheme("uniq", "UNIQ", "uniq", "#56B4E9", "P")
+NF = Scheme("nf", "NormalFloat", "nf", "#CC79A7", "X")
+KMEANS = Scheme("kmeans", "k-means", "kmeans", "#000000", "D")
+TAILS = Scheme("qq-tails", "QQ-tails", "qq-tails", "#D55E00", "<")
+ALPHA = Scheme("qq-alpha", "QQ-alpha", "qq-alpha", "#0072B2", ">")
+GREEDY = Scheme("qq-greedy", "QQ-greedy", "qq-greedy", "#CC79A7", "p")
+MEDIAN = Scheme("qq-median", "QQ-median", "qq-median", "#56B4E9", "1")
+MIDPOINT = Scheme("qq-midpoint", "QQ-midpoint", "qq-midpoint", "#999999", "2")
+NEAREST = Scheme("qq-nearest", "QQ-nearest", "qq-nearest", "#E69F00", "3")
+SCALED = Scheme("qq-scale", "QQ + channel scale", "qq", "#882255", "*", granularity="scale")
+
+PAPER = (UQ, PWLQ, PWLQ_PAPER, QQ)
+"""The schemes of the paper's figures; PWLQ both with its levels as published and with 2^b."""
+
+RELATED = (UNIQ, NF)
+MENDED = (TAILS, ALPHA, GREEDY, NEAREST, MEDIAN, MIDPOINT, SCALED)
+ALL = (*PAPER, *RELATED, *MENDED, KMEANS)
+
+FITTED = tuple(scheme for scheme in ALL if scheme.granularity == "tensor")
+"""Those that need no channels: they quantize any values."""
