@@ -159,6 +159,7 @@ def _document(results: list[Result]) -> str:
         f"could not be compared, {exported} that PyTorch does not export, "
         f"{len(results) - good - weights - exported} failed.**",
         "",
+        *_not_run(results),
         "Made with " + ", ".join(f"{name} {version(name)}" for name in packages) + ".",
     ]
     for source, title in SOURCES.items():
@@ -170,6 +171,16 @@ def _document(results: list[Result]) -> str:
         lines += ["|---|---|---|---|---|---|---|"]
         lines += [_row(result) for result in sorted(rows, key=lambda row: str(row["name"]))]
     return "\n".join(lines) + "\n"
+
+
+def _not_run(results: list[Result]) -> list[str]:
+    done = {result["name"] for result in results}
+    missing = [name for name in compatibility_models.names() if name not in done]
+    if not missing:
+        return []
+    counts = Counter(name.partition("/")[0] for name in missing)
+    parts = ", ".join(f"{count} of {source}" for source, count in sorted(counts.items()))
+    return [f"Not run yet: {len(missing)} models ({parts}).", ""]
 
 
 def _row(result: Result) -> str:
