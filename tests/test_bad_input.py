@@ -354,8 +354,7 @@ def forged(tmp_path: Path, nodes: str, **arrays: np.ndarray) -> Path:
         ("r = Range(zero, huge, zero) w = Gather(small, r)", "decode nodes do not run"),
         ("w = Gather(wide, i)", "far more numbers than are stored"),
         ("w = Add(column, wide)", "far more numbers than are stored"),
-        ("w = Cast <to = 1> (i)", "no codebook"),
-        ("w = Mul(x, small)", "depends on 'x'"),
+        ("w = Mul(x, small)", "weight 'w'"),
     ],
 )
 def test_forged_decode_nodes(tmp_path: Path, nodes: str, message: str) -> None:
