@@ -106,7 +106,10 @@ class CompressedWeight:
             if node is None:
                 break
             if node.op_type == "Cast":
-                return ir.DataType(node.attributes.get_int("to", 0))
+                try:
+                    return ir.DataType(node.attributes.get_int("to", 0))
+                except (TypeError, ValueError) as error:
+                    raise QqonnxError(f"weight {self.name!r}: a Cast to no type") from error
             value = node.inputs[0] if node.inputs else None
         tensor = ir.convenience.get_const_tensor(value) if value is not None else None
         if tensor is None or tensor.dtype not in FLOAT_TYPES:
