@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test
+.PHONY: demo test test-web web-demo
 
 demo: $(VENV)/demo
 	$(BIN)/python tools/compare.py models/digits_mobilenet_v3_small.onnx --data models/digits_test.npz
@@ -21,4 +21,18 @@ $(VENV)/demo: pyproject.toml
 $(VENV)/test: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -e ".[test]"
+	touch $@
+
+# The page in examples/web, with the models at every bit-width: http://localhost:8000
+web-demo: $(VENV)/demo examples/web/node_modules
+	$(BIN)/python examples/web/build.py
+	$(BIN)/python -m http.server 8000 --directory examples/web
+
+# Needs node, npm and Chromium (CHROMIUM=/usr/bin/chromium).
+test-web: $(VENV)/test examples/web/node_modules
+	$(BIN)/python examples/web/build.py
+	$(BIN)/python -m pytest -m web tests/test_web.py
+
+examples/web/node_modules: examples/web/package-lock.json
+	cd examples/web && ONNXRUNTIME_NODE_INSTALL=skip npm ci
 	touch $@

@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 
+from qqonnx.codebooks import distortion, index_entropy
 from qqonnx.errors import QqonnxError
+from qqonnx.graph import matmulnbits
 from qqonnx.graph.load import load, read
 from qqonnx.graph.restore import restore_weights
 from qqonnx.graph.rewrite import METADATA_KEY, rewrite
-from qqonnx.graph.save import save, staged, write
+from qqonnx.graph.runtimes import fit_runtime
+from qqonnx.graph.save import refuse_overwriting, save, staged, write
 from qqonnx.graph.select import Skipped, select
 from qqonnx.graph.verify import verify_outputs, verify_weights
-from qqonnx.plan import Options, plan
+from qqonnx.plan import Options, bits_of, plan
 from qqonnx.quantize import NODE_BYTES, QuantizedWeight, RoundedWeight, quantize
 
 if TYPE_CHECKING:
@@ -22,7 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qqonnx.calibration.fit import Calibration
+    from qqonnx.graph.matmulnbits import BlockedWeight
     from qqonnx.graph.outputs import OutputCheck
+    from qqonnx.graph.select import Weight
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ def compress(
     *,
     calibration: Calibration | None = None,
     external_data: bool = False,
+    runtime_min: str | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> CompressReport:
     """Compress an ONNX file.
@@ -107,19 +114,33 @@ def compress(
         calibration: how to choose levels by what they do to activations, within a target; of
             the options' method and granularity nothing counts then.
         external_data: put tensors into a second file, `output` with ".data" appended.
+        runtime_min: an ONNX Runtime release, such as "1.15", that must read the file.
         progress: called with a weight's name or what is being done, an amount, such as the
             weight's elements, and the total.
 
     Raises:
         QqonnxError: the model cannot be read, holds no weight to compress or a weight that is
-            not finite, the options do not fit, or the output cannot be written or verified.
+            not finite, the options do not fit, the output cannot be written or verified, or
+            `runtime_min` does not read such a model.
     """
     options = options or Options()
+
+    def opened() -> ir.Model:
+        graph = load(model)
+        refuse_overwriting(graph, output)
+        if runtime_min is not None:
+            fit_runtime(graph, runtime_min)
+        return graph
+
     with staged(output) as written:
         if calibration is None:
-            result = _compress(model, written, options, external_data, progress)
+            result = _compress(opened, model, written, options, external_data, progress)
+        elif options.target != "standard":
+            raise QqonnxError(f"--target {options.target} takes neither calibration nor a budget")
         else:
-            result = _calibrate(model, written, options, calibration, external_data, progress)
+            result = _calibrate(
+                opened, model, written, options, calibration, external_data, progress
+            )
         verify_weights(written, result.digests)
         outputs = verify_outputs(written)
         bytes_after = file_bytes(read(written), written)
@@ -146,6 +167,7 @@ class _Compressed:
 
 
 def _compress(
+    opened: Callable[[], ir.Model],
     model: Path,
     output: Path,
     options: Options,
@@ -153,7 +175,7 @@ def _compress(
     progress: Callable[[str, int, int], None],
 ) -> _Compressed:
     """Write the compressed file; what was read is let go before the file is verified."""
-    graph = load(model)
+    graph = opened()
     bytes_before = file_bytes(graph, model)
     if METADATA_KEY in graph.metadata_props:
         raise QqonnxError(f"{model}: compressed already; `qqonnx restore` undoes it")
@@ -161,9 +183,14 @@ def _compress(
     plans, left_out = plan(selected, options)
     total = sum(entry.weight.tensor.size for entry in plans)
     quantized = []
+    blocked: list[tuple[Weight, BlockedWeight]] = []
     for entry in plans:
         tensor = entry.weight.tensor
         progress(entry.weight.name, tensor.size, total)
+        if options.target == "matmulnbits" and matmulnbits.fits(entry.weight):
+            bits = bits_of(entry.weight, options)
+            blocked.append((entry.weight, matmulnbits.block(entry.weight, bits)))
+            continue
         result = quantize(entry)
         if isinstance(tensor, ir.ExternalTensor):
             tensor.release()
@@ -172,16 +199,19 @@ def _compress(
         else:
             reason = "compressed it would be no smaller"
             left_out.append(Skipped(entry.weight.name, result.shape, tensor.nbytes, reason))
-    if not quantized:
+    if not quantized and not blocked:
         raise QqonnxError(f"{model}: holds no weight to compress ({_reasons(skipped + left_out)})")
-    reports = tuple(_report(weight) for weight in quantized)
+    reports = tuple(map(_report, quantized)) + tuple(_block_report(*pair) for pair in blocked)
     rewrite(graph, quantized)
+    matmulnbits.rewrite(graph, blocked)
     write(graph, output, external_data=external_data)
     digests = {weight.plan.weight.name: weight.digest for weight in quantized}
+    digests |= {weight.name: weight.digest() for _, weight in blocked}
     return _Compressed(bytes_before, reports, (*skipped, *left_out), digests)
 
 
 def _calibrate(
+    opened: Callable[[], ir.Model],
     model: Path,
     output: Path,
     options: Options,
@@ -192,7 +222,7 @@ def _calibrate(
     """Write files until one meets the target."""
     from qqonnx.calibration.fit import fitted, rebound
 
-    graph = load(model)
+    graph = opened()
     bytes_before = file_bytes(graph, model)
     if METADATA_KEY in graph.metadata_props:
         raise QqonnxError(f"{model}: compressed already; `qqonnx restore` undoes it")
@@ -205,7 +235,7 @@ def _calibrate(
     attempt = next(attempts)
     while True:
         # Each attempt is written into a model of its own, as writing changes it.
-        fresh = load(model)
+        fresh = opened()
         names = {weight.name: weight for weight in select(fresh, include_bias=True)[0]}
         rewrite(fresh, rebound(attempt.weights, names))
         write(fresh, output, external_data=external_data)
@@ -260,6 +290,25 @@ def _report(weight: QuantizedWeight) -> WeightReport:
         sqnr=weight.error.sqnr,
         bytes_before=weight.plan.weight.tensor.nbytes,
         bytes_after=weight.payload_bytes,
+    )
+
+
+def _block_report(weight: Weight, blocked: BlockedWeight) -> WeightReport:
+    error = distortion(matmulnbits.inner_by_outer(weight), blocked.decoded())
+    return WeightReport(
+        name=weight.name,
+        shape=weight.shape,
+        method="uq",
+        granularity=matmulnbits.GRANULARITY,
+        levels=2**blocked.bits,
+        levels_used=int(np.count_nonzero(blocked.counts)),
+        bits=blocked.bits,
+        entropy=index_entropy(blocked.counts),
+        l1=error.l1,
+        l2=error.l2,
+        sqnr=error.sqnr,
+        bytes_before=weight.tensor.nbytes,
+        bytes_after=blocked.payload_bytes,
     )
 
 

@@ -1,4 +1,4 @@
-"""The one error that qqonnx raises on purpose."""
+"""The one error that qqonnx raises on purpose, and how text out of a file is shown."""
 
 
 class QqonnxError(Exception):
@@ -8,7 +8,20 @@ class QqonnxError(Exception):
     The command line prints that line on stderr and exits with code 2.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
-def first_line(error: Exception) -> str:
+
+def first_line(error: BaseException) -> str:
     """Return the first line of what a library's error says, or the error's name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def printable(text: str) -> str:
+    """Return `text` with what is no visible character escaped.
+
+    Names in a model may hold anything, line ends and terminal codes too.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -13,7 +13,13 @@ from qqonnx.codebooks import index_entropy
 from qqonnx.compression import WeightReport, file_bytes
 from qqonnx.errors import QqonnxError
 from qqonnx.graph.load import read
-from qqonnx.graph.restore import CompressedWeight, compressed_weights, metadata
+from qqonnx.graph.matmulnbits import GRANULARITY, BlockedWeight, scales_of_blocks
+from qqonnx.graph.restore import (
+    CompressedWeight,
+    blocked_weights,
+    compressed_weights,
+    metadata,
+)
 from qqonnx.graph.scopes import FLOAT_TYPES
 from qqonnx.graph.select import Skipped, select
 from qqonnx.packing import storage_for, unpack
@@ -21,6 +27,9 @@ from qqonnx.quantize import FLOAT16
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What reading a record that is not of this file, or was made up, can raise."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +71,19 @@ def inspect(path: Path) -> Inspection:
         for weight in weights
     ]
     compressed: list[CompressedWeight] = []
+    blocked: list[BlockedWeight] = []
+    records: dict[str, Any] = {}
     inflated: list[str] = []
     version = None
     if "qqonnx" in model.metadata_props:
         try:
             compressed, inflated = compressed_weights(model)
-            version = str(metadata(model).get("version"))
+            blocked = list(blocked_weights(model).values())
+            version, records = str(metadata(model).get("version")), metadata(model)["weights"]
         except QqonnxError as error:
             raise QqonnxError(f"{path}: {error}") from error
     own = {constant.name for weight in compressed for constant in weight.constants}
+    own |= {value.name for value in scales_of_blocks(model)}
     rounded = [
         Skipped(weight.name, weight.shape, 2 * prod(weight.shape), "stored as float16")
         for weight in compressed
@@ -80,7 +93,10 @@ def inspect(path: Path) -> Inspection:
         path=path,
         file_bytes=file_bytes(model, path),
         version=version,
-        weights=tuple(_report(entry, path) for entry in compressed if not _is_rounded(entry)),
+        weights=(
+            *(_report(weight, path) for weight in compressed if not _is_rounded(weight)),
+            *(_block_report(weight, records[weight.name], path) for weight in blocked),
+        ),
         plain=tuple(entry for entry in (*plain, *skipped, *rounded) if entry.name not in own),
         inflated=tuple(inflated),
     )
@@ -116,7 +132,28 @@ def _report(weight: CompressedWeight, path: Path) -> WeightReport:
             bytes_before=int(size * weight.dtype.itemsize),
             bytes_after=sum(p.nbytes for p in planes) + sum(t.nbytes for t in floats),
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except _MISFITS as error:
+        raise QqonnxError(f"{path}: weight {weight.name!r}: its record does not fit") from error
+
+
+def _block_report(weight: BlockedWeight, record: dict[str, Any], path: Path) -> WeightReport:
+    try:
+        return WeightReport(
+            name=weight.name,
+            shape=weight.size,
+            method=str(record["method"]),
+            granularity=GRANULARITY,
+            levels=2**weight.bits,
+            levels_used=int(np.count_nonzero(weight.counts)),
+            bits=weight.bits,
+            entropy=index_entropy(weight.counts),
+            l1=float(record["l1"]),
+            l2=float(record["l2"]),
+            sqnr=float(record["sqnr"]),
+            bytes_before=4 * weight.size[0] * weight.size[1],
+            bytes_after=weight.payload_bytes,
+        )
+    except _MISFITS as error:
         raise QqonnxError(f"{path}: weight {weight.name!r}: its record does not fit") from error
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 GRANULARITIES = ("tensor", "channel", "scale")
 
+TARGETS = ("standard", "matmulnbits")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -33,6 +35,8 @@ class Options:
         bits_for: bit-widths by pattern; the last that matches counts.
         include_bias: biases are weights too.
         min_size: tensors with fewer elements are left alone.
+        target: "standard" (decode nodes of standard operators) or "matmulnbits" (weights of
+            MatMul and Gemm by blocks, in ONNX Runtime's own operator, which keeps them packed).
     """
 
     method: str = "kmeans"
@@ -43,6 +47,7 @@ class Options:
     bits_for: Mapping[str, int] = field(default_factory=dict)
     include_bias: bool = False
     min_size: int = 1024
+    target: str = "standard"
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,12 @@ def plan(weights: Sequence[Weight], options: Options) -> tuple[list[WeightPlan],
     return plans, skipped
 
 
+def bits_of(weight: Weight, options: Options) -> int:
+    """Return the bit-width that the options give a weight, levels left aside."""
+    matching = (n for pattern, n in options.bits_for.items() if fnmatchcase(weight.name, pattern))
+    return ([options.bits, *matching])[-1]
+
+
 def _levels(weight: Weight, options: Options) -> int:
     method = method_named(options.method)
     levels = options.levels or method.levels_for(options.bits)
@@ -109,6 +120,8 @@ def _check(weights: Sequence[Weight], options: Options) -> None:
         raise QqonnxError(
             f"unknown granularity {options.granularity!r}; known: {', '.join(GRANULARITIES)}"
         )
+    if options.target not in TARGETS:
+        raise QqonnxError(f"unknown target {options.target!r}; known: {', '.join(TARGETS)}")
     for bits in options.bits_for.values():
         method.levels_for(bits)
     for option, patterns in (("--skip", options.skip), ("--bits-for", options.bits_for)):

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
+
+from qqonnx.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,7 +51,7 @@ def compress_summary(report: CompressReport, console: Console) -> None:
     if report.outputs.reason is None:
         checked = "its outputs agree with those of plain float weights"
     else:
-        checked = f"outputs not compared: {report.outputs.reason}"
+        checked = f"outputs not compared: {printable(report.outputs.reason)}"
     console.print(
         f"{report.path}: {report.bytes_after:,} bytes, {ratio:.2f} times smaller than "
         f"{report.bytes_before:,}. Every weight decodes as planned; {checked}.",
@@ -68,7 +71,8 @@ def inspection_summary(inspection: Inspection, console: Console) -> None:
             more = f"in a wider terminal, or with --json: {', '.join(left_out)}"
             console.print(more, highlight=False)
     _print_skipped(inspection.plain, console, "plain float tensors")
-    state = f"compressed by qqonnx {inspection.version}" if inspection.version else "not compressed"
+    version = inspection.version
+    state = f"compressed by qqonnx {printable(version)}" if version else "not compressed"
     console.print(
         f"{inspection.path}: {inspection.file_bytes:,} bytes, {state}",
         highlight=False,
@@ -110,7 +114,7 @@ def _weights_table(weights: Sequence[WeightReport], columns: Sequence[str]) -> T
             f"{weight.bytes_after:,}",
         )
         shown = dict(zip(_COLUMNS, cells, strict=True))
-        table.add_row(*(shown[column] for column in columns))
+        table.add_row(*(escape(printable(shown[column])) for column in columns))
     return table
 
 

@@ -278,3 +278,23 @@ def test_compressing_twice_is_refused(build: Build, tmp_path: Path) -> None:
     compress(build(MATMUL, {"w": normal(33, 517)}), tmp_path / "a.onnx")
     with pytest.raises(QqonnxError, match="compressed already"):
         compress(tmp_path / "a.onnx", tmp_path / "b.onnx")
+
+
+def test_gates_of_recurrent_layers_in_another_order(build: Build, tmp_path: Path) -> None:
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[5, 1, 16] x) => (float[5, 1, 1, 16] y)
+        <int64[1] zero = {0}, int64[1] half = {32}, int64[1] end = {64}> {
+            first = Slice(w, zero, half, zero)
+            second = Slice(w, half, end, zero)
+            joined = Concat <axis = 0> (second, first)
+            gates = Unsqueeze(joined, zero)
+            moving = Concat <axis = 1> (x, x)
+            y = LSTM <hidden_size = 16> (x, gates, r)
+        }
+    """
+    path = build(text, {"w": normal(64, 16), "r": normal(1, 64, 16)})
+    weights, _ = select(load(path))
+    assert {weight.name for weight in weights} == {"w", "r"}
+    report = compress(path, tmp_path / "o.onnx", Options(bits=4))
+    assert report.outputs.equal

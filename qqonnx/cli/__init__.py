@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,8 @@ def convert_model() -> None:
 
 
 def _run(command: Callable[[], Any]) -> None:
+    # What ends a process politely lets it clean up, as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         command()
     except QqonnxError as error:
@@ -51,3 +55,14 @@ def _run(command: Callable[[], Any]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if os.environ.get("QQONNX_TRACEBACK"):
+            raise
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        print(  # noqa: T201
+            f"error: a fault in qqonnx, please report it: {text} (QQONNX_TRACEBACK=1 shows where)",
+            file=sys.stderr,
+        )
+        sys.exit(70)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from qqonnx.cli.terminal import (
     OUTPUT,
     QUIET,
     WEIGHTS,
+    bounded,
     print_json,
     progress_bar,
     stages,
@@ -21,7 +21,8 @@ from qqonnx.cli.terminal import (
 )
 from qqonnx.codebooks import METHODS
 from qqonnx.errors import QqonnxError
-from qqonnx.plan import GRANULARITIES, Options
+from qqonnx.plan import GRANULARITIES, TARGETS, Options
+from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from qqonnx.calibration.target import Target
@@ -56,6 +57,17 @@ def convert(
     min_size: Annotated[
         int, typer.Option(help="Leave tensors with fewer elements alone.", min=0)
     ] = 1024,
+    target: Annotated[
+        str,
+        typer.Option(
+            help="standard: standard operators, runs everywhere; matmulnbits: MatMul and Gemm in "
+            "ONNX Runtime's own operator, 4 or 8 bits, packed in memory too."
+        ),
+    ] = TARGETS[0],
+    runtime_min: Annotated[
+        str | None,
+        typer.Option(help="Oldest ONNX Runtime that must read the file, such as 1.15."),
+    ] = None,
     simplify: Annotated[
         bool, typer.Option("--simplify", help="Pass the model through onnxsim first.")
     ] = False,
@@ -104,21 +116,23 @@ def convert(
         bits_for=dict(map(_pattern_and_bits, bits_for or ())),
         include_bias=include_bias,
         min_size=min_size,
+        target=target,
     )
-    target = _target(target_size, target_bits, target_ratio, max_drop)
+    budget = _target(target_size, target_bits, target_ratio, max_drop)
     calibrated = None
-    if target is not None or calibration is not None or plan is not None:
+    if budget is not None or calibration is not None or plan is not None:
         data = None if calibration in (None, "none") else Path(calibration)
-        calibrated = Calibration(data, calibration_samples, target, plan)
-    with tempfile.TemporaryDirectory(prefix="qqonnx-") as folder:
-        source = _as_file(model, weights, simplify, Path(folder))
-        with progress_bar(quiet or as_json) as progress:
+        calibrated = Calibration(data, calibration_samples, budget, plan)
+    with temporary_folder() as folder:
+        source = _as_file(model, weights, simplify, folder)
+        with bounded(source), progress_bar(quiet or as_json) as progress:
             report = compress(
                 source,
                 output,
                 options,
                 calibration=calibrated,
                 external_data=external_data,
+                runtime_min=runtime_min,
                 progress=stages(progress),
             )
     if as_json:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from qqonnx.cli.terminal import EXTERNAL, JSON, OUTPUT, print_json, table_console
+from qqonnx.cli.terminal import EXTERNAL, JSON, OUTPUT, bounded, print_json, table_console
+from qqonnx.errors import printable
 
 
 def inspect(
@@ -19,7 +20,8 @@ def inspect(
     from qqonnx.inspection import inspect as inspect_file
     from qqonnx.tables import inspection_summary
 
-    inspection = inspect_file(model)
+    with bounded(model):
+        inspection = inspect_file(model)
     if as_json:
         print_json(inspection.to_dict())
     else:
@@ -39,8 +41,9 @@ def verify(
     from qqonnx.graph.outputs import compare_outputs
     from qqonnx.graph.verify import compare_weights
 
-    weights = compare_weights(read(first), read(second))
-    outputs = compare_outputs(first, second)
+    with bounded(first, second):
+        weights = compare_weights(read(first), read(second))
+        outputs = compare_outputs(first, second)
     if as_json:
         print_json({"weights": vars(weights), "outputs": vars(outputs)})
     else:
@@ -53,9 +56,9 @@ def verify(
         ):
             console.print(f"{title}: {len(names)}")
             for name in names:
-                console.print(f"  {name}", markup=False)
+                console.print(f"  {printable(name)}", markup=False)
         if outputs.reason:
-            console.print(f"outputs not compared: {outputs.reason}", markup=False)
+            console.print(f"outputs not compared: {printable(outputs.reason)}", markup=False)
         else:
             console.print(
                 f"outputs differ by at most {outputs.max_difference:.2g}, "
@@ -73,5 +76,6 @@ def restore(
     """Write a compressed model with plain float weights again."""
     from qqonnx.compression import restore as restore_file
 
-    count = restore_file(model, output, external_data=external_data)
+    with bounded(model):
+        count = restore_file(model, output, external_data=external_data)
     Console(highlight=False, soft_wrap=True).print(f"{output}: {count} weights are floats again")

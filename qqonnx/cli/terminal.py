@@ -12,8 +12,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from qqonnx.memory import limited_memory
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 JSON = typer.Option("--json", help="Print the result as JSON on stdout.")
 QUIET = typer.Option("--quiet", "-q", help="No progress bar and no table.")
@@ -73,3 +76,11 @@ def print_json(content: dict[str, Any]) -> None:
         return str(item) if isinstance(item, Path) else item
 
     sys.stdout.write(json.dumps(finite(content), indent=2) + "\n")
+
+
+def bounded(*models: Path) -> AbstractContextManager[None]:
+    """Bound the memory of a command by the size of the files that it reads."""
+    from qqonnx.compression import file_bytes
+    from qqonnx.graph.load import read
+
+    return limited_memory(sum(file_bytes(read(model), model) for model in models))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from qqonnx.evaluation.metrics import Counts, count
 from qqonnx.evaluation.preprocessing import for_model, from_json
 from qqonnx.evaluation.session import open_classifier
 from qqonnx.evaluation.timing import latency_ratios, load_ratios
+from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes, zstd_bytes
 from qqonnx.graph.load import read
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Row:
         kl: mean KL(baseline || model) in nats.
         bytes: file size, external data included.
         gzip_bytes: the same after gzip.
+        brotli_bytes: the same after brotli; None without the package (extra `transfer`).
+        zstd_bytes: the same after zstd; None without the package.
         load_ratio: time to load in ONNX Runtime over the baseline's.
         latency_ratio: time of a run with one image over the baseline's.
 
@@ -51,6 +53,8 @@ class Row:
     kl: float | None
     bytes: int
     gzip_bytes: int
+    brotli_bytes: int | None
+    zstd_bytes: int | None
     load_ratio: float | None
     latency_ratio: float | None
 
@@ -89,7 +93,17 @@ class Evaluation:
         """Return the rows as a table for the terminal."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("model", overflow="fold")
-        columns = ["top-1 %", "top-5 %", "agree %", "KL nats", "MB", "gzip MB", "load ×", "run ×"]
+        # Columns of packages that are not installed would hold nothing.
+        extra = [
+            (title, sizes)
+            for title, sizes in (
+                ("brotli MB", [row.brotli_bytes for row in self.rows]),
+                ("zstd MB", [row.zstd_bytes for row in self.rows]),
+            )
+            if None not in sizes
+        ]
+        columns = ["top-1 %", "top-5 %", "agree %", "KL nats", "MB", "gzip MB"]
+        columns += [title for title, _ in extra] + ["load ×", "run ×"]
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
         for number, row in enumerate(self.rows):
@@ -102,6 +116,7 @@ class Evaluation:
                 _text(row.kl, ".4f"),
                 f"{row.bytes / 1e6:.3f}",
                 f"{row.gzip_bytes / 1e6:.3f}",
+                *(_text(sizes[number], ".3f", 1e-6) for _, sizes in extra),
                 _text(row.load_ratio, ".2f"),
                 _text(row.latency_ratio, ".2f"),
             )
@@ -183,7 +198,9 @@ def evaluate(
             agreement=total.agreeing / total.images if compared else None,
             kl=total.kl / total.images if compared else None,
             bytes=sum(file.stat().st_size for file in _files(path)),
-            gzip_bytes=sum(_gzip_bytes(file) for file in _files(path)),
+            gzip_bytes=sum(gzip_bytes(file) for file in _files(path)),
+            brotli_bytes=_packed(_files(path), brotli_bytes),
+            zstd_bytes=_packed(_files(path), zstd_bytes),
             load_ratio=load_ratio,
             latency_ratio=latency_ratio,
         )
@@ -200,19 +217,9 @@ def _files(path: Path) -> list[Path]:
     return [path, *sorted(data)]
 
 
-def _gzip_bytes(path: Path) -> int:
-    class Counter(io.RawIOBase):
-        total = 0
-
-        def write(self, data: Any) -> int:
-            self.total += len(data)
-            return len(data)
-
-    counter = Counter()
-    with path.open("rb") as source, gzip.GzipFile(fileobj=counter, mode="wb", mtime=0) as target:
-        while chunk := source.read(1 << 20):
-            target.write(chunk)
-    return counter.total
+def _packed(files: list[Path], bytes_of: Callable[[Path], int | None]) -> int | None:
+    sizes = [size for file in files if (size := bytes_of(file)) is not None]
+    return sum(sizes) if len(sizes) == len(files) else None
 
 
 def _text(value: float | None, form: str, factor: float = 1) -> str:

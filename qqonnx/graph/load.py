@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
@@ -11,7 +10,12 @@ from google.protobuf.message import DecodeError
 from onnx import version_converter
 
 from qqonnx.errors import QqonnxError, first_line
+from qqonnx.graph.check import check, sorted_already
 from qqonnx.graph.outputs import compare_outputs
+from qqonnx.temporary import temporary_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MIN_OPSET = 13
 """Oldest opset that the decode nodes are written in; older models are converted to it."""
@@ -50,9 +54,12 @@ def read(path: Path) -> ir.Model:
     """Read an ONNX file. Tensors in external data are mapped from disk when they are used.
 
     Raises:
-        QqonnxError: there is no such file, it is no ONNX model, or its external data is missing
-            or lies outside the model's folder.
+        QqonnxError: there is no such file, it is no ONNX model, or a damaged one; see
+            `qqonnx.graph.check`.
     """
+    # A named pipe would keep the reader waiting.
+    if path.exists() and not path.is_file():
+        raise QqonnxError(f"{path}: not a file")
     try:
         proto = onnx.load(path, load_external_data=False)
     except OSError as error:
@@ -61,6 +68,7 @@ def read(path: Path) -> ir.Model:
         raise QqonnxError(f"{path}: not an ONNX model, or a damaged one") from error
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise QqonnxError(f"{path}: not an ONNX model, or an empty one")
+    check(proto, path)
     # Before IR version 4 every initializer had to be listed as an input too.
     if proto.ir_version < 4:
         names = {tensor.name for tensor in proto.graph.initializer}
@@ -70,41 +78,24 @@ def read(path: Path) -> ir.Model:
         proto.ir_version = OLDEST_IR_VERSION
     try:
         model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent)
+        holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+        for graph in holders:
+            if not sorted_already(graph):
+                graph.sort()
     except Exception as error:
         raise QqonnxError(f"{path}: damaged ONNX model: {first_line(error)}") from error
-    _resolve_external_data(model, path)
     return model
 
 
 def _check_conversion(path: Path, converted: onnx.ModelProto) -> None:
     """Compare outputs before and after: ONNX's converter does not know every operator's past."""
-    with tempfile.TemporaryDirectory(prefix="qqonnx-") as folder:
-        file = Path(folder) / path.name
+    with temporary_folder() as folder:
+        file = folder / path.name
         data = f"{path.name}.data"
         onnx.save(converted, file, save_as_external_data=True, location=data)
         # Saving has moved the tensors out of the model.
-        onnx.load_external_data_for_model(converted, folder)
+        onnx.load_external_data_for_model(converted, str(folder))
         check = compare_outputs(path, file)
     if check.reason is None and not check.equal:
         raise QqonnxError(f"outputs differ by {check.max_difference:.2g} then")
-
-
-def _resolve_external_data(model: ir.Model, path: Path) -> None:
-    folder = path.parent.resolve()
-    ir.external_data.set_base_dir(model.graph, path.parent)
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if not isinstance(tensor, ir.ExternalTensor):
-                continue
-            file = path.parent / tensor.location
-            if not file.resolve().is_relative_to(folder):
-                raise QqonnxError(
-                    f"{path}: tensor {value.name!r} lies outside the model's folder: "
-                    f"{tensor.location}"
-                )
-            if not file.is_file():
-                raise QqonnxError(f"{path}: external data file {tensor.location} is missing")
-            end = (tensor.offset or 0) + tensor.nbytes
-            if file.stat().st_size < end:
-                raise QqonnxError(f"{path}: external data file {tensor.location} is truncated")

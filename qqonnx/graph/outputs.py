@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,14 @@ Equal weights can still give outputs that differ in rounding, where ONNX Runtime
 of a folded weight otherwise than those of a plain one.
 """
 
-SYMBOLIC_SIZE = 8
-"""Size given to an unnamed or symbolic dimension when making up inputs; the first one is 1."""
+SYMBOLIC_SIZES = (8, 64, 512)
+"""Sizes tried in turn for an unnamed or symbolic dimension of made-up inputs; the first is 1."""
+
+MAX_INPUT_BYTES = 2**30
+"""Made-up inputs that would be larger are not made."""
+
+RUN_SECONDS = 60.0
+"""A run that takes longer is ended: a model can hold a loop that does not."""
 
 _FLOATS = {"tensor(float)": "f4", "tensor(double)": "f8", "tensor(float16)": "f2"}
 _INTEGERS = {
@@ -60,6 +67,7 @@ def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> 
     """Run two models, one after the other, on the same made-up inputs.
 
     Inputs are seeded normal noise for floats, true, zero or empty otherwise, of batch size 1.
+    Runs are ended after `RUN_SECONDS`.
 
     Args:
         reference: a model.
@@ -75,8 +83,7 @@ def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> 
     except QqonnxError as error:
         return OutputCheck(None, None, str(error))
     try:
-        inputs = _made_up_inputs(session)
-        expected = session.run(None, inputs)
+        inputs, expected = run_made_up(session)
     except Exception as error:
         _session(other, optimized)
         return OutputCheck(None, None, f"made-up inputs do not run: {first_line(error)}")
@@ -84,7 +91,9 @@ def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> 
     del session
     session = _session(other, optimized)
     try:
-        actual = session.run(None, inputs)
+        actual = _run(session, inputs)
+    except TimeoutError as error:
+        return OutputCheck(None, None, str(error))
     except Exception as error:
         raise QqonnxError(f"{other}: does not run: {first_line(error)}") from error
     if len(actual) != len(expected):
@@ -115,9 +124,47 @@ def compare_arrays(expected: Sequence[Any], actual: Sequence[Any]) -> OutputChec
     return OutputCheck(difference, magnitude)
 
 
+def run_made_up(session: ort.InferenceSession) -> tuple[Inputs, list[Any]]:
+    """Return made-up inputs that run, and the outputs; a model may refuse the smallest sizes.
+
+    Raises:
+        TimeoutError: a run took more than `RUN_SECONDS`.
+        Exception: whatever the smallest inputs fail with, if none run.
+    """
+    errors = []
+    for size in SYMBOLIC_SIZES:
+        try:
+            inputs = _made_up_inputs(session, size)
+            return inputs, _run(session, inputs)
+        except TimeoutError:  # noqa: PERF203 - a few sizes
+            raise
+        except Exception as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _run(session: ort.InferenceSession, inputs: Inputs) -> list[Any]:
+    options = ort.RunOptions()
+    options.log_severity_level = 4
+    timer = threading.Timer(RUN_SECONDS, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        outputs: list[Any] = session.run(None, inputs, options)
+    except Exception as error:
+        if options.terminate:
+            raise TimeoutError(f"a run took more than {RUN_SECONDS:g} s") from error
+        raise
+    finally:
+        timer.cancel()
+    return outputs
+
+
 def _session(path: Path, optimized: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    # Waiting threads would take the processor from whatever else runs on the machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -127,12 +174,14 @@ def _session(path: Path, optimized: bool) -> ort.InferenceSession:
         raise QqonnxError(f"{path}: ONNX Runtime does not load it: {first_line(error)}") from error
 
 
-def _made_up_inputs(session: ort.InferenceSession) -> Inputs:
+def _made_up_inputs(session: ort.InferenceSession, symbolic: int) -> Inputs:
     random = np.random.default_rng(0)
     inputs = {}
     sizes: dict[str, int] = {}
     for entry in session.get_inputs():
-        shape = [_size(size, axis, sizes) for axis, size in enumerate(entry.shape)]
+        shape = [_size(size, axis, sizes, symbolic) for axis, size in enumerate(entry.shape)]
+        if 8 * math.prod(shape) > MAX_INPUT_BYTES:
+            raise QqonnxError(f"input {entry.name!r} would be too large")
         if entry.type in _FLOATS:
             inputs[entry.name] = random.standard_normal(shape).astype(_FLOATS[entry.type])
         elif entry.type in _INTEGERS:
@@ -146,8 +195,8 @@ def _made_up_inputs(session: ort.InferenceSession) -> Inputs:
     return inputs
 
 
-def _size(size: object, axis: int, named: dict[str, int]) -> int:
-    made_up = 1 if axis == 0 else SYMBOLIC_SIZE
+def _size(size: object, axis: int, named: dict[str, int], symbolic: int) -> int:
+    made_up = 1 if axis == 0 else symbolic
     if isinstance(size, str):
         return named.setdefault(size, made_up)
     return size if isinstance(size, int) and size > 0 else made_up

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +13,23 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from qqonnx.errors import QqonnxError, first_line
+from qqonnx.graph import matmulnbits
 from qqonnx.graph.rewrite import METADATA_KEY
 from qqonnx.graph.scopes import FLOAT_TYPES, Holder, holders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+DECODE_OPERATORS = frozenset(
+    {"Add", "Cast", "Constant", "Div", "Gather", "Mod", "Mul", "Range", "Reshape", "Slice"}
+)
+"""What `qqonnx.graph.decode` writes; a file may claim that other nodes decode a weight."""
+
+MAX_VALUES_PER_BYTE = 16
+"""Most numbers that decoding may hold at once for each byte stored; one bit a weight takes 8."""
+
+MAX_TABLE = 2**20
+"""Numbers allowed beyond that: tables of digits do not grow with the weight."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +75,22 @@ class CompressedWeight:
         """The weight's shape, inferred from the decode nodes.
 
         Raises:
-            QqonnxError: they do not tell.
+            QqonnxError: they do not tell, or give more than `MAX_VALUES_PER_BYTE` numbers for a
+                byte stored: a few bytes can name a huge Range, or index a large table often.
         """
         try:
-            model = onnx.shape_inference.infer_shapes(_decode_model(self), strict_mode=True)
+            model = onnx.shape_inference.infer_shapes(_light_model(self), strict_mode=True)
         except Exception as error:
             raise QqonnxError(f"weight {self.name!r}: {first_line(error)}") from error
-        shape = model.graph.output[0].type.tensor_type.shape.dim
-        if not all(size.HasField("dim_value") for size in shape):
-            raise QqonnxError(f"weight {self.name!r}: its decode nodes do not tell its shape")
+        most = MAX_VALUES_PER_BYTE * sum(tensor.nbytes for tensor in self.tensors) + MAX_TABLE
+        for value in (*model.graph.value_info, *model.graph.output):
+            shape = value.type.tensor_type.shape.dim
+            if not all(size.HasField("dim_value") for size in shape):
+                raise QqonnxError(f"weight {self.name!r}: its decode nodes do not tell its shape")
+            if prod(size.dim_value for size in shape) > most:
+                raise QqonnxError(
+                    f"weight {self.name!r}: decodes to far more numbers than are stored"
+                )
         return tuple(size.dim_value for size in shape)
 
     @property
@@ -86,7 +106,10 @@ class CompressedWeight:
             if node is None:
                 break
             if node.op_type == "Cast":
-                return ir.DataType(node.attributes.get_int("to", 0))
+                try:
+                    return ir.DataType(node.attributes.get_int("to", 0))
+                except (TypeError, ValueError) as error:
+                    raise QqonnxError(f"weight {self.name!r}: a Cast to no type") from error
             value = node.inputs[0] if node.inputs else None
         tensor = ir.convenience.get_const_tensor(value) if value is not None else None
         if tensor is None or tensor.dtype not in FLOAT_TYPES:
@@ -108,7 +131,7 @@ def metadata(model: ir.Model) -> dict[str, Any]:
         records = content["weights"]
         if not all(isinstance(record, dict) for record in records.values()):
             raise TypeError
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise QqonnxError(f"its metadata {METADATA_KEY!r} are damaged") from error
     return dict(content)
 
@@ -117,10 +140,12 @@ def compressed_weights(model: ir.Model) -> tuple[list[CompressedWeight], list[st
     """Return the compressed weights, and the names of those that are plain tensors again.
 
     Raises:
-        QqonnxError: the model was not compressed by qqonnx.
+        QqonnxError: the model was not compressed by qqonnx, or other nodes than decode nodes
+            compute a weight.
     """
     records = metadata(model)["weights"]
-    found, inflated = [], set(records)
+    blocked = matmulnbits.blocked_weights(model, records)
+    found, inflated = [], set(records) - set(blocked)
     for holder in holders(model):
         for node in holder:
             for output in node.outputs:
@@ -130,6 +155,12 @@ def compressed_weights(model: ir.Model) -> tuple[list[CompressedWeight], list[st
                     and node.op_type != "Constant"
                 ):
                     nodes, constants = _ancestors(output)
+                    foreign = {n.op_type for n in nodes if not _decodes(n)}
+                    if foreign:
+                        raise QqonnxError(
+                            f"weight {output.name!r}: computed by {min(foreign)}, "
+                            "which is no decode node"
+                        )
                     record = records[output.name]
                     found.append(
                         CompressedWeight(output.name, output, holder, nodes, constants, record)
@@ -152,7 +183,10 @@ def _decode_model(weight: CompressedWeight) -> onnx.ModelProto:
     model = onnx.ModelProto(ir_version=8)
     model.opset_import.add(domain="", version=18)
     model.graph.name = "decode"
-    model.graph.node.extend(ir.to_proto(node) for node in weight.nodes)
+    try:
+        model.graph.node.extend(ir.to_proto(node) for node in weight.nodes)
+    except Exception as error:
+        raise QqonnxError(f"weight {weight.name!r}: its decode nodes are damaged") from error
     for constant, tensor in zip(weight.constants, weight.tensors, strict=True):
         if constant.producer() is None:
             initializer = ir.to_proto(ir.Tensor(tensor.numpy()))
@@ -168,24 +202,56 @@ def _decode_model(weight: CompressedWeight) -> onnx.ModelProto:
     return model
 
 
+def _light_model(weight: CompressedWeight) -> onnx.ModelProto:
+    """Return the decode nodes' model without its large tensors, enough to infer shapes."""
+    model = _decode_model(weight)
+    initializers = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    for tensor in initializers:
+        # Shapes and bounds are short; inference needs to see them.
+        if len(tensor.dims) <= 1 and prod(tensor.dims) <= 64:
+            model.graph.initializer.append(tensor)
+        else:
+            model.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    return model
+
+
+def _decodes(node: ir.Node) -> bool:
+    return node.domain == "" and node.op_type in DECODE_OPERATORS
+
+
 def _decoder(weight: CompressedWeight) -> Callable[[], ir.TensorProtocol]:
     """Return a function that decodes the weight; it holds the packed weight, not the model."""
-    name, dtype = weight.name, weight.dtype
+    name, dtype, shape = weight.name, weight.dtype, weight.shape
     text = _decode_model(weight).SerializeToString()
 
     def run() -> ir.TensorProtocol:
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
+        # The work of a moment; starting threads for it would take longer.
+        options.intra_op_num_threads = 1
         try:
             session = ort.InferenceSession(text, options, providers=["CPUExecutionProvider"])
             result = session.run(None, {})[0]
         except Exception as error:
             raise QqonnxError(f"weight {name!r}: its decode nodes do not run") from error
-        array = np.asarray(result).astype(dtype.numpy(), copy=False)
+        array = np.asarray(result).astype(dtype.numpy(), copy=False).reshape(shape)
         return ir.Tensor(array, dtype=dtype, name=name)
 
     return run
+
+
+def blocked_weights(model: ir.Model) -> dict[str, matmulnbits.BlockedWeight]:
+    """Return the weights that MatMulNBits nodes hold, by name.
+
+    Raises:
+        QqonnxError: the model was not compressed by qqonnx, or a node does not fit.
+    """
+    found = matmulnbits.blocked_weights(model, metadata(model)["weights"])
+    return {name: matmulnbits.read(nodes[0]) for name, nodes in found.items()}
 
 
 def restore_weights(model: ir.Model) -> int:
@@ -194,6 +260,9 @@ def restore_weights(model: ir.Model) -> int:
     Each weight is decoded when the model is written, and not kept.
     """
     weights, _ = compressed_weights(model)
+    blocked = matmulnbits.blocked_weights(model, metadata(model)["weights"])
+    for nodes in blocked.values():
+        matmulnbits.restore(nodes)
     tensors = [
         ir.LazyTensor(_decoder(weight), weight.dtype, ir.Shape(weight.shape), name=weight.name)
         for weight in weights
@@ -212,7 +281,7 @@ def restore_weights(model: ir.Model) -> int:
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     _remove_unused(weights)
     del model.metadata_props[METADATA_KEY]
-    return len(weights)
+    return len(weights) + len(blocked)
 
 
 def _remove_unused(weights: list[CompressedWeight]) -> None:

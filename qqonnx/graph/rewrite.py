@@ -25,7 +25,7 @@ def rewrite(model: ir.Model, weights: Sequence[QuantizedWeight | RoundedWeight])
     The last decode node's output takes the weight's name, and whatever used the weight uses the
     decoded one.
     """
-    fresh_name = _fresh_names(model)
+    fresh_name = fresh_names(model)
     scopes: dict[int, Scope] = {}
     for weight in weights:
         holder = weight.plan.weight.graph
@@ -84,17 +84,19 @@ def _record(weight: QuantizedWeight | RoundedWeight) -> dict[str, str | int | fl
         "method": weight.plan.method,
         "levels": weight.codebook.shape[-1],
         "granularity": weight.plan.granularity,
-        "l1": _short(weight.error.l1),
-        "l2": _short(weight.error.l2),
-        "sqnr": _short(min(weight.error.sqnr, 999.0)),
+        "l1": short(weight.error.l1),
+        "l2": short(weight.error.l2),
+        "sqnr": short(min(weight.error.sqnr, 999.0)),
     }
 
 
-def _short(number: float) -> float:
+def short(number: float) -> float:
+    """Return the number with four digits, as the record holds it."""
     return float(f"{number:.4g}")
 
 
-def _fresh_names(model: ir.Model) -> Callable[[str], str]:
+def fresh_names(model: ir.Model) -> Callable[[str], str]:
+    """Return a function that gives names that `model` does not have, ending in what it is given."""
     taken = set(value_names(model))
     counter = iter(range(1 << 62))
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+from google.protobuf.message import EncodeError
 
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import QqonnxError, first_line
+from qqonnx.temporary import temporary_folder, uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,17 +32,25 @@ def staged(path: Path) -> Iterator[Path]:
     try:
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".qqonnx-") as folder:
-            written = Path(folder) / path.name
+        with temporary_folder(path.parent) as folder:
+            written = folder / path.name
             try:
                 yield written
+            except (ir.serde.SerdeError, EncodeError) as error:
+                # What went wrong is told once a level of the graph; the innermost says what.
+                cause: BaseException = error
+                while cause.__cause__ is not None and not isinstance(cause, QqonnxError):
+                    cause = cause.__cause__
+                reason = first_line(cause)
+                raise QqonnxError(f"{path}: cannot be written as ONNX: {reason}") from error
             except QqonnxError as error:
                 # The user knows the target, not the temporary file.
                 raise QqonnxError(str(error).replace(str(written), str(path))) from error
             data = data_file(written)
-            if data.exists():
-                data.replace(data_file(path))
-            written.replace(path)
+            with uninterrupted():
+                if data.exists():
+                    data.replace(data_file(path))
+                written.replace(path)
     except OSError as error:
         # numpy says only how much it could write.
         reason = error.strerror or f"{error}: the disk may be full"
@@ -82,12 +91,30 @@ def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
         path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
+def refuse_overwriting(model: ir.Model, path: Path) -> None:
+    """Refuse a target that would write over the external data that `model` reads.
+
+    Raises:
+        QqonnxError: `path` or its `data_file` is such a file.
+    """
+    targets = {path.resolve(), data_file(path).resolve()}
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and Path(tensor.path).resolve() in targets:
+                raise QqonnxError(
+                    f"{path}: would overwrite {tensor.location}, which holds the tensors of the "
+                    "model being read; choose another name"
+                )
+
+
 def save(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
     """Write `model` to `path`, whole or not at all; see `write`.
 
     Raises:
         QqonnxError: the file cannot be written.
     """
+    refuse_overwriting(model, path)
     with staged(path) as written:
         write(model, written, external_data=external_data)
 

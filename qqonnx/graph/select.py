@@ -12,7 +12,17 @@ from qqonnx.graph.scopes import Holder, named_float_constants, tensor_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_PASS_THROUGH = {"Identity", "Transpose", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+_PASS_THROUGH = {
+    "Cast",
+    "Flatten",
+    "Identity",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
 
 _BIAS_INPUTS = {
     "Conv": (2,),
@@ -145,8 +155,9 @@ def _uses(model: ir.Model, value: ir.Value, rank: int) -> Iterator[_Use]:
             function = model.functions.get(node.op_identifier())
             if function is not None:
                 pending.append((function.inputs[index], axis_before))
-            elif node.op_type in _PASS_THROUGH and index == 0 and node.domain == "":
-                pending.append((node.outputs[0], _through(node, axis_before, rank)))
+            elif _rearranges(node, index):
+                through = _through(node, axis_before, rank)
+                pending.extend((output, through) for output in node.outputs)
             elif index in _BIAS_INPUTS.get(node.op_type, ()) or _is_added_bias(node, index):
                 yield _Use(node.op_type, None, is_bias=True)
             elif (axis := _weight_axis(node, index)) is not False:
@@ -154,6 +165,24 @@ def _uses(model: ir.Model, value: ir.Value, rank: int) -> Iterator[_Use]:
                 if found is not None:
                     found = found % rank if -rank <= found < rank else None
                 yield _Use(node.op_type, found, is_bias=False)
+
+
+def _rearranges(node: ir.Node, index: int) -> bool:
+    if node.domain != "":
+        return False
+    # Exporters cut the gates of a recurrent layer apart and join them in another order.
+    if node.op_type == "Concat":
+        return all(value is not None and _is_constant(value) for value in node.inputs)
+    return node.op_type in _PASS_THROUGH and index == 0
+
+
+def _is_constant(value: ir.Value) -> bool:
+    producer = value.producer()
+    if producer is None:
+        return value.is_initializer() and not value.is_graph_input()
+    if producer.op_type not in (*_PASS_THROUGH, "Concat", "Constant"):
+        return False
+    return all(entry is None or _is_constant(entry) for entry in producer.inputs)
 
 
 def _through(

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 from qqonnx.errors import QqonnxError
 from qqonnx.graph.load import read
+from qqonnx.graph.matmulnbits import scales_of_blocks
 from qqonnx.graph.outputs import OutputCheck, compare_outputs
-from qqonnx.graph.restore import compressed_weights, decoded_tensor, restore_weights
+from qqonnx.graph.restore import (
+    blocked_weights,
+    compressed_weights,
+    decoded_tensor,
+    restore_weights,
+)
 from qqonnx.graph.rewrite import METADATA_KEY
 from qqonnx.graph.save import data_file, write
 from qqonnx.graph.scopes import named_float_constants, tensor_of
@@ -64,10 +70,15 @@ def verify_weights(path: Path, expected: Mapping[str, bytes]) -> None:
     model = read(path)
     weights, _ = compressed_weights(model)
     found = {weight.name: weight for weight in weights}
+    blocked = blocked_weights(model)
     for name, wanted in expected.items():
-        if name not in found:
+        if name in blocked:
+            decoded = blocked[name].digest()
+        elif name in found:
+            decoded = digest(decoded_tensor(found[name]).numpy())
+        else:
             raise QqonnxError(f"{path}: weight {name!r} is not in the file")
-        if digest(decoded_tensor(found[name]).numpy()) != wanted:
+        if decoded != wanted:
             raise QqonnxError(f"{path}: weight {name!r} does not decode to what was planned")
 
 
@@ -120,11 +131,15 @@ def compare_weights(first: ir.Model, second: ir.Model) -> WeightCheck:
 
 
 def _digests(model: ir.Model) -> dict[str, bytes]:
-    weights = compressed_weights(model)[0] if METADATA_KEY in model.metadata_props else []
+    packed = METADATA_KEY in model.metadata_props
+    weights = compressed_weights(model)[0] if packed else []
+    blocked = blocked_weights(model) if packed else {}
     internal = {constant for weight in weights for constant in weight.constants}
+    internal |= scales_of_blocks(model)
     plain = {
         name: digest(tensor_of(value).numpy())
         for name, value, _ in named_float_constants(model)
         if value not in internal
     }
+    plain |= {name: weight.digest() for name, weight in blocked.items()}
     return plain | {weight.name: digest(decoded_tensor(weight).numpy()) for weight in weights}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from qqonnx.errors import QqonnxError
+from qqonnx.temporary import temporary_folder, uninterrupted
 from qqonnx.zoo.architectures import pretrained
 from qqonnx.zoo.extras import import_extra
 from qqonnx.zoo.preprocessing import PREPROCESSING_KEY, SOURCE_KEY, ImagePreprocessing
@@ -123,12 +123,13 @@ def export_module(
     try:
         # Written and checked in a folder beside the target: a model over 2 GB is two files,
         # and the first names the second.
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".qqonnx-") as folder:
-            written = write(model, Path(folder) / output.name)
+        with temporary_folder(output.parent) as folder:
+            written = write(model, folder / output.name)
             difference, magnitude = _compare(module, images, written[0], source)
             file_bytes = sum(path.stat().st_size for path in written)
-            for path in reversed(written):
-                path.replace(output.parent / path.name)
+            with uninterrupted():
+                for path in reversed(written):
+                    path.replace(output.parent / path.name)
     except OSError as error:
         raise QqonnxError(f"{output}: cannot write: {error.strerror or error}") from error
     return ExportReport(

@@ -1,0 +1,251 @@
+"""Refuse models that lie: tensors unlike their shapes, external data elsewhere, cyclic graphs.
+
+Everything is checked on the protobuf, before any tensor is read. What passes holds as much data
+as its shapes say, so that memory is bounded by the size of the files.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+
+from qqonnx.errors import QqonnxError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+MAX_FUNCTION_DEPTH = 64
+"""Most functions that call one another in a chain; ONNX Runtime inlines them recursively."""
+
+_TYPED_FIELDS = {
+    ir.DataType.FLOAT: "float_data",
+    ir.DataType.COMPLEX64: "float_data",
+    ir.DataType.DOUBLE: "double_data",
+    ir.DataType.COMPLEX128: "double_data",
+    ir.DataType.INT64: "int64_data",
+    ir.DataType.UINT32: "uint64_data",
+    ir.DataType.UINT64: "uint64_data",
+}
+"""Where TensorProto keeps numbers that are not raw; types not named here are in int32_data."""
+
+
+def check(proto: onnx.ModelProto, path: Path) -> None:
+    """Check a model's tensors, names and functions, and bring attributes' external data in.
+
+    External data of initializers stays on disk; that of attributes (Constant nodes), which is
+    small where it occurs at all, moves into `proto`.
+
+    Args:
+        proto: the model, read from `path` without its external data.
+        path: the model's file; external data lies in its folder.
+
+    Raises:
+        QqonnxError: a tensor does not hold what its shape says; external data is missing, ends
+            too early, is no regular file, is reached by a symbolic link or lies outside the
+            model's folder; a name is given twice; a graph is cyclic; functions call themselves.
+    """
+    try:
+        _check_functions(proto)
+        for graph in (proto.graph, *proto.functions):
+            _check_graph(graph, path.parent, frozenset())
+    except RecursionError as error:
+        raise QqonnxError(f"{path}: graphs are nested too deep") from error
+    except QqonnxError as error:
+        raise QqonnxError(f"{path}: {error}") from error
+
+
+def sorted_already(graph: ir.Graph | ir.Function) -> bool:
+    """Whether every node of `graph` and of its subgraphs comes after those it reads from."""
+    for holder in (graph, *graph.subgraphs()):
+        seen: set[ir.Node] = set()
+        for node in holder:
+            producers = (value.producer() for value in node.inputs if value is not None)
+            if any(p is not None and p.graph is node.graph and p not in seen for p in producers):
+                return False
+            seen.add(node)
+    return True
+
+
+def _check_graph(
+    graph: onnx.GraphProto | onnx.FunctionProto, folder: Path, outer: frozenset[str]
+) -> None:
+    """Check one graph and those inside; `outer` are the names that it may read from around it."""
+    names: set[str] = set()
+    if isinstance(graph, onnx.GraphProto):
+        if graph.sparse_initializer:
+            raise QqonnxError("sparse initializers are not supported")
+        for tensor in graph.initializer:
+            _add(names, tensor.name, "initializer")
+            _check_tensor(tensor, folder)
+        # An initializer may be listed as an input too: it is then the input's default.
+        inputs: set[str] = set()
+        for value in graph.input:
+            _add(inputs, value.name, "input")
+        names |= inputs
+    else:
+        for name in graph.input:
+            _add(names, name, "input")
+    for node in graph.node:
+        for name in filter(None, node.output):
+            _add(names, name, "output")
+    known = outer | names
+    for node in graph.node:
+        _check_node(node, folder, known)
+    for entry in graph.output:
+        _require(entry if isinstance(entry, str) else entry.name, known, "an output")
+
+
+def _check_node(node: onnx.NodeProto, folder: Path, known: frozenset[str]) -> None:
+    for name in filter(None, node.input):
+        _require(name, known, node.op_type)
+    attributes: set[str] = set()
+    for attribute in node.attribute:
+        if not attribute.name:
+            raise QqonnxError(f"{node.op_type}: an attribute has no name")
+        _add(attributes, attribute.name, f"{node.op_type}: attribute")
+    for tensor in _attribute_tensors(node):
+        _check_tensor(tensor, folder)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            tensor.raw_data = _external_bytes(tensor, folder)
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+    for graph in _subgraphs([node]):
+        _check_graph(graph, folder, known)
+
+
+def _require(name: str, known: frozenset[str], reader: str) -> None:
+    if name not in known:
+        raise QqonnxError(f"{reader} reads {name!r}, which nothing gives")
+
+
+def _add(names: set[str], name: str, kind: str) -> None:
+    if name in names:
+        raise QqonnxError(f"{kind} {name!r} is defined twice")
+    names.add(name)
+
+
+def _check_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
+    where = f"tensor {tensor.name!r}"
+    if tensor.HasField("segment"):
+        raise QqonnxError(f"{where} is stored in segments, which is not supported")
+    if any(size < 0 for size in tensor.dims):
+        raise QqonnxError(f"{where} has a negative dimension: {list(tensor.dims)}")
+    size = prod(tensor.dims)
+    try:
+        dtype = ir.DataType(tensor.data_type)
+        if dtype == ir.DataType.STRING:
+            _expect(where, len(tensor.string_data), size, "strings")
+            return
+        expected = (size * dtype.bitwidth + 7) // 8
+    except (ValueError, TypeError, KeyError) as error:
+        raise QqonnxError(f"{where} has an unknown data type: {tensor.data_type}") from error
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        _check_external(tensor, where, expected, folder)
+    elif tensor.HasField("raw_data"):
+        _expect(where, len(tensor.raw_data), expected, "bytes")
+    elif dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128):
+        _expect(where, len(getattr(tensor, _TYPED_FIELDS[dtype])), 2 * size, "numbers")
+    else:
+        # Numbers of less than a byte are packed into whole bytes, one to an int32.
+        count = expected if dtype.bitwidth < 8 else size
+        stored = getattr(tensor, _TYPED_FIELDS.get(dtype, "int32_data"))
+        _expect(where, len(stored), count, "numbers")
+
+
+def _expect(where: str, found: int, expected: int, unit: str) -> None:
+    if found != expected:
+        raise QqonnxError(f"{where} holds {found} {unit}; its shape and type say {expected}")
+
+
+def _check_external(tensor: onnx.TensorProto, where: str, expected: int, folder: Path) -> None:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    if not location or "\0" in location or "\\" in location:
+        raise QqonnxError(f"{where}: its external data has no proper location: {location!r}")
+    file = folder / location
+    real = folder.resolve()
+    if not file.resolve().is_relative_to(real):
+        raise QqonnxError(f"{where} lies outside the model's folder: {location}")
+    for step in (file, *file.parents):
+        if step.resolve() == real:
+            break
+        if step.is_symlink():
+            raise QqonnxError(f"{where}: external data {location} is reached by a symbolic link")
+    if not file.exists():
+        raise QqonnxError(f"external data file {location} is missing")
+    if not file.is_file():
+        raise QqonnxError(f"{where}: external data {location} is no regular file")
+    offset, length = (_count(where, entries, key) for key in ("offset", "length"))
+    if length is not None:
+        _expect(where, length, expected, "bytes of external data")
+    if file.stat().st_size < (offset or 0) + expected:
+        raise QqonnxError(f"external data file {location} is truncated")
+
+
+def _external_bytes(tensor: onnx.TensorProto, folder: Path) -> bytes:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    with (folder / entries["location"]).open("rb") as file:
+        file.seek(int(entries.get("offset", 0)))
+        bits: int = prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth
+        content: bytes = file.read((bits + 7) // 8)
+    return content
+
+
+def _count(where: str, entries: dict[str, str], key: str) -> int | None:
+    text = entries.get(key)
+    if text is None:
+        return None
+    # int() would read very long texts in quadratic time.
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise QqonnxError(f"{where}: external data {key} is no count of bytes: {text[:40]!r}")
+    return int(text)
+
+
+def _attribute_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+            raise QqonnxError(f"node {node.name!r}: sparse tensors are not supported")
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+
+
+def _with_subgraphs(
+    graph: onnx.GraphProto | onnx.FunctionProto,
+) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    yield graph
+    for inner in _subgraphs(graph.node):
+        yield from _with_subgraphs(inner)
+
+
+def _subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield attribute.g
+            yield from attribute.graphs
+
+
+def _check_functions(proto: onnx.ModelProto) -> None:
+    """Refuse functions that are defined twice, or call themselves by whatever way round."""
+    calls: dict[tuple[str, str, str], set[tuple[str, str, str]]] = {}
+    for function in proto.functions:
+        key = (function.domain, function.name, function.overload)
+        if key in calls:
+            raise QqonnxError(f"function {function.domain}.{function.name} is defined twice")
+        calls[key] = {
+            (node.domain, node.op_type, node.overload)
+            for holder in _with_subgraphs(function)
+            for node in holder.node
+        }
+    # What calls no other function is done with; a round of calls never is.
+    waiting = set(calls)
+    for _ in range(MAX_FUNCTION_DEPTH):
+        waiting = {key for key in waiting if calls[key] & waiting}
+    if waiting:
+        name = min(waiting)[1]
+        raise QqonnxError(f"function {name!r} calls itself, or too many others in a chain")

@@ -1,0 +1,117 @@
+"""The demo page in headless Chromium, and the same files in Node, against Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from qqonnx import Options, compress
+from qqonnx.evaluation.preprocessing import apply, for_model
+
+WEB = Path(__file__).parent.parent / "examples" / "web"
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+
+pytestmark = [
+    pytest.mark.web,
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("node") is None, reason="needs node"),
+    pytest.mark.skipif(
+        not (WEB / "node_modules").is_dir(), reason="needs `npm ci` in examples/web"
+    ),
+]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(WEB)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+
+
+def node(*arguments: object) -> Any:
+    command = ["node", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=WEB, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def python(model: Path, inputs: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: inputs})[0]
+
+
+@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs Chromium")
+@pytest.mark.skipif(not (WEB / "models").is_dir(), reason="needs examples/web/build.py run")
+def test_page(served: str, digits_model: Path, digits_data: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    with np.load(digits_data) as arrays:
+        images = arrays["images"][:10]
+    listed = tmp_path / "images.json"
+    listed.write_text(json.dumps(images.reshape(len(images), -1).tolist()))
+    screenshots = os.environ.get("SCREENSHOTS")
+    found = node("test/page.mjs", served, listed, *([screenshots] if screenshots else []))
+    assert found["errors"] == []
+    assert found["elsewhere"] == []
+
+    session = ort.InferenceSession(digits_model, providers=["CPUExecutionProvider"])
+    steps, _ = for_model(session.get_modelmeta().custom_metadata_map, 64)
+    inputs = np.stack([apply(Image.fromarray(image), steps) for image in images])
+    np.testing.assert_allclose(
+        np.array(found["inputs"]).reshape(inputs.shape), inputs, atol=1.01 / 127.5
+    )
+    seen = np.array(found["inputs"], np.float32).reshape(inputs.shape)
+    for bits, answers in found["logits"].items():
+        for which, model in (("float", "float"), ("small", bits)):
+            logits = np.array([answer[which] for answer in answers])
+            expected = python(WEB / "models" / f"{model}.onnx", seen)
+            np.testing.assert_allclose(logits, expected, atol=1e-3 * np.abs(expected).max())
+
+    sizes = {"float": WEB / "models" / "float.onnx", "small": WEB / "models" / "4.onnx"}
+    assert found["sent"] == {name: path.stat().st_size for name, path in sizes.items()}
+    for card in (*found["mouse"].values(), *found["keyboard"].values()):
+        if isinstance(card, dict):
+            assert card["bytes"].endswith(" MB")
+            assert card["first"].endswith(" s")
+    assert found["mouse"]["float"]["digit"] == found["mouse"]["small"]["digit"] == "4"
+    assert "Both read 4" in found["mouse"]["verdict"]
+    assert found["keyboard"]["float"]["digit"] == found["keyboard"]["small"]["digit"] == "1"
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "scale"])
+def test_node_and_wasm(
+    digits_model: Path, digits_data: Path, tmp_path: Path, granularity: str
+) -> None:
+    inputs = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    entry = {"name": "input", "shape": inputs.shape, "data": inputs.ravel().tolist()}
+    (tmp_path / "input.json").write_text(json.dumps(entry))
+    models = []
+    for bits in range(1, 9):
+        models.append(tmp_path / f"{bits}.onnx")
+        compress(digits_model, models[-1], Options(bits=bits, granularity=granularity))
+    models.append(tmp_path / "6 levels.onnx")
+    compress(digits_model, models[-1], Options(levels=6, granularity=granularity))
+    found = node("test/run.mjs", tmp_path / "input.json", *models)
+    for engine in ("node", "wasm"):
+        for model, outputs in zip(models, found[engine], strict=True):
+            expected = python(model, inputs)
+            actual = np.array(outputs).reshape(expected.shape)
+            np.testing.assert_allclose(actual, expected, atol=1e-3 * np.abs(expected).max())
