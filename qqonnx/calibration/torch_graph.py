@@ -77,6 +77,10 @@ class TorchGraph:
             try:
                 arguments = [values[name] for name in step.inputs]
                 found = step.operator(step.attributes, *arguments)
+            except NotImplementedError as error:
+                raise QqonnxError(
+                    f"reconstruction: {step.title}: {error} is not supported"
+                ) from error
             except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
                 reason = first_line(error)
                 raise QqonnxError(f"reconstruction: {step.title}: {reason}") from error
@@ -130,7 +134,7 @@ def compile_graph(model: ir.Model | onnx.ModelProto) -> TorchGraph:
             else:
                 nodes.append(node)
     except NotImplementedError as error:
-        raise QqonnxError(f"reconstruction: {error} are not supported") from error
+        raise QqonnxError(f"reconstruction: {error} is not supported") from error
     return TorchGraph(outputs, constants, _steps(nodes, {*constants, *outputs}))
 
 
@@ -188,4 +192,4 @@ def _constant(node: ir.Node) -> np.ndarray[Any, Any]:
         return np.array(attribute.value, np.float32)
     if name in ("value_int", "value_ints"):
         return np.array(attribute.value, np.int64)
-    raise NotImplementedError("strings")
+    raise NotImplementedError("a constant of strings")

@@ -104,7 +104,7 @@ def _average_pool(attributes: Attributes, x: Tensor) -> Tensor:
     kernel = list(attributes["kernel_shape"])
     strides, dilations, begin, end = _window(attributes, list(x.shape[2:]), kernel)
     if any(dilation != 1 for dilation in dilations):
-        raise NotImplementedError("dilations")
+        raise NotImplementedError("dilation")
     pool, ceil = _AVG_POOL[len(kernel)], bool(attributes.get("ceil_mode", 0))
     counted = bool(attributes.get("count_include_pad", 0))
     if begin == end and all(2 * n <= k for n, k in zip(begin, kernel, strict=True)):

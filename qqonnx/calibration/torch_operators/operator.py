@@ -42,5 +42,5 @@ def tensor_of(array: NDArray[Any]) -> torch.Tensor:
     if array.dtype == np.float16 or array.dtype.name == "bfloat16":
         array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
-        raise NotImplementedError(f"values of type {array.dtype.name}")
+        raise NotImplementedError(f"type {array.dtype.name}")
     return torch.from_numpy(np.array(array, order="C"))

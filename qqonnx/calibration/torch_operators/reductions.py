@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from qqonnx.calibration.torch_operators.operator import Attributes, Operator
 
-Reduce = Callable[[Tensor, "list[int]", bool], Tensor] if TYPE_CHECKING else None
+Reduce = Callable[[Tensor, list[int], bool], Tensor]
+"""(values, axes in ascending order, whether to keep them) -> the reduced values."""
 
 
 def _reduction(reduce: Reduce) -> Operator:
