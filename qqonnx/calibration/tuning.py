@@ -1,0 +1,236 @@
+"""Quantized weights as functions of the numbers that are tuned, and the tuning by gradients.
+
+Imports PyTorch: import this inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qqonnx.calibration.distillation import augmented
+from qqonnx.quantize import broadcastable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from qqonnx.calibration.distillation import Teacher
+    from qqonnx.calibration.reconstruction import Tunable
+
+WARM_UP = 8
+"""Steps in which the learning rate rises to its full height."""
+
+
+@dataclass(frozen=True)
+class TunedWeight:
+    """One quantized weight; what is tuned starts at zero and counts in units of its own size.
+
+    Attributes:
+        given: the weight as it was given.
+        indices: uint8, of the weight's shape.
+        levels: float32 [k], as given.
+        unit: root mean square of the levels.
+        scales: float32 [1, ..., channels, ..., 1], as given; 1 without scales.
+        steps: tuned, float32 [k]: the levels are levels + unit * steps.
+        log_scales: tuned, of the scales' shape: the scales are scales * exp(log_scales).
+    """
+
+    given: Tunable
+    indices: Tensor
+    levels: Tensor
+    unit: float
+    scales: Tensor
+    steps: Tensor
+    log_scales: Tensor
+
+    def tuned(self) -> list[Tensor]:
+        """Return what is tuned."""
+        return [self.steps] if self.given.scales is None else [self.steps, self.log_scales]
+
+    def new_levels(self) -> Tensor:
+        """Return the levels [k]."""
+        return self.levels + self.unit * self.steps
+
+    def new_scales(self) -> Tensor:
+        """Return the scales [1, ..., channels, ..., 1]."""
+        return self.scales * torch.exp(self.log_scales)
+
+    def decoded(self) -> Tensor:
+        """Return the weight."""
+        weight = _lookup(self.new_levels(), self.indices)
+        return weight if self.given.scales is None else weight * self.new_scales()
+
+
+@dataclass(frozen=True)
+class TunedBias:
+    """One bias.
+
+    Attributes:
+        name: of its initializer.
+        values: as given.
+        unit: standard deviation of the values.
+        steps: tuned, of the values' shape: the bias is values + unit * steps.
+    """
+
+    name: str
+    values: Tensor
+    unit: float
+    steps: Tensor
+
+    def decoded(self) -> Tensor:
+        """Return the bias."""
+        return self.values + self.unit * self.steps
+
+
+@dataclass(frozen=True)
+class Student:
+    """All that is tuned."""
+
+    weights: tuple[TunedWeight, ...]
+    biases: tuple[TunedBias, ...]
+
+    def constants(self) -> dict[str, Tensor]:
+        """Return the weights and biases by name."""
+        weights = {weight.given.name: weight.decoded() for weight in self.weights}
+        return {**weights, **{bias.name: bias.decoded() for bias in self.biases}}
+
+
+def student_of(weights: Sequence[Tunable], biases: Mapping[str, NDArray[np.float32]]) -> Student:
+    """Return weights and biases, ready to be tuned."""
+    return Student(
+        tuple(_tuned_weight(weight) for weight in weights),
+        tuple(_tuned_bias(name, values) for name, values in biases.items()),
+    )
+
+
+def results(student: Student) -> tuple[list[Tunable], dict[str, NDArray[np.float32]]]:
+    """Return the tuned weights and biases; scales and biases as float16 values."""
+    weights = []
+    for weight in student.weights:
+        given = weight.given
+        levels = weight.new_levels().detach().numpy()
+        scales = given.scales
+        if scales is not None:
+            scales = _rounded(weight.new_scales().detach().numpy().reshape(-1), scales)
+            # A scale that float16 cannot tell from zero would erase its channel.
+            scales = np.where(scales == 0, given.scales, scales).astype(np.float32)
+        weights.append(replace(given, levels=levels, scales=scales))
+    biases = {
+        bias.name: _rounded(bias.decoded().detach().numpy(), bias.values.numpy())
+        for bias in student.biases
+    }
+    return weights, biases
+
+
+def tune(
+    student: Student,
+    teacher: Teacher,
+    chosen: NDArray[np.intp],
+    rng: np.random.Generator,
+    *,
+    images: bool,
+    epochs: int,
+    learning_rate: float,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Tune the student in place with Adam (Kingma and Ba, ICLR 2015) on the chosen runs.
+
+    The learning rate rises over `WARM_UP` steps and falls to zero as a cosine.
+    """
+    runs = teacher.runs
+    tuned = [tensor for weight in student.weights for tensor in weight.tuned()]
+    tuned += [bias.steps for bias in student.biases]
+    for tensor in tuned:
+        tensor.requires_grad_()
+    optimizer = torch.optim.Adam(tuned, lr=learning_rate, betas=(0.9, 0.99))
+    per_epoch = math.ceil(len(chosen) / runs.step)
+    total = epochs * per_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / total)) / 2,
+    )
+    for _ in range(epochs):
+        shuffled = rng.permutation(chosen)
+        for start in range(0, len(shuffled), runs.step):
+            batch = shuffled[start : start + runs.step]
+            optimizer.zero_grad()
+            for group in runs.groups(batch):
+                feed = runs.feed(group)
+                if images:
+                    feed = augmented(feed, rng)
+                expected = teacher.answers(feed) if images else teacher.expected(group, feed)
+                found = teacher.graph(feed, student.constants())
+                share = len(group) / len(batch)
+                (share * teacher.difference(found, expected)).backward()
+            _step(optimizer, student)
+            schedule.step()
+            progress(len(batch), epochs * len(chosen))
+
+
+def _step(optimizer: torch.optim.Optimizer, student: Student) -> None:
+    """Take a step; codebooks that it would put out of order stay as they are."""
+    previous = [weight.steps.detach().clone() for weight in student.weights]
+    optimizer.step()
+    with torch.no_grad():
+        for weight, steps in zip(student.weights, previous, strict=True):
+            if not bool((weight.new_levels().diff() > 0).all()):
+                weight.steps.copy_(steps)
+
+
+class _Lookup(torch.autograd.Function):
+    """levels[indices]; its gradient is summed in a fixed order, unlike that of indexing."""
+
+    @staticmethod
+    def forward(ctx: Any, levels: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.count = len(levels)
+        return levels.index_select(0, indices.reshape(-1).int()).reshape(indices.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (indices,) = ctx.saved_tensors
+        sums = torch.bincount(indices.reshape(-1), gradient.reshape(-1).double(), ctx.count)
+        return sums.float(), None
+
+
+def _lookup(levels: Tensor, indices: Tensor) -> Tensor:
+    looked_up: Tensor = _Lookup.apply(levels, indices)
+    return looked_up
+
+
+def _tuned_weight(weight: Tunable) -> TunedWeight:
+    scales = np.ones(1, np.float32)
+    if weight.scales is not None:
+        assert weight.channel_axis is not None
+        scales = broadcastable(weight.scales, weight.channel_axis, len(weight.shape))
+    return TunedWeight(
+        given=weight,
+        indices=torch.from_numpy(np.array(weight.indices, np.uint8, order="C")),
+        levels=torch.from_numpy(np.array(weight.levels, np.float32)),
+        unit=float(np.sqrt(np.square(weight.levels, dtype=np.float64).mean())),
+        scales=torch.from_numpy(np.array(scales, np.float32)),
+        steps=torch.zeros(weight.levels.shape),
+        log_scales=torch.zeros(scales.shape),
+    )
+
+
+def _tuned_bias(name: str, values: NDArray[np.float32]) -> TunedBias:
+    deviation, size = float(values.std()), float(np.abs(values).max(initial=0))
+    # Equal values have no deviation, and zeros no size: a weighted sum of normalized values
+    # that is to move at all moves by hundredths.
+    unit = deviation or size or 0.01
+    return TunedBias(name, torch.from_numpy(values.copy()), unit, torch.zeros(values.shape))
+
+
+def _rounded(values: NDArray[Any], otherwise: NDArray[Any]) -> NDArray[np.float32]:
+    """Round to float16 values; where that overflows, take the others."""
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16).astype(np.float32)
+    return np.where(np.isfinite(half), half, otherwise).astype(np.float32)
