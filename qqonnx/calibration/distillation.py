@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 KEPT_BYTES = 256 * 2**20
 """Outputs of the float model are kept up to this size; larger ones are computed when needed."""
 
+AT_ONCE = 8
+"""Samples that the graph computes at once: a CPU gains nothing from more, and they take memory."""
+
 Feed = dict[str, Tensor]
 
 
@@ -42,7 +45,7 @@ class Runs:
 
     def groups(self, chosen: NDArray[np.intp]) -> list[NDArray[np.intp]]:
         """Return the indices of the runs that the graph computes at once."""
-        size = self.step if self.joined else 1
+        size = min(self.step, AT_ONCE) if self.joined else 1
         return [chosen[start : start + size] for start in range(0, len(chosen), size)]
 
     def feed(self, group: NDArray[np.intp]) -> Feed:
@@ -134,16 +137,15 @@ def teach(graph: TorchGraph, runs: Runs) -> Teacher | None:
         for index, out in enumerate(outputs):
             if out.is_floating_point():
                 wide = out.double()
-                moments = [out.numel(), float(wide.sum()), float(wide.square().sum())]
-                sums[index] = sums.get(index, np.zeros(3)) + np.array(moments)
+                found = [out.numel(), float(wide.sum()), float(wide.square().sum())]
+                sums[index] = sums.get(index, np.zeros(3)) + np.array(found)
                 shares[index] = shares.get(index, True) and _are_probabilities(out)
         size += sum(out.nbytes for out in outputs)
         if size <= KEPT_BYTES:
-            rows = [out.split(1) if runs.joined else (out,) for out in outputs]
+            rows = [torch.split(out, 1) if runs.joined else (out,) for out in outputs]
             targets.extend(list(parts) for parts in zip(*rows, strict=True))
     compared = tuple(
-        Output(index, _kind(outputs[index], shares[index]), max(square / n - (mean / n) ** 2, 1e-30))
-        for index, (n, mean, square) in sums.items()
+        _output(index, outputs[index], shares[index], moments) for index, moments in sums.items()
     )
     return Teacher(graph, runs, compared, tuple(targets) if size <= KEPT_BYTES else None)
 
@@ -177,10 +179,14 @@ def _tensor(array: NDArray[Any]) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
-def _kind(out: Tensor, shares: bool) -> str:
-    if out.ndim != 2 or out.shape[1] < 2:
-        return "values"
-    return "probabilities" if shares else "logits"
+def _output(
+    index: int, out: Tensor, shares: bool, count: float, total: float, power: float
+) -> Output:
+    kind = "values"
+    if out.ndim == 2 and out.shape[1] > 1:
+        kind = "probabilities" if shares else "logits"
+    variance = power / count - (total / count) ** 2
+    return Output(index, kind, variance if variance > 0 else 1.0)
 
 
 def _are_probabilities(out: Tensor) -> bool:
@@ -193,7 +199,7 @@ def _difference(output: Output, found: Tensor, expected: Tensor) -> Tensor:
     if output.kind == "values":
         return functional.mse_loss(found, expected) / output.variance
     if output.kind == "logits":
-        logs = [functional.log_softmax(out, 1) for out in (found, expected)]
+        log_q, log_p = (functional.log_softmax(out, 1) for out in (found, expected))
     else:
-        logs = [out.clamp_min(1e-12).log() for out in (found, expected)]
-    return functional.kl_div(*logs, log_target=True, reduction="batchmean")
+        log_q, log_p = (out.clamp_min(1e-12).log() for out in (found, expected))
+    return functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")

@@ -37,7 +37,7 @@ class TunedWeight:
         indices: uint8, of the weight's shape.
         levels: float32 [k], as given.
         unit: root mean square of the levels.
-        scales: float32 [1, ..., channels, ..., 1], as given; 1 without scales.
+        scales: float32 [1, ..., channels, ..., 1], as given; one 1 without scales.
         steps: tuned, float32 [k]: the levels are levels + unit * steps.
         log_scales: tuned, of the scales' shape: the scales are scales * exp(log_scales).
     """
@@ -49,6 +49,11 @@ class TunedWeight:
     scales: Tensor
     steps: Tensor
     log_scales: Tensor
+
+    @property
+    def name(self) -> str:
+        """Name of the weight's initializer."""
+        return self.given.name
 
     def tuned(self) -> list[Tensor]:
         """Return what is tuned."""
@@ -64,8 +69,21 @@ class TunedWeight:
 
     def decoded(self) -> Tensor:
         """Return the weight."""
-        weight = _lookup(self.new_levels(), self.indices)
-        return weight if self.given.scales is None else weight * self.new_scales()
+        chosen = self.new_levels().index_select(0, self.indices.reshape(-1).int())
+        return chosen.reshape(self.indices.shape) * self.new_scales()
+
+    def pull(self, gradient: Tensor) -> None:
+        """Set the gradients of what is tuned from that of the weight.
+
+        Sums are in float64 and in a fixed order, neither of which indexing backwards offers.
+        """
+        shares = gradient * self.new_scales()
+        sums = torch.bincount(
+            self.indices.reshape(-1), shares.reshape(-1).double(), len(self.levels)
+        )
+        self.steps.grad = self.unit * sums.float()
+        axes = [axis for axis, size in enumerate(self.scales.shape) if size == 1]
+        self.log_scales.grad = (gradient * self.decoded()).sum(axes, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,10 @@ class TunedBias:
         """Return the bias."""
         return self.values + self.unit * self.steps
 
+    def pull(self, gradient: Tensor) -> None:
+        """Set the gradient of what is tuned from that of the bias."""
+        self.steps.grad = self.unit * gradient
+
 
 @dataclass(frozen=True)
 class Student:
@@ -96,10 +118,14 @@ class Student:
     weights: tuple[TunedWeight, ...]
     biases: tuple[TunedBias, ...]
 
+    @property
+    def parts(self) -> tuple[TunedWeight | TunedBias, ...]:
+        """All of it."""
+        return (*self.weights, *self.biases)
+
     def constants(self) -> dict[str, Tensor]:
         """Return the weights and biases by name."""
-        weights = {weight.given.name: weight.decoded() for weight in self.weights}
-        return {**weights, **{bias.name: bias.decoded() for bias in self.biases}}
+        return {part.name: part.decoded() for part in self.parts}
 
 
 def student_of(weights: Sequence[Tunable], biases: Mapping[str, NDArray[np.float32]]) -> Student:
@@ -115,16 +141,15 @@ def results(student: Student) -> tuple[list[Tunable], dict[str, NDArray[np.float
     weights = []
     for weight in student.weights:
         given = weight.given
-        levels = weight.new_levels().detach().numpy()
+        levels = weight.new_levels().numpy()
         scales = given.scales
-        if scales is not None:
-            scales = _rounded(weight.new_scales().detach().numpy().reshape(-1), scales)
+        if given.scales is not None:
+            scales = _rounded(weight.new_scales().numpy().reshape(-1), given.scales)
             # A scale that float16 cannot tell from zero would erase its channel.
             scales = np.where(scales == 0, given.scales, scales).astype(np.float32)
         weights.append(replace(given, levels=levels, scales=scales))
     biases = {
-        bias.name: _rounded(bias.decoded().detach().numpy(), bias.values.numpy())
-        for bias in student.biases
+        bias.name: _rounded(bias.decoded().numpy(), bias.values.numpy()) for bias in student.biases
     }
     return weights, biases
 
@@ -147,8 +172,6 @@ def tune(
     runs = teacher.runs
     tuned = [tensor for weight in student.weights for tensor in weight.tuned()]
     tuned += [bias.steps for bias in student.biases]
-    for tensor in tuned:
-        tensor.requires_grad_()
     optimizer = torch.optim.Adam(tuned, lr=learning_rate, betas=(0.9, 0.99))
     per_epoch = math.ceil(len(chosen) / runs.step)
     total = epochs * per_epoch
@@ -160,15 +183,21 @@ def tune(
         shuffled = rng.permutation(chosen)
         for start in range(0, len(shuffled), runs.step):
             batch = shuffled[start : start + runs.step]
-            optimizer.zero_grad()
+            constants = {
+                name: value.requires_grad_() for name, value in student.constants().items()
+            }
             for group in runs.groups(batch):
                 feed = runs.feed(group)
                 if images:
                     feed = augmented(feed, rng)
                 expected = teacher.answers(feed) if images else teacher.expected(group, feed)
-                found = teacher.graph(feed, student.constants())
+                found = teacher.graph(feed, constants)
                 share = len(group) / len(batch)
-                (share * teacher.difference(found, expected)).backward()
+                (share * teacher.difference(found, expected)).backward()  # type: ignore[no-untyped-call]
+            for part in student.parts:
+                gradient = constants[part.name].grad
+                assert gradient is not None
+                part.pull(gradient)
             _step(optimizer, student)
             schedule.step()
             progress(len(batch), epochs * len(chosen))
@@ -176,33 +205,11 @@ def tune(
 
 def _step(optimizer: torch.optim.Optimizer, student: Student) -> None:
     """Take a step; codebooks that it would put out of order stay as they are."""
-    previous = [weight.steps.detach().clone() for weight in student.weights]
+    previous = [weight.steps.clone() for weight in student.weights]
     optimizer.step()
-    with torch.no_grad():
-        for weight, steps in zip(student.weights, previous, strict=True):
-            if not bool((weight.new_levels().diff() > 0).all()):
-                weight.steps.copy_(steps)
-
-
-class _Lookup(torch.autograd.Function):
-    """levels[indices]; its gradient is summed in a fixed order, unlike that of indexing."""
-
-    @staticmethod
-    def forward(ctx: Any, levels: Tensor, indices: Tensor) -> Tensor:
-        ctx.save_for_backward(indices)
-        ctx.count = len(levels)
-        return levels.index_select(0, indices.reshape(-1).int()).reshape(indices.shape)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (indices,) = ctx.saved_tensors
-        sums = torch.bincount(indices.reshape(-1), gradient.reshape(-1).double(), ctx.count)
-        return sums.float(), None
-
-
-def _lookup(levels: Tensor, indices: Tensor) -> Tensor:
-    looked_up: Tensor = _Lookup.apply(levels, indices)
-    return looked_up
+    for weight, steps in zip(student.weights, previous, strict=True):
+        if not bool((weight.new_levels().diff() > 0).all()):
+            weight.steps.copy_(steps)
 
 
 def _tuned_weight(weight: Tunable) -> TunedWeight:

@@ -67,7 +67,7 @@ def _celu(attributes: Attributes, x: Tensor) -> Tensor:
 
 def _selu(attributes: Attributes, x: Tensor) -> Tensor:
     alpha = attributes.get("alpha", 1.6732632423543772)
-    return attributes.get("gamma", 1.0507009873554805) * functional.elu(x, alpha)
+    return functional.elu(x, alpha).mul(attributes.get("gamma", 1.0507009873554805))
 
 
 def _thresholded_relu(attributes: Attributes, x: Tensor) -> Tensor:

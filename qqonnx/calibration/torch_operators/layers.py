@@ -72,9 +72,7 @@ def _conv_transpose(
     strides, dilations, begin, end = _window({**attributes, "auto_pad": "NOTSET"}, size, kernel)
     extra = list(attributes.get("output_padding", [0] * len(kernel)))
     group = attributes.get("group", 1)
-    whole = _CONV_TRANSPOSE[len(kernel)](
-        x, weight, None, strides, groups=group, dilation=dilations
-    )
+    whole = _CONV_TRANSPOSE[len(kernel)](x, weight, None, strides, groups=group, dilation=dilations)
     automatic = attributes.get("auto_pad", "NOTSET")
     wanted = attributes.get("output_shape")
     if wanted is None and automatic in ("SAME_UPPER", "SAME_LOWER"):
@@ -148,9 +146,7 @@ def _instance_normalization(
     return functional.group_norm(x, groups, scale, bias, attributes.get("epsilon", 1e-5))
 
 
-def _group_normalization(
-    attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor
-) -> Tensor:
+def _group_normalization(attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     groups, channels = attributes["num_groups"], x.shape[1]
     # Opset 18 has one scale a group, opset 21 one a channel.
     if scale.numel() != channels:
@@ -163,7 +159,7 @@ def _local_response(attributes: Attributes, x: Tensor) -> Tensor:
     edges = [0, 0] * (x.ndim - 2) + [(size - 1) // 2, size // 2]
     power = functional.pad(x.square(), edges).unfold(1, size, 1).sum(-1)
     bias, alpha = attributes.get("bias", 1.0), attributes.get("alpha", 1e-4)
-    return x / (bias + alpha / size * power) ** attributes.get("beta", 0.75)
+    return x / torch.pow(bias + alpha / size * power, attributes.get("beta", 0.75))
 
 
 def _lp_normalization(attributes: Attributes, x: Tensor) -> Tensor:
@@ -177,7 +173,7 @@ def _gemm(attributes: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None)
     if alpha == beta == 1 and (c is None or c.shape == b.shape[:1]):
         return functional.linear(a, b, c)
     product = alpha * functional.linear(a, b)
-    return product if c is None else product + beta * c
+    return product if c is None else torch.add(product, c, alpha=beta)
 
 
 def _matmul(_: Attributes, a: Tensor, b: Tensor) -> Tensor:

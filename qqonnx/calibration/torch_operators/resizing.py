@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from qqonnx.calibration.torch_operators.operator import Attributes, Operator
 
-_NEAREST = {
+_NEAREST: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: np.floor(x + 0.5),
     "floor": np.floor,
@@ -79,9 +81,9 @@ def _weights(attributes: Attributes, mode: str, places: NDArray[Any], size: int)
     below = np.floor(places)
     part = places - below
     if mode == "linear":
-        taps, shares = (0, 1), [1 - part, part]
+        taps, shares = [0, 1], [1 - part, part]
     elif mode == "cubic":
-        taps = (-1, 0, 1, 2)  # type: ignore[assignment]
+        taps = [-1, 0, 1, 2]
         shares = _cubic(part, attributes.get("cubic_coeff_a", -0.75))
     else:
         raise NotImplementedError(f"mode {mode!r}")
@@ -91,17 +93,18 @@ def _weights(attributes: Attributes, mode: str, places: NDArray[Any], size: int)
         column = (below + tap).astype(np.int64)
         inside = (column >= 0) & (column < size) | (not attributes.get("exclude_outside", 0))
         np.add.at(weights, (rows, np.clip(column, 0, size - 1)), share * inside)
-    return weights / weights.sum(1, keepdims=True)
+    shares = weights / weights.sum(1, keepdims=True)
+    return np.asarray(shares)
 
 
 def _cubic(part: NDArray[Any], a: float) -> list[NDArray[Any]]:
     """Weights of the four nearest inputs (Keys 1981, eq. 15, with free a)."""
 
     def near(d: NDArray[Any]) -> NDArray[Any]:
-        return ((a + 2) * d - (a + 3)) * d**2 + 1
+        return np.polyval([a + 2, -(a + 3), 0, 1], d)
 
     def far(d: NDArray[Any]) -> NDArray[Any]:
-        return a * (((d - 5) * d + 8) * d - 4)
+        return np.polyval([a, -5 * a, 8 * a, -4 * a], d)
 
     return [far(1 + part), near(part), near(1 - part), far(2 - part)]
 

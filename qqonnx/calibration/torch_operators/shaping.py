@@ -78,9 +78,9 @@ def _concat(attributes: Attributes, *inputs: Tensor) -> Tensor:
 def _split(attributes: Attributes, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     axis = attributes.get("axis", 0)
     if sizes is not None:
-        return x.split(sizes.tolist(), axis)
+        return torch.split(x, sizes.tolist(), axis)
     count = attributes["num_outputs"]
-    return x.split(-(-x.shape[axis] // count), axis)
+    return torch.split(x, -(-x.shape[axis] // count), axis)
 
 
 def _slice(
@@ -97,8 +97,9 @@ def _slice(
     for first, last, dim, step in zip(begin, end, dims, strides, strict=True):
         chosen = range(*slice(first, last, step).indices(x.shape[dim]))
         if step > 0:
-            index = [slice(None)] * (dim % x.ndim)
-            x = x[(*index, slice(chosen.start, max(chosen.start, chosen.stop), step))]
+            kept = slice(chosen.start, max(chosen.start, chosen.stop), step)
+            index = (*[slice(None)] * (dim % x.ndim), kept)
+            x = x[index]
         else:
             x = x.index_select(dim, torch.tensor(list(chosen), dtype=torch.int64))
     return x
@@ -157,7 +158,7 @@ def _constant_of_shape(attributes: Attributes, shape: Tensor) -> Tensor:
 
 
 def _expand(_: Attributes, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(shape.tolist())))
+    return x.expand(np.broadcast_shapes(x.shape, tuple(shape.tolist())))
 
 
 def _range(_: Attributes, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
