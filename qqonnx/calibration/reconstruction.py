@@ -103,6 +103,8 @@ def reconstruct(
         QqonnxError: PyTorch is not installed, an operator is not supported, a weight is not in
             the model, or there are no inputs.
     """
+    if not inputs:
+        raise QqonnxError("reconstruction: there are no inputs")
     graph = compile_graph(model)
     # These import PyTorch, which `compile_graph` has found.
     from qqonnx.calibration.distillation import Runs, teach
@@ -121,13 +123,13 @@ def reconstruct(
         teacher = teach(graph, Runs(runs, False, max(1, batch_size // max(1, length))))
     assert teacher is not None
     if not teacher.outputs:
-        raise QqonnxError("reconstruction: the model has no float output")
+        raise QqonnxError("reconstruction: the model has no output of floats")
 
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(teacher.runs.inputs))
     count = max(1, len(order) // 10)
     held_out, rest = (order[:count], order[count:]) if len(order) > 1 else (order, order)
-    old_biases = {name: graph.constants[name].float().numpy() for name in biases}
+    old_biases = {name: graph.constants[name].numpy() for name in biases}
     student = student_of(weights, old_biases)
     before = teacher.loss(held_out, student.constants())
     tune(

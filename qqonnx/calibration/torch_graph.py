@@ -50,7 +50,7 @@ class TorchGraph:
 
     Attributes:
         outputs: names of its outputs.
-        constants: initializers and constants by name; 16-bit floats are held as float32.
+        constants: initializers and constants by name; all floats are float32.
         steps: the nodes in order.
     """
 

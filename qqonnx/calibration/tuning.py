@@ -82,6 +82,8 @@ class TunedWeight:
             self.indices.reshape(-1), shares.reshape(-1).double(), len(self.levels)
         )
         self.steps.grad = self.unit * sums.float()
+        if self.given.scales is None:
+            return
         axes = [axis for axis, size in enumerate(self.scales.shape) if size == 1]
         self.log_scales.grad = (gradient * self.decoded()).sum(axes, keepdim=True)
 
@@ -193,11 +195,12 @@ def tune(
                 expected = teacher.answers(feed) if images else teacher.expected(group, feed)
                 found = teacher.graph(feed, constants)
                 share = len(group) / len(batch)
-                (share * teacher.difference(found, expected)).backward()  # type: ignore[no-untyped-call]
+                torch.autograd.backward(share * teacher.difference(found, expected))
             for part in student.parts:
                 gradient = constants[part.name].grad
-                assert gradient is not None
-                part.pull(gradient)
+                # None where no output depends on it.
+                if gradient is not None:
+                    part.pull(gradient)
             _step(optimizer, student)
             schedule.step()
             progress(len(batch), epochs * len(chosen))

@@ -25,21 +25,22 @@ DTYPES: dict[int, torch.dtype] = {
     7: torch.int64,
     9: torch.bool,
     10: torch.float32,
-    11: torch.float64,
+    11: torch.float32,
     16: torch.float32,
 }
-"""ONNX data type -> PyTorch's; 16-bit floats (10, 16) are widened, see `tensor_of`."""
+"""ONNX data type -> PyTorch's; all floats are float32, see `tensor_of`."""
 
 
 def tensor_of(array: NDArray[Any]) -> torch.Tensor:
     """Return an array as a tensor of its own memory.
 
-    16-bit floats become float32: a CPU multiplies them slowly, and gradients need the range.
+    Floats of other widths become float32: a CPU multiplies 16 bits slowly, gradients need the
+    range, and what is tuned is float32.
 
     Raises:
         NotImplementedError: PyTorch has no such type (strings).
     """
-    if array.dtype == np.float16 or array.dtype.name == "bfloat16":
+    if array.dtype.name in ("bfloat16", "float16", "float64"):
         array = array.astype(np.float32)
     if array.dtype.kind not in "fiub":
         raise NotImplementedError(f"type {array.dtype.name}")

@@ -93,8 +93,7 @@ def _weights(attributes: Attributes, mode: str, places: NDArray[Any], size: int)
         column = (below + tap).astype(np.int64)
         inside = (column >= 0) & (column < size) | (not attributes.get("exclude_outside", 0))
         np.add.at(weights, (rows, np.clip(column, 0, size - 1)), share * inside)
-    shares = weights / weights.sum(1, keepdims=True)
-    return np.asarray(shares)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def _cubic(part: NDArray[Any], a: float) -> list[NDArray[Any]]:
