@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -341,41 +343,48 @@ def test_old_opsets_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
+    ("name", "size"),
     [
-        "alexnet",
-        "convnext_tiny",
-        "densenet121",
-        "efficientnet_b0",
-        "efficientnet_v2_s",
-        "googlenet",
-        "inception_v3",
-        "maxvit_t",
-        "mnasnet0_5",
-        "mobilenet_v2",
-        "mobilenet_v3_small",
-        "regnet_y_400mf",
-        "resnet18",
-        "resnext50_32x4d",
-        "shufflenet_v2_x0_5",
-        "squeezenet1_1",
-        "swin_t",
-        "swin_v2_t",
-        "vgg11_bn",
-        "vit_b_16",
+        ("alexnet", 64),
+        ("convnext_tiny", 64),
+        ("densenet121", 64),
+        ("efficientnet_b0", 64),
+        ("efficientnet_v2_s", 64),
+        ("googlenet", 64),
+        ("inception_v3", 96),
+        ("maxvit_t", 224),
+        ("mnasnet0_5", 64),
+        ("mobilenet_v2", 64),
+        ("mobilenet_v3_small", 64),
+        ("regnet_y_400mf", 64),
+        ("resnet18", 64),
+        ("resnext50_32x4d", 64),
+        ("shufflenet_v2_x0_5", 64),
+        ("squeezenet1_1", 64),
+        ("swin_t", 64),
+        ("swin_v2_t", 64),
+        ("vgg11_bn", 64),
+        ("vit_b_16", 224),
     ],
 )
-def test_torchvision_families(tmp_path, name: str) -> None:
+def test_torchvision_families(tmp_path: Path, name: str, size: int) -> None:
     pytest.importorskip("torchvision")
     pytest.importorskip("onnxscript")
     from qqonnx.zoo import export
 
     path = tmp_path / "model.onnx"
-    export(name, path, weights="none")
-    (value,) = onnx.load(path, load_external_data=False).graph.input
-    sides = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
-    images = normal(2, *sides)
-    with torch.no_grad():
-        (found,) = compile_graph(onnx.load(path))({value.name: torch.from_numpy(images)})
-    (right,) = ort.InferenceSession(path).run(None, {value.name: images})
-    np.testing.assert_allclose(found.numpy(), right, rtol=1e-3, atol=1e-3 * np.abs(right).max())
+    export(name, path, weights="none", image_size=size)
+    graph = compile_graph(onnx.load(path))
+    images = normal(2, 3, size, size)
+    (right,) = ort.InferenceSession(path).run(None, {"input": images})
+    weights = {
+        key: value.clone().requires_grad_()
+        for key, value in graph.constants.items()
+        if value.is_floating_point() and value.ndim > 1 and value.numel() > 200
+    }
+    (found,) = graph({"input": torch.from_numpy(images)}, weights)
+    np.testing.assert_allclose(
+        found.detach().numpy(), right, rtol=1e-3, atol=1e-3 * np.abs(right).max()
+    )
+    found.square().sum().backward()
+    assert all(weight.grad is not None for weight in weights.values())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 KEPT_BYTES = 256 * 2**20
 """Outputs of the float model are kept up to this size; larger ones are computed when needed."""
 
-AT_ONCE = 8
+AT_ONCE = 4
 """Samples that the graph computes at once: a CPU gains nothing from more, and they take memory."""
 
 Feed = dict[str, Tensor]

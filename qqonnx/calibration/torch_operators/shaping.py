@@ -78,9 +78,9 @@ def _concat(attributes: Attributes, *inputs: Tensor) -> Tensor:
 def _split(attributes: Attributes, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     axis = attributes.get("axis", 0)
     if sizes is not None:
-        return torch.split(x, sizes.tolist(), axis)
+        return tuple(torch.split(x, sizes.tolist(), axis))
     count = attributes["num_outputs"]
-    return torch.split(x, -(-x.shape[axis] // count), axis)
+    return tuple(torch.split(x, -(-x.shape[axis] // count), axis))
 
 
 def _slice(
