@@ -352,7 +352,6 @@ def test_old_opsets_are_refused() -> None:
         ("efficientnet_v2_s", 64),
         ("googlenet", 64),
         ("inception_v3", 96),
-        ("maxvit_t", 224),
         ("mnasnet0_5", 64),
         ("mobilenet_v2", 64),
         ("mobilenet_v3_small", 64),
