@@ -318,8 +318,8 @@ def smallest_within(
     inputs: CalibrationInputs,
     max_drop: float,
     progress: Progress,
-) -> int:
-    """Return the fewest bytes at which at most a share `max_drop` of the answers changes.
+) -> dict[str, tuple[int, bool]]:
+    """Return the smallest allocation at which at most a share `max_drop` of the answers changes.
 
     Judged by the samples of the second half, with weights fitted to the first.
 
@@ -352,7 +352,7 @@ def smallest_within(
             progress("search", 1, _SEARCH_STEPS)
             middle = int(np.sqrt(low * high)) if step else (low + high) // 2
             low, high = (low, middle) if changed(middle) <= max_drop else (middle, high)
-    return high
+    return allocation(found, high)
 
 
 def quantize_all(

@@ -119,23 +119,32 @@ def fitted(
         return
     if target.max_drop is not None:
         measure(model, found, inputs, _USUAL_BITS * count // 8, progress)
-        budget = smallest_within(model, found, inputs, target.max_drop, progress)
-        wanted = budget + rest
-    else:
-        wanted = target.nbytes(bytes_before, count)
-        budget = wanted - rest
-        measure(model, found, inputs, budget, progress)
+        at = smallest_within(model, found, inputs, target.max_drop, progress)
+        yield _attempt(found, at, small, inputs, progress)
+        _keep(calibration.plan, at)
+        return
+    wanted = target.nbytes(bytes_before, count)
+    budget = wanted - rest
+    measure(model, found, inputs, budget, progress)
+    previous: Allocation = {}
     for _ in range(_CORRECTIONS):
         at = allocation(found, budget)
         written = yield _attempt(found, at, small, inputs, progress)
-        if calibration.plan is not None:
-            write_plan(calibration.plan, at)
-        fits = written <= wanted or target.max_drop is not None
-        if fits and (written >= _CLOSE * wanted or _is_most(at)):
+        full = written >= _CLOSE * wanted or _is_most(at) or at == previous
+        if written <= wanted and full:
+            _keep(calibration.plan, at)
             return
-        budget += wanted - written - (_MARGIN if written > wanted else 0)
+        previous = at
+        beside = written - sum(subject.nbytes(*at[subject.name]) for subject in found)
+        budget = wanted - beside - (_MARGIN if written > wanted else 0)
     if written > wanted:
         raise QqonnxError(f"the target of {wanted:,} bytes cannot be met: {written:,} bytes")
+    _keep(calibration.plan, at)
+
+
+def _keep(path: Path | None, at: Allocation) -> None:
+    if path is not None:
+        write_plan(path, at)
 
 
 def _is_most(at: Allocation) -> bool:
