@@ -24,6 +24,9 @@ from qqonnx.packing import Indices, Plane, Storage, pack, storage_for
 NODE_BYTES = 300
 """About what the decode nodes of one weight take in the file."""
 
+PLANE_BYTES = 150
+"""About what the nodes take that decode a further plane."""
+
 FLOAT16 = "float16"
 """Recorded as the method of tensors that are rounded to float16 instead of quantized."""
 

@@ -21,7 +21,7 @@ from qqonnx.calibration.statistics import Moments, collect
 from qqonnx.codebooks import extremes, fit
 from qqonnx.errors import QqonnxError
 from qqonnx.packing import storage_for
-from qqonnx.quantize import NODE_BYTES, QuantizedWeight, packed
+from qqonnx.quantize import NODE_BYTES, PLANE_BYTES, QuantizedWeight, packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -88,8 +88,10 @@ class Subject:
         """Return the bytes of indices, codebook, scales and decode nodes."""
         scales = 2 * self.matrix.shape[0] * self.matrix.shape[1] if scaled else 0
         itemsize = self.plan.weight.tensor.dtype.itemsize
-        packed_bytes = storage_for(levels).packed_bytes(self.matrix.size)
-        return int(packed_bytes + levels * itemsize + scales + NODE_BYTES)
+        storage = storage_for(levels)
+        nodes = NODE_BYTES + PLANE_BYTES * (len(storage.plane_bits) - 1)
+        indices = storage.packed_bytes(self.matrix.size)
+        return int(indices + storage.levels * itemsize + scales + nodes)
 
     def quantized(self, levels: int, scaled: bool, *, half: bool = False) -> Quantized:
         """Quantize the matrix, with error feedback where the inputs are known.
