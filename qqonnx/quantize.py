@@ -150,11 +150,16 @@ class RoundedWeight:
         return self.values.nbytes
 
 
-def rounded(plan: WeightPlan) -> RoundedWeight | None:
-    """Round a tensor to float16; None if a value is beyond float16 or not finite."""
+def rounded(plan: WeightPlan, replaced: Weights | None = None) -> RoundedWeight | None:
+    """Round a tensor to float16; None if a value is beyond float16 or not finite.
+
+    Args:
+        plan: which tensor.
+        replaced: values to store instead of its own, of its shape.
+    """
     values = np.ascontiguousarray(plan.weight.tensor.numpy())
     with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
+        half = (values if replaced is None else replaced).astype(np.float16)
     if not np.isfinite(half).all():
         return None
     back = half.astype(values.dtype)

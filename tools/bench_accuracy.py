@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder or .npz")
     parser.add_argument("--targets", default="2.5,3.4,4.4,6,8", help="bits of the file a weight")
     parser.add_argument("--plain", default="3,4,6,8", help="bits of methods without calibration")
+    parser.add_argument("--reconstruct", default="", help="targets to reconstruct at as well")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--name", help="of the model in tables and pictures")
     parser.add_argument("--json", type=Path)
@@ -112,12 +113,15 @@ def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compress
             compress(model, output, Options(bits=bits), calibration=Calibration(data))
         )
 
-    def towards(bits: float, data_free: bool) -> Compressor:
+    def towards(bits: float, data_free: bool, reconstruct: bool = False) -> Compressor:
+        target = Target(bits=bits)
         return lambda model, output, data: void(
             compress(
                 model,
                 output,
-                calibration=Calibration(None if data_free else data, target=Target(bits=bits)),
+                calibration=Calibration(
+                    None if data_free else data, target=target, reconstruct=reconstruct
+                ),
             )
         )
 
@@ -130,6 +134,9 @@ def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compress
     for bits in targets:
         found.append((f"target of {bits:g} bits, data-free", False, towards(bits, True)))
         found.append((f"target of {bits:g} bits", True, towards(bits, False)))
+    for bits in [float(bits) for bits in arguments.reconstruct.split(",") if bits]:
+        label = f"target of {bits:g} bits, reconstruction"
+        found.append((label, True, towards(bits, False, True)))
     return found
 
 
@@ -271,6 +278,7 @@ def draw(rows: list[Row], name: str, path: Path) -> None:
         "error feedback": ("#E69F00", "v"),
         "data-free": ("#009E73", "D"),
         "target": ("#0072B2", "o"),
+        "reconstruction": ("#D55E00", "P"),
     }
     for key, (color, marker) in series.items():
         chosen = [
@@ -278,12 +286,15 @@ def draw(rows: list[Row], name: str, path: Path) -> None:
             for row in rows[1:]
             if (row.label.startswith(key) or key in row.label.split(", "))
             and ("data-free" in row.label) == (key == "data-free")
+            and ("reconstruction" in row.label) == (key == "reconstruction")
         ]
         if not chosen:
             continue
         x = [row.nbytes / 1e6 for row in chosen]
         y = [100 * row.counts.agreeing / row.counts.images for row in chosen]
-        label = {"target": "target, calibrated", "data-free": "target, data-free"}.get(key, key)
+        names = {"target": "target, calibrated", "data-free": "target, data-free"}
+        names["reconstruction"] = "target, calibrated, reconstruction"
+        label = names.get(key, key)
         axes.plot(x, y, marker=marker, color=color, label=label)
     axes.set(
         xlabel="file size in MB",

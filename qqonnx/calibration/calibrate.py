@@ -110,7 +110,7 @@ class Subject:
 
     def values(self, quantized: Quantized) -> NDArray[Any]:
         """Return the decoded weight in its own shape and dtype."""
-        return self._placed(quantized.decoded).astype(self.plan.weight.tensor.dtype.numpy())
+        return self.placed(quantized.decoded).astype(self.plan.weight.tensor.dtype.numpy())
 
     def result(self, quantized: Quantized, scaled: bool) -> QuantizedWeight:
         """Return the quantized weight, ready to be written."""
@@ -124,12 +124,13 @@ class Subject:
         return packed(
             plan,
             np.ascontiguousarray(self.plan.weight.tensor.numpy()),
-            np.ascontiguousarray(self._placed(quantized.indices)),
+            np.ascontiguousarray(self.placed(quantized.indices)),
             quantized.levels.astype(dtype),
             quantized.scales.reshape(-1).astype(np.float16) if scaled else None,
         )
 
-    def _placed(self, matrix: NDArray[Any]) -> NDArray[Any]:
+    def placed(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        """Return what has the matrix's shape in that of the weight."""
         if self.layer is not None:
             return self.layer.weight(matrix)
         axis, shape = self.plan.weight.channel_axis, self.plan.weight.shape
@@ -359,12 +360,11 @@ def smallest_within(
 
 def quantize_all(
     found: Sequence[Subject], at: Mapping[str, tuple[int, bool]], progress: Progress
-) -> list[QuantizedWeight]:
+) -> list[Quantized]:
     """Quantize every weight as allotted."""
     total = sum(subject.matrix.size for subject in found)
     results = []
     for subject in found:
         progress(subject.name, subject.matrix.size, total)
-        levels, scaled = at[subject.name]
-        results.append(subject.result(subject.quantized(levels, scaled), scaled))
+        results.append(subject.quantized(*at[subject.name]))
     return results

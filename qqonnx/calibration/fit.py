@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from qqonnx.calibration.calibrate import (
     Subject,
     allocation,
@@ -15,6 +17,7 @@ from qqonnx.calibration.calibrate import (
     smallest_within,
     subjects,
 )
+from qqonnx.calibration.feedback import Quantized
 from qqonnx.calibration.inputs import CalibrationInputs, calibration_inputs
 from qqonnx.errors import QqonnxError
 from qqonnx.packing import storage_for
@@ -58,12 +61,14 @@ class Calibration:
         samples: greatest number of samples.
         target: size or accuracy to meet; without one the levels are those of the options.
         plan: JSON file of the allocation: written with a target, read without.
+        reconstruct: tune levels, scales and biases end to end afterwards (needs PyTorch).
     """
 
     data: Path | None = None
     samples: int = 256
     target: Target | None = None
     plan: Path | None = None
+    reconstruct: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def fitted(
 ) -> Generator[Fitted, int, None]:
     """Yield attempts to meet the target, each after being sent the bytes of the last one's file.
 
-    Without a target there is a single attempt.
+    The last attempt counts; without a target it is the only one, but for reconstruction.
 
     Args:
         model: the model, as it was read.
@@ -108,33 +113,49 @@ def fitted(
     inputs = calibration_inputs(model, calibration.data, calibration.samples)
     found = subjects(model, plans, inputs, progress)
     small = [weight for weight in map(rounded, _bias_plans(biases)) if weight is not None]
-    count = sum(subject.matrix.size for subject in found)
-    planned = sum(entry.weight.tensor.nbytes for entry in plans)
-    saved = sum(weight.payload_bytes - _NODE_BYTES for weight in small)
-    rest = bytes_before - planned - saved
     target = calibration.target
     if target is None:
         at = read_plan(calibration.plan, found) if calibration.plan else fixed_levels(found)
-        yield _attempt(found, at, small, inputs, progress)
-        return
-    if target.max_drop is not None:
+        quantized = quantize_all(found, at, progress)
+        yield _fitted(found, at, quantized, small, inputs)
+    elif target.max_drop is not None:
+        count = sum(subject.matrix.size for subject in found)
         measure(model, found, inputs, _USUAL_BITS * count // 8, progress)
         at = smallest_within(model, found, inputs, target.max_drop, progress)
-        yield _attempt(found, at, small, inputs, progress)
-        _keep(calibration.plan, at)
-        return
-    wanted = target.nbytes(bytes_before, count)
-    budget = wanted - rest
-    measure(model, found, inputs, budget, progress)
+        quantized = quantize_all(found, at, progress)
+        yield _fitted(found, at, quantized, small, inputs)
+    else:
+        wanted = target.nbytes(bytes_before, sum(subject.matrix.size for subject in found))
+        planned = sum(entry.weight.tensor.nbytes for entry in plans)
+        saved = sum(weight.payload_bytes - _NODE_BYTES for weight in small)
+        budget = wanted - (bytes_before - planned - saved)
+        measure(model, found, inputs, budget, progress)
+        at, quantized = yield from _within(found, small, inputs, wanted, budget, progress)
+    if target is not None and calibration.plan is not None:
+        write_plan(calibration.plan, at)
+    if calibration.reconstruct:
+        tuned, tuned_biases = tune(model, found, at, quantized, small, inputs, progress)
+        yield _fitted(found, at, tuned, tuned_biases, inputs)
+
+
+def _within(
+    found: Sequence[Subject],
+    small: Sequence[RoundedWeight],
+    inputs: CalibrationInputs,
+    wanted: int,
+    budget: int,
+    progress: Progress,
+) -> Generator[Fitted, int, tuple[Allocation, list[Quantized]]]:
+    """Yield attempts until a file has at most `wanted` bytes; return what is in it."""
     previous: Allocation = {}
     overshot = False
     for _ in range(_CORRECTIONS):
         at = allocation(found, budget)
-        written = yield _attempt(found, at, small, inputs, progress)
+        quantized = quantize_all(found, at, progress)
+        written = yield _fitted(found, at, quantized, small, inputs)
         full = written >= _CLOSE * wanted or _is_most(at) or at == previous
         if written <= wanted and (full or overshot):
-            _keep(calibration.plan, at)
-            return
+            return at, quantized
         previous = at
         # What stands beside the weights depends on how they are stored.
         if written > wanted:
@@ -143,11 +164,6 @@ def fitted(
         else:
             budget += wanted - written
     raise QqonnxError(f"the target of {wanted:,} bytes cannot be met: {written:,} bytes")
-
-
-def _keep(path: Path | None, at: Allocation) -> None:
-    if path is not None:
-        write_plan(path, at)
 
 
 def _is_most(at: Allocation) -> bool:
@@ -162,15 +178,68 @@ def _bias_plans(biases: Sequence[Weight]) -> list[WeightPlan]:
     ]
 
 
-def _attempt(
+def _fitted(
     found: Sequence[Subject],
     at: Allocation,
+    quantized: Sequence[Quantized],
+    small: Sequence[RoundedWeight],
+    inputs: CalibrationInputs,
+) -> Fitted:
+    weights = [
+        subject.result(matrix, at[subject.name][1])
+        for subject, matrix in zip(found, quantized, strict=True)
+    ]
+    return Fitted((*weights, *small), inputs.source, inputs.unreadable)
+
+
+def tune(
+    model: ir.Model,
+    found: Sequence[Subject],
+    at: Allocation,
+    quantized: Sequence[Quantized],
     small: Sequence[RoundedWeight],
     inputs: CalibrationInputs,
     progress: Progress,
-) -> Fitted:
-    weights = quantize_all(found, at, progress)
-    return Fitted((*weights, *small), inputs.source, inputs.unreadable)
+) -> tuple[list[Quantized], list[RoundedWeight]]:
+    """Tune levels, scales and biases end to end; indices stay.
+
+    Raises:
+        QqonnxError: PyTorch is missing, or the model has an operator that it cannot run.
+    """
+    from qqonnx.calibration.reconstruction import Tunable, reconstruct
+
+    graph = model.graph
+    weights = [
+        Tunable(
+            subject.name,
+            subject.plan.weight.shape,
+            np.ascontiguousarray(subject.placed(matrix.indices)),
+            matrix.levels,
+            matrix.scales.reshape(-1) if at[subject.name][1] else None,
+            subject.plan.weight.channel_axis if at[subject.name][1] else None,
+        )
+        for subject, matrix in zip(found, quantized, strict=True)
+        if subject.plan.weight.graph is graph and subject.plan.weight.value.is_initializer()
+    ]
+    biases = [weight.plan.weight.name for weight in small if weight.plan.weight.graph is graph]
+    result = reconstruct(
+        model,
+        weights,
+        biases,
+        list(inputs.batches()),
+        progress=lambda amount, total: progress("reconstruction", amount, total),
+    )
+    new = {weight.name: weight for weight in result.weights}
+    tuned = []
+    for subject, matrix in zip(found, quantized, strict=True):
+        weight = new.get(subject.name)
+        if weight is None:
+            tuned.append(matrix)
+            continue
+        scales = matrix.scales if weight.scales is None else weight.scales
+        tuned.append(Quantized(weight.levels, scales.reshape(matrix.scales.shape), matrix.indices))
+    kept = [rounded(w.plan, result.biases.get(w.plan.weight.name)) or w for w in small]
+    return tuned, kept
 
 
 def write_plan(path: Path, at: Allocation) -> None:

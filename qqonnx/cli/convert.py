@@ -93,6 +93,13 @@ def convert(
     calibration_samples: Annotated[
         int, typer.Option(help="Take at most this many of them.", min=1)
     ] = 256,
+    reconstruct: Annotated[
+        bool,
+        typer.Option(
+            "--reconstruct",
+            help="Then tune levels, scales and biases end to end; pays at few bits; needs PyTorch.",
+        ),
+    ] = False,
     plan: Annotated[
         Path | None,
         typer.Option(help="JSON of each weight's levels: written with a target, read without."),
@@ -120,9 +127,9 @@ def convert(
     )
     budget = _target(target_size, target_bits, target_ratio, max_drop)
     calibrated = None
-    if budget is not None or calibration is not None or plan is not None:
+    if budget is not None or calibration is not None or plan is not None or reconstruct:
         data = None if calibration in (None, "none") else Path(calibration)
-        calibrated = Calibration(data, calibration_samples, budget, plan)
+        calibrated = Calibration(data, calibration_samples, budget, plan, reconstruct)
     with temporary_folder() as folder:
         source = _as_file(model, weights, simplify, folder)
         with bounded(source), progress_bar(quiet or as_json) as progress:
