@@ -127,7 +127,7 @@ def compress(
 
     def opened() -> ir.Model:
         graph = load(model)
-        refuse_overwriting(graph, output)
+        refuse_overwriting(graph, model, output)
         if runtime_min is not None:
             fit_runtime(graph, runtime_min)
         return graph
@@ -271,6 +271,7 @@ def restore(model: Path, output: Path, *, external_data: bool = False) -> int:
         count = restore_weights(graph)
     except QqonnxError as error:
         raise QqonnxError(f"{model}: {error}") from error
+    refuse_overwriting(graph, model, output)
     save(graph, output, external_data=external_data)
     return count
 

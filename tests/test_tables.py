@@ -43,7 +43,7 @@ def test_weights(build: Build, tmp_path: Path, width: int) -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_evaluation(width: int) -> None:
-    row = Row(NAME, 100, 0.85, 0.96, 0.99, 0.0022, 4_872_731, 4_730_521, 2.3, 0.61)
+    row = Row(NAME, 100, 0.85, 0.96, 0.99, 0.0022, 4_872_731, 4_730_521, None, None, 2.3, 0.61)
     table = Evaluation((row, row), True, "", "", ()).table()
     found = text_of(width, lambda console: console.print(table))
     assert "…" not in found

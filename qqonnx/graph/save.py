@@ -91,12 +91,15 @@ def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
         path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def refuse_overwriting(model: ir.Model, path: Path) -> None:
-    """Refuse a target that would write over the external data that `model` reads.
+def refuse_overwriting(model: ir.Model, source: Path, path: Path) -> None:
+    """Refuse a target that would write over the external data of another model.
 
     Raises:
-        QqonnxError: `path` or its `data_file` is such a file.
+        QqonnxError: `path` is not `source`, but it or its `data_file` holds tensors of `model`,
+            which was read from there.
     """
+    if path.resolve() == source.resolve():
+        return
     targets = {path.resolve(), data_file(path).resolve()}
     for graph in model.graphs():
         for value in graph.initializers.values():
@@ -114,7 +117,6 @@ def save(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
     Raises:
         QqonnxError: the file cannot be written.
     """
-    refuse_overwriting(model, path)
     with staged(path) as written:
         write(model, written, external_data=external_data)
 
