@@ -1,6 +1,6 @@
 """Accuracy against file size: methods without calibration, and calibration at several targets.
 
-python tools/bench_accuracy.py MODEL --data FOLDER [--targets 2.5,3.4,4.4,6,8] [--markdown FILE]
+python tools/bench_accuracy.py MODEL --data FOLDER [--targets 2.5,3.4,4.4,6,8]
 
 Images are split in two halves. Each half calibrates (at most 256 of its images) while the other
 is evaluated, and the sums of both are reported: every image is judged by a model that was not
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder or .npz")
     parser.add_argument("--targets", default="2.5,3.4,4.4,6,8", help="bits of the file a weight")
     parser.add_argument("--plain", default="3,4,6,8", help="bits of methods without calibration")
+    parser.add_argument("--data-free", default="3.4,4.4,6", help="targets without images")
     parser.add_argument("--reconstruct", default="", help="targets to reconstruct at as well")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--name", help="of the model in tables and pictures")
@@ -102,7 +103,6 @@ def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compress
     """Return what is compared: a label, whether it sees calibration images, and how."""
     found: list[tuple[str, bool, Compressor]] = []
     plain = [int(bits) for bits in arguments.plain.split(",") if bits]
-    targets = [float(bits) for bits in arguments.targets.split(",") if bits]
 
     def without(bits: int, granularity: str) -> Compressor:
         options = Options(bits=bits, granularity=granularity)
@@ -131,13 +131,19 @@ def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compress
         )
         found.append((f"k-means, scale a channel, {bits} bits", False, without(bits, "scale")))
         found.append((f"error feedback, {bits} bits everywhere", True, fixed(bits)))
-    for bits in targets:
+    for bits in floats(arguments.data_free):
         found.append((f"target of {bits:g} bits, data-free", False, towards(bits, True)))
+    for bits in floats(arguments.targets):
         found.append((f"target of {bits:g} bits", True, towards(bits, False)))
-    for bits in [float(bits) for bits in arguments.reconstruct.split(",") if bits]:
+    for bits in floats(arguments.reconstruct):
         label = f"target of {bits:g} bits, reconstruction"
         found.append((label, True, towards(bits, False, True)))
     return found
+
+
+def floats(text: str) -> list[float]:
+    """Read numbers between commas."""
+    return [float(number) for number in text.split(",") if number]
 
 
 def void(_: object) -> None:
