@@ -213,3 +213,22 @@ def test_arrays_that_do_not_fit(net, tmp_path):
             compress(
                 net, tmp_path / "o.onnx", OPTIONS, calibration=Calibration(tmp_path / f"{key}.npy")
             )
+
+
+@pytest.mark.torch
+def test_reconstruction_changes_no_index_and_no_size(net, samples, tmp_path):
+    pytest.importorskip("torch")
+    x = np.load(samples)
+    expected = outputs(net, x)
+    errors, sizes, used = [], [], []
+    for reconstruct in (False, True):
+        out = tmp_path / "o.onnx"
+        options = Options(min_size=64, levels=3)
+        calibration = Calibration(samples, reconstruct=reconstruct)
+        report = compress(net, out, options, calibration=calibration)
+        errors.append(float(np.square(outputs(out, x) - expected).mean()))
+        sizes.append(sum(weight.bytes_after for weight in report.weights))
+        used.append([(weight.name, weight.entropy) for weight in report.weights])
+    assert sizes[0] == sizes[1]
+    assert used[0] == used[1]
+    assert errors[1] <= errors[0]

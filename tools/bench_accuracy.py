@@ -131,13 +131,19 @@ def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compress
         )
         found.append((f"k-means, scale a channel, {bits} bits", False, without(bits, "scale")))
         found.append((f"error feedback, {bits} bits everywhere", True, fixed(bits)))
-    for bits in floats(arguments.data_free):
-        found.append((f"target of {bits:g} bits, data-free", False, towards(bits, True)))
-    for bits in floats(arguments.targets):
-        found.append((f"target of {bits:g} bits", True, towards(bits, False)))
-    for bits in floats(arguments.reconstruct):
-        label = f"target of {bits:g} bits, reconstruction"
-        found.append((label, True, towards(bits, False, True)))
+    for suffix, bits_of_files, data_free, reconstruct in (
+        (", data-free", floats(arguments.data_free), True, False),
+        ("", floats(arguments.targets), False, False),
+        (", reconstruction", floats(arguments.reconstruct), False, True),
+    ):
+        found += [
+            (
+                f"target of {bits:g} bits{suffix}",
+                not data_free,
+                towards(bits, data_free, reconstruct),
+            )
+            for bits in bits_of_files
+        ]
     return found
 
 
