@@ -127,6 +127,8 @@ def compress(
 
     def opened() -> ir.Model:
         graph = load(model)
+        if METADATA_KEY in graph.metadata_props:
+            raise QqonnxError(f"{model}: compressed already; `qqonnx restore` undoes it")
         refuse_overwriting(graph, model, output)
         if runtime_min is not None:
             fit_runtime(graph, runtime_min)
@@ -177,8 +179,6 @@ def _compress(
     """Write the compressed file; what was read is let go before the file is verified."""
     graph = opened()
     bytes_before = file_bytes(graph, model)
-    if METADATA_KEY in graph.metadata_props:
-        raise QqonnxError(f"{model}: compressed already; `qqonnx restore` undoes it")
     selected, skipped = select(graph, include_bias=options.include_bias)
     plans, left_out = plan(selected, options)
     total = sum(entry.weight.tensor.size for entry in plans)
@@ -224,8 +224,6 @@ def _calibrate(
 
     graph = opened()
     bytes_before = file_bytes(graph, model)
-    if METADATA_KEY in graph.metadata_props:
-        raise QqonnxError(f"{model}: compressed already; `qqonnx restore` undoes it")
     selected, skipped = select(graph, include_bias=True)
     biases = [weight for weight in selected if weight.is_bias and not options.include_bias]
     plans, left_out = plan([weight for weight in selected if weight not in biases], options)
