@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.calibration.calibrate import (
-    Subject,
+from qqonnx.calibration.feedback import Quantized
+from qqonnx.calibration.inputs import CalibrationInputs, calibration_inputs
+from qqonnx.calibration.search import (
     allocation,
     fixed_levels,
     measure,
     quantize_all,
     smallest_within,
-    subjects,
 )
-from qqonnx.calibration.feedback import Quantized
-from qqonnx.calibration.inputs import CalibrationInputs, calibration_inputs
+from qqonnx.calibration.subject import Subject, subjects
 from qqonnx.errors import QqonnxError
 from qqonnx.packing import storage_for
 from qqonnx.plan import WeightPlan

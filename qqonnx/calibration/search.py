@@ -1,38 +1,25 @@
-"""From plans to quantized weights by way of activations, within a size if one is given."""
+"""Levels for every weight: measured losses, allocation to a budget, the search for a drop."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qqonnx.calibration.allocation import Choice, allocate, loss_curve
-from qqonnx.calibration.feedback import (
-    Quantized,
-    by_importance,
-    error_feedback,
-    output_error,
-    shrunk,
-)
-from qqonnx.calibration.layers import Layer, layer_of
 from qqonnx.calibration.sensitivity import probe
-from qqonnx.calibration.statistics import Moments, collect
-from qqonnx.codebooks import extremes, fit
+from qqonnx.codebooks import fit
 from qqonnx.errors import QqonnxError
-from qqonnx.packing import storage_for
-from qqonnx.quantize import NODE_BYTES, PLANE_BYTES, QuantizedWeight, packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import onnx_ir as ir
-    from numpy.typing import NDArray
 
+    from qqonnx.calibration.feedback import Quantized
     from qqonnx.calibration.inputs import CalibrationInputs
-    from qqonnx.plan import WeightPlan
+    from qqonnx.calibration.subject import Subject
 
-    Floats = NDArray[np.float32]
     Progress = Callable[[str, int, int], None]
 
 LADDER = (2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 22, 25, 32, 45, 64, 90, 128, 181, 256)
@@ -41,159 +28,8 @@ LADDER = (2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 22, 25, 32, 45, 64, 90, 128, 181
 _ERROR_SAMPLE = 20_000
 """Values of a weight that its error at each number of levels is estimated from."""
 
-_STRENGTHS = (1.0, 3.0, 10.0, 30.0)
-"""Divisors of the number of independent samples, tried on samples held out."""
-
-_TRIED_LEVELS = 8
 _HALF_OCTAVE = 0.5
 _SEARCH_STEPS = 6
-
-
-@dataclass
-class Subject:
-    """One weight, what is known of its inputs, and what quantizing it costs.
-
-    Attributes:
-        plan: what was asked.
-        layer: how it acts; None if that is not known.
-        matrix: float32 [groups, rows, columns].
-        moments: second moments of its inputs, if known.
-        samples: independent samples that they count for.
-        errors: error of the weight by levels and whether scaled.
-        measured: loss of the outputs by the same, where it was measured.
-    """
-
-    plan: WeightPlan
-    layer: Layer | None
-    matrix: Floats
-    moments: Moments | None
-    samples: float = 0.0
-    errors: dict[tuple[int, bool], float] = field(default_factory=dict)
-    measured: dict[tuple[int, bool], float] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The weight's name."""
-        return self.plan.weight.name
-
-    @property
-    def can_scale(self) -> bool:
-        """Whether its rows can have scales."""
-        return (
-            self.plan.weight.channel_axis is not None
-            and self.matrix.shape[1] * len(self.matrix) > 1
-        )
-
-    def nbytes(self, levels: int, scaled: bool) -> int:
-        """Return the bytes of indices, codebook, scales and decode nodes."""
-        scales = 2 * self.matrix.shape[0] * self.matrix.shape[1] if scaled else 0
-        itemsize = self.plan.weight.tensor.dtype.itemsize
-        storage = storage_for(levels)
-        nodes = NODE_BYTES + PLANE_BYTES * (len(storage.plane_bits) - 1)
-        indices = storage.packed_bytes(self.matrix.size)
-        return int(indices + storage.levels * itemsize + scales + nodes)
-
-    def quantized(self, levels: int, scaled: bool, *, half: bool = False) -> Quantized:
-        """Quantize the matrix, with error feedback where the inputs are known.
-
-        Args:
-            levels: number of levels.
-            scaled: whether rows have scales.
-            half: use only the first half of the calibration samples.
-        """
-        if self.moments is None:
-            ones = np.ones((len(self.matrix), self.matrix.shape[2]), np.float32)
-            return by_importance(self.matrix, ones, levels, scaled=scaled)
-        moment = self.moments.halves[0] if half else self.moments.all
-        samples = self.samples / 2 if half else self.samples
-        return error_feedback(self.matrix, shrunk(moment, samples), levels, scaled=scaled)
-
-    def values(self, quantized: Quantized) -> NDArray[Any]:
-        """Return the decoded weight in its own shape and dtype."""
-        return self.placed(quantized.decoded).astype(self.plan.weight.tensor.dtype.numpy())
-
-    def result(self, quantized: Quantized, scaled: bool) -> QuantizedWeight:
-        """Return the quantized weight, ready to be written."""
-        dtype = self.plan.weight.tensor.dtype.numpy()
-        plan = replace(
-            self.plan,
-            method="kmeans+feedback" if self.moments is not None else "kmeans",
-            levels=quantized.levels.size,
-            granularity="scale" if scaled else "tensor",
-        )
-        return packed(
-            plan,
-            np.ascontiguousarray(self.plan.weight.tensor.numpy()),
-            np.ascontiguousarray(self.placed(quantized.indices)),
-            quantized.levels.astype(dtype),
-            quantized.scales.reshape(-1).astype(np.float16) if scaled else None,
-        )
-
-    def placed(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Return what has the matrix's shape in that of the weight."""
-        if self.layer is not None:
-            return self.layer.weight(matrix)
-        axis, shape = self.plan.weight.channel_axis, self.plan.weight.shape
-        if axis is None:
-            return matrix.reshape(shape)
-        moved = (shape[axis], *shape[:axis], *shape[axis + 1 :])
-        return np.moveaxis(matrix.reshape(moved), 0, axis)
-
-
-def subjects(
-    model: ir.Model,
-    plans: Sequence[WeightPlan],
-    inputs: CalibrationInputs,
-    progress: Progress,
-) -> list[Subject]:
-    """Collect what calibration needs to know of each weight.
-
-    Raises:
-        QqonnxError: a weight is not finite, or the model does not run on the inputs.
-    """
-    layers = [layer_of(entry.weight) for entry in plans]
-    moments = collect(model, [layer for layer in layers if layer is not None], inputs, progress)
-    found = []
-    for entry, layer in zip(plans, layers, strict=True):
-        values = entry.weight.tensor.numpy().astype(np.float32)
-        try:
-            extremes(values.reshape(-1))
-        except QqonnxError as error:
-            raise QqonnxError(f"weight {entry.weight.name!r}: {error}") from error
-        subject = Subject(
-            entry, layer, _matrix(values, entry, layer), moments.get(entry.weight.name)
-        )
-        subject.samples = _trusted_samples(subject) * inputs.trust
-        found.append(subject)
-    return found
-
-
-def _matrix(values: Floats, entry: WeightPlan, layer: Layer | None) -> Floats:
-    if layer is not None:
-        return np.ascontiguousarray(layer.matrix(values))
-    axis = entry.weight.channel_axis
-    if axis is None:
-        return values.reshape(1, 1, -1)
-    return np.ascontiguousarray(np.moveaxis(values, axis, 0)).reshape(1, values.shape[axis], -1)
-
-
-def _trusted_samples(subject: Subject) -> float:
-    """Return how many independent samples the moments count for, judged by their other half."""
-    if subject.moments is None:
-        return 0.0
-    first, second = subject.moments.halves
-    best, chosen = np.inf, 1.0
-    for strength in _STRENGTHS:
-        moment = shrunk(first, subject.moments.samples / 2 / strength)
-        quantized = error_feedback(
-            subject.matrix, moment, _TRIED_LEVELS, scaled=subject.can_scale, rounds=1
-        )
-        error = output_error(subject.matrix, quantized.decoded, second)
-        if error > best:
-            break
-        if error < best:
-            best, chosen = error, strength
-    return subject.moments.samples / chosen
 
 
 def fixed_levels(found: Sequence[Subject]) -> dict[str, tuple[int, bool]]:
