@@ -302,6 +302,7 @@ def draw(rows: list[Row], name: str, path: Path) -> None:
         ]
         if not chosen:
             continue
+        chosen.sort(key=lambda row: row.nbytes)
         x = [row.nbytes / 1e6 for row in chosen]
         y = [100 * row.counts.agreeing / row.counts.images for row in chosen]
         names = {"target": "target, calibrated", "data-free": "target, data-free"}
