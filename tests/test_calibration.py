@@ -297,3 +297,19 @@ def test_shares():
 def test_bad_targets(fields):
     with pytest.raises(QqonnxError):
         Target(**fields)
+
+
+def test_the_probe_sees_no_sample_of_the_first_half(mlp, tmp_path):
+    x = np.random.default_rng(4).standard_normal((250, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    inputs = calibration_inputs(mlp, tmp_path / "x.npy", 256)
+    first_half = np.concatenate([batch["x"] for batch in list(inputs.batches())[0::2]])
+    weights = select(mlp)[0]
+    # With samples of the first half spoiled, nothing that the probe reports may change.
+    spoiled = x.copy()
+    spoiled[(x[:, None] == first_half[None]).all(axis=2).any(axis=1)] = 1000
+    np.save(tmp_path / "spoiled.npy", spoiled)
+    others = calibration_inputs(mlp, tmp_path / "spoiled.npy", 256)
+    replaced = {"b": np.roll(mlp.graph.initializers["b"].const_value.numpy(), 1)}
+    with probe(mlp, weights, inputs) as compare, probe(mlp, weights, others) as again:
+        assert compare(replaced) == again(replaced)

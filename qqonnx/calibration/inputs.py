@@ -51,17 +51,10 @@ class CalibrationInputs:
         """Number of samples."""
         return len(next(iter(self.arrays.values())))
 
-    def batches(self, most: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield runs of `batch_size` samples (the last may be shorter), of `most` samples in all.
-
-        Where samples are fewer than all they are spread evenly.
-        """
-        count = self.count
-        chosen = np.arange(count)
-        if most is not None and most < count:
-            chosen = np.unique(np.linspace(0, count - 1, most).round().astype(int))
-        for start in range(0, len(chosen), self.batch_size):
-            part = chosen[start : start + self.batch_size]
+    def batches(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield runs of `batch_size` samples; the last may be shorter."""
+        for start in range(0, self.count, self.batch_size):
+            part = slice(start, start + self.batch_size)
             yield {name: array[part] for name, array in self.arrays.items()}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from qqonnx.calibration.allocation import Choice, allocate, loss_curve
 from qqonnx.calibration.sensitivity import probe
-from qqonnx.codebooks import fit
+from qqonnx.codebooks import assign, fit
 from qqonnx.errors import QqonnxError
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def measure(
     replaceable = _replaceable(model, found)
     weights = [subject.plan.weight for subject in replaceable]
     with probe(model, weights, inputs) as compare:
-        at = _even(found, budget)
-        for last in (False, True):
+        for levels_within in (_even, allocation):
+            at = levels_within(found, budget)
             for subject in replaceable:
                 progress(subject.name, 1, 2 * len(replaceable))
                 key = at[subject.name]
@@ -64,8 +64,6 @@ def measure(
                 values = subject.values(subject.quantized(*key, half=True))
                 subject.measured[key] = compare({subject.name: values})[0]
             _guess_unmeasured(found)
-            if not last:
-                at = allocation(found, budget)
 
 
 def _replaceable(model: ir.Model, found: Sequence[Subject]) -> list[Subject]:
@@ -115,8 +113,8 @@ def _estimate_errors(subject: Subject) -> None:
             shares, weight = shares[chosen], weight[chosen]
         for levels in LADDER:
             codebook = fit(shares, "kmeans", levels, importance=weight)
-            where = np.searchsorted(codebook.thresholds, shares)
-            squared = np.square(shares - codebook.levels[where]) * weight
+            decoded = codebook.levels[assign(shares, codebook)]
+            squared = np.square(shares - decoded) * weight
             subject.errors[levels, scaled] = factor * float(squared.sum())
 
 

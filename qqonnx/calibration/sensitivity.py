@@ -42,8 +42,12 @@ def probe(
         weights: initializers of its graph; those of functions and subgraphs cannot be replaced.
         inputs: calibration inputs.
     """
-    batches = list(inputs.batches(2 * PROBED))
+    batches = list(inputs.batches())
     batches = batches[1::2] or batches
+    most = max(PROBED // inputs.batch_size, 1)
+    if most < len(batches):
+        spread = np.linspace(0, len(batches) - 1, most).round().astype(int)
+        batches = [batches[index] for index in spread]
     replaceable = [weight.value for weight in weights]
     with session_with(model, inputs=replaceable) as session:
         names = [output.name for output in session.get_outputs()]
