@@ -10,6 +10,8 @@ from qqonnx.codebooks.codebook import Codebook, FloatArray, between, nearest
 from qqonnx.codebooks.method import Method
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from qqonnx.codebooks.sample import Atoms, Sample
@@ -45,16 +47,31 @@ def fit_quantile(sample: Sample, levels: int) -> Codebook:
 
 def fit_median(sample: Sample, levels: int) -> Codebook:
     """Return QQ's bins, each with its median as level: the least absolute error in the bin."""
+    return _midway(sample, levels, _around_median)
+
+
+def fit_midpoint(sample: Sample, levels: int) -> Codebook:
+    """Return QQ's bins, each with the middle of its least and greatest value as level."""
+    return _midway(sample, levels, lambda _, edges: (edges[:-1], edges[1:] - 1))
+
+
+def _midway(
+    sample: Sample,
+    levels: int,
+    ends: Callable[[Atoms, NDArray[np.intp]], tuple[NDArray[np.intp], NDArray[np.intp]]],
+) -> Codebook:
+    """Return QQ's bins, each with a level midway between two of its atoms.
+
+    Args:
+        sample: the values.
+        levels: greatest number of levels.
+        ends: from atoms and the edges of bins [k + 1] to the two atoms of each bin [k].
+    """
     # Values that underflow at the sample's scale are one: no threshold parts them.
     atoms = sample.atoms
     thresholds = parting(atoms, fit_quantile(sample, levels).thresholds)
     while True:
-        edges = bin_edges(atoms, thresholds)
-        mass, _, _ = atoms.moments
-        half = (mass[edges[:-1]] + mass[edges[1:]]) / 2
-        # Where half the mass ends with an atom, the median lies midway to the next.
-        lower = np.clip(np.searchsorted(mass, half, side="left") - 1, edges[:-1], edges[1:] - 1)
-        upper = np.clip(np.searchsorted(mass, half, side="right") - 1, edges[:-1], edges[1:] - 1)
+        lower, upper = ends(atoms, bin_edges(atoms, thresholds))
         wanted = sample.unresolved(atoms, thresholds)
         wanted[lower] = wanted[upper] = True
         if atoms.exact[wanted].all():
@@ -63,20 +80,15 @@ def fit_median(sample: Sample, levels: int) -> Codebook:
     return Codebook((atoms.position[lower] + atoms.position[upper]) / 2, thresholds)
 
 
-def fit_midpoint(sample: Sample, levels: int) -> Codebook:
-    """Return QQ's bins, each with the middle of its least and greatest value as level."""
-    # Values that underflow at the sample's scale are one: no threshold parts them.
-    atoms = sample.atoms
-    thresholds = parting(atoms, fit_quantile(sample, levels).thresholds)
-    while True:
-        edges = bin_edges(atoms, thresholds)
-        least, greatest = edges[:-1], edges[1:] - 1
-        wanted = sample.unresolved(atoms, thresholds)
-        wanted[least] = wanted[greatest] = True
-        if atoms.exact[wanted].all():
-            break
-        atoms = sample.resolve(atoms, wanted)
-    return Codebook((atoms.position[least] + atoms.position[greatest]) / 2, thresholds)
+def _around_median(
+    atoms: Atoms, edges: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    mass, _, _ = atoms.moments
+    half = (mass[edges[:-1]] + mass[edges[1:]]) / 2
+    # Where half the mass ends with an atom, the median lies midway to the next.
+    lower = np.clip(np.searchsorted(mass, half, side="left") - 1, edges[:-1], edges[1:] - 1)
+    upper = np.clip(np.searchsorted(mass, half, side="right") - 1, edges[:-1], edges[1:] - 1)
+    return lower, upper
 
 
 def fit_nearest(sample: Sample, levels: int) -> Codebook:
