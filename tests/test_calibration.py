@@ -17,11 +17,11 @@ from qqonnx.calibration.feedback import (
     by_importance,
     error_feedback,
     output_error,
-    shrunk,
 )
 from qqonnx.calibration.inputs import calibration_inputs
 from qqonnx.calibration.layers import layer_of, patches
 from qqonnx.calibration.sensitivity import difference, probe
+from qqonnx.calibration.shrinkage import shrunk, used_together
 from qqonnx.calibration.statistics import collect
 from qqonnx.calibration.synthetic import dead_leaves
 from qqonnx.calibration.target import Target, bytes_of, share_of
@@ -71,10 +71,14 @@ def test_loss_curve_goes_through_what_was_measured_and_rises_with_the_error():
     assert curve[2, True] > curve[4, True] > curve[8, True] > curve[16, True]
 
 
-def correlated(random: np.random.Generator, groups: int, columns: int, samples: int) -> np.ndarray:
+def correlated(
+    random: np.random.Generator, groups: int, columns: int, samples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return E[x xT] and E[x] of samples."""
     mixing = random.standard_normal((groups, columns, columns)) / np.sqrt(columns)
     x = random.standard_normal((groups, samples, columns)) @ mixing + 0.5
-    return (x.transpose(0, 2, 1) @ x / samples).astype(np.float32)
+    moment = x.transpose(0, 2, 1) @ x / samples
+    return moment.astype(np.float32), x.mean(axis=1).astype(np.float32)
 
 
 @settings(max_examples=25)
@@ -88,7 +92,7 @@ def test_error_feedback_lowers_the_error_of_the_outputs(seed, shape, levels, sca
     random = np.random.default_rng(seed)
     groups, rows, columns = shape
     matrix = random.standard_normal(shape).astype(np.float32)
-    moment = shrunk(correlated(random, groups, columns, 4 * columns + 8), 1000)
+    moment = shrunk(*correlated(random, groups, columns, 4 * columns + 8), 1000)
     importance = np.einsum("gii->gi", moment)
     plain = by_importance(matrix, importance, levels, scaled=scaled)
     fed = error_feedback(matrix, moment, levels, scaled=scaled)
@@ -105,7 +109,7 @@ def test_error_feedback_lowers_the_error_of_the_outputs(seed, shape, levels, sca
 def test_rounds_never_raise_the_error():
     random = np.random.default_rng(5)
     matrix = random.standard_normal((1, 12, 90)).astype(np.float32)
-    moment = shrunk(correlated(random, 1, 90, 400), 400)
+    moment = shrunk(*correlated(random, 1, 90, 400), 400)
     errors = [
         output_error(
             matrix, error_feedback(matrix, moment, 6, scaled=False, rounds=rounds).decoded, moment
@@ -128,17 +132,49 @@ def test_feedback_finds_the_best_indices_of_two_weights():
     assert output_error(matrix, fed.decoded[:, :1], moment) == pytest.approx(best, abs=1e-6)
 
 
+def covariance(moment: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    return moment - mean[:, :, None] * mean[:, None, :]
+
+
 def test_shrinking_is_positive_definite_and_fades_with_samples():
     random = np.random.default_rng(0)
-    few = random.standard_normal((5, 40))
-    moment = (few.T @ few / 5)[None].astype(np.float32)
-    result = shrunk(moment, 5)
-    assert np.linalg.eigvalsh(result.astype(np.float64)).min() > 0
     off = ~np.eye(40, dtype=bool)
-    ratio_few = np.abs(result[0][off]).sum() / np.abs(moment[0][off]).sum()
-    many = correlated(random, 1, 40, 10**5)
-    ratio_many = np.abs(shrunk(many, 10**5)[0][off]).sum() / np.abs(many[0][off]).sum()
-    assert ratio_few < 0.5 < 0.98 < ratio_many
+    ratios = []
+    for samples in (5, 10**5):
+        moment, mean = correlated(random, 1, 40, samples)
+        result = shrunk(moment, mean, samples)
+        assert np.linalg.eigvalsh(result.astype(np.float64)).min() > 0
+        kept, given = (np.abs(covariance(m, mean)[0][off]).sum() for m in (result, moment))
+        ratios.append(kept / given)
+    assert ratios[0] < 0.6 < 0.98 < ratios[1]
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 6, 9), (3, 1, 4), (1, 2, 12)]))
+def test_what_few_samples_say_gives_way_to_the_mean_and_what_is_expected(seed, shape):
+    random = np.random.default_rng(seed)
+    groups, _, columns = shape
+    x = (random.standard_normal((groups, 50, columns)) + 0.5).astype(np.float32)
+    moment, mean = x.transpose(0, 2, 1) @ x / np.float32(50), x.mean(axis=1)
+    together = used_together(random.standard_normal(shape).astype(np.float32))
+    result = shrunk(moment, mean, 1, np.float32(0.5) * together)
+    assert np.linalg.eigvalsh(result.astype(np.float64)).min() > 0
+    left = covariance(result, mean)
+    deviation = np.sqrt(np.einsum("gii->gi", left))
+    correlation = left / deviation[:, :, None] / deviation[:, None, :]
+    off = ~np.eye(columns, dtype=bool)
+    np.testing.assert_allclose(correlation[:, off], 0.5 * together[:, off], atol=2e-3)
+    np.testing.assert_allclose(
+        np.einsum("gii->gi", result), np.einsum("gii->gi", moment), rtol=2e-3
+    )
+
+
+def test_used_together_is_the_correlation_of_columns():
+    random = np.random.default_rng(3)
+    matrix = random.standard_normal((2, 30, 5)).astype(np.float32)
+    for group, found in zip(matrix, used_together(matrix), strict=True):
+        np.testing.assert_allclose(found, np.corrcoef(group.T), atol=1e-5)
+    assert not used_together(np.zeros((1, 4, 3), np.float32)).any()
 
 
 CONV = """
@@ -215,10 +251,12 @@ def test_moments_are_those_of_the_activations(mlp, tmp_path):
     moments = collect(mlp, layers, inputs)
     a = mlp.graph.initializers["a"].const_value.numpy()
     hidden = np.maximum(x @ a, 0)
-    np.testing.assert_allclose(moments["a"].all[0], x.T @ x / 64, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(moments["b"].all[0], hidden.T @ hidden / 64, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(moments["a"].all[0][0], x.T @ x / 64, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(moments["b"].all[0][0], hidden.T @ hidden / 64, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(moments["b"].all[1][0], hidden.mean(axis=0), rtol=1e-3, atol=1e-4)
     even = np.concatenate([x[i : i + 8] for i in range(0, 64, 16)])
     np.testing.assert_allclose(moments["a"].halves[0][0], even.T @ even / 32, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(moments["a"].means[0][0], even.mean(axis=0), rtol=1e-3, atol=1e-4)
     assert len(mlp.graph.outputs) == 1
     assert len(mlp.graph.inputs) == 1
 

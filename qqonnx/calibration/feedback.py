@@ -98,38 +98,6 @@ def output_error(matrix: Floats, decoded: Floats, moment: Floats) -> float:
     return float(np.einsum("gij,gij->", error @ moment, error, dtype=np.float64))
 
 
-def shrunk(moment: Floats, samples: float) -> Floats:
-    """Return a positive definite estimate of a second moment that few samples were taken of.
-
-    Off the diagonal it is multiplied with 1 - r, where r is the share of the squared
-    correlations that chance explains, at least 1 %.
-
-    Source: Schäfer and Strimmer, *A shrinkage approach to large-scale covariance matrix
-    estimation*, 2005 (target D), with the variance of a correlation c taken as (1 - c^2)^2 / n.
-
-    Args:
-        moment: float32 [groups, columns, columns].
-        samples: n, independent ones.
-    """
-    columns = moment.shape[1]
-    diagonal = np.einsum("gii->gi", moment)
-    # Inputs that are always zero could not hold any weight in place.
-    diagonal = diagonal + np.float32(1e-4) * np.maximum(
-        diagonal.mean(axis=1, keepdims=True), np.float32(1e-20)
-    )
-    root = np.sqrt(diagonal)
-    squared = np.minimum(np.square(moment / root[:, :, None] / root[:, None, :]), 1)
-    on_diagonal = np.einsum("gii->gi", squared)
-    total = squared.sum(axis=(1, 2), dtype=np.float64) - on_diagonal.sum(axis=1)
-    chance = np.square(1 - squared).sum(axis=(1, 2), dtype=np.float64)
-    chance -= np.square(1 - on_diagonal).sum(axis=1)
-    share = np.clip(chance / max(samples, 1) / np.maximum(total, 1e-12), 0.01, 1)
-    result = moment * (1 - share).astype(np.float32)[:, None, None]
-    where = np.arange(columns)
-    result[:, where, where] = diagonal
-    return np.asarray(result)
-
-
 def _codebook(matrix: Floats, importance: Floats, scales: Floats, levels: int) -> Floats:
     weight = np.square(scales)[..., None] * importance[:, None, :]
     shares = matrix / scales[..., None]

@@ -98,7 +98,7 @@ def _estimate_errors(subject: Subject) -> None:
     matrix = subject.matrix
     importance = np.ones((len(matrix), matrix.shape[2]), np.float32)
     if subject.moments is not None:
-        importance = np.einsum("gii->gi", subject.moments.all) + np.float32(1e-20)
+        importance = np.einsum("gii->gi", subject.moments.all[0]) + np.float32(1e-20)
     for scaled in (True, False) if subject.can_scale else (False,):
         scales = np.ones(matrix.shape[:2], np.float32)
         if scaled:

@@ -34,21 +34,23 @@ MOST_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean of x xT over the patches x of a layer, for two halves of the samples.
+    """Mean of x xT and of x over the patches x of a layer, for two halves of the samples.
 
     Attributes:
-        halves: float32 [2, groups, columns, columns].
+        halves: of x xT, float32 [2, groups, columns, columns].
+        means: of x, float32 [2, groups, columns].
         samples: independent samples in both halves together, an estimate: positions of one
             image are not independent, and count as at most `_INDEPENDENT` of them.
     """
 
     halves: NDArray[np.float32]
+    means: NDArray[np.float32]
     samples: float
 
     @property
-    def all(self) -> NDArray[np.float32]:
-        """The mean over all samples: float32 [groups, columns, columns]."""
-        return np.asarray(self.halves.mean(axis=0))
+    def all(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Both means over all samples: float32 [groups, columns, columns], [groups, columns]."""
+        return np.asarray(self.halves.mean(axis=0)), np.asarray(self.means.mean(axis=0))
 
 
 _INDEPENDENT = 8
@@ -69,7 +71,9 @@ def session_with(
         QqonnxError: ONNX Runtime does not load the model.
     """
     graph = model.graph
-    more = [value for value in outputs if not value.is_graph_output()]
+    # Not `is_graph_output`: onnx_ir goes on saying so of outputs that were taken away.
+    present = {id(value) for value in graph.outputs}
+    more = [value for value in outputs if id(value) not in present]
     with tempfile.TemporaryDirectory(prefix="qqonnx-") as folder:
         path = Path(folder) / "model.onnx"
         ends, starts = len(graph.outputs), len(graph.inputs)
@@ -129,6 +133,9 @@ def collect(
         layer.name: np.zeros((2, layer.groups, layer.columns, layer.columns), np.float32)
         for layer in chosen
     }
+    firsts = {
+        layer.name: np.zeros((2, layer.groups, layer.columns), np.float32) for layer in chosen
+    }
     counts = {name: np.zeros(2) for name in sums}
     samples = dict.fromkeys(sums, 0.0)
     values = list(dict.fromkeys(value for layer in chosen for value in layer.inputs))
@@ -138,24 +145,29 @@ def collect(
     with session_with(model, outputs=computed) as session:
         for number, batch in enumerate(inputs.batches()):
             progress("activations", inputs.batch_size, 2 * inputs.count)
-            found = dict(zip(names, run(session, names, batch), strict=True)) | batch
+            seen_by = dict(zip(names, run(session, names, batch), strict=True)) | batch
             for layer in chosen:
                 for value in layer.inputs:
-                    activation = found[value.name or ""]
+                    activation = seen_by[value.name or ""]
                     seen = patches(
                         layer, activation.astype(np.float32, copy=False), POSITIONS, random
                     )
                     sums[layer.name][number % 2] += seen.transpose(0, 2, 1) @ seen
+                    firsts[layer.name][number % 2] += seen.sum(axis=1)
                     counts[layer.name][number % 2] += seen.shape[1]
                     positions = seen.shape[1] / len(activation)
                     samples[layer.name] += len(activation) * min(positions, _INDEPENDENT)
+    found = {}
     for name, total in sums.items():
         if not np.isfinite(total).all():
             raise QqonnxError(f"calibration: the input of weight {name!r} is not finite")
-        total /= np.maximum(counts[name], 1)[:, None, None, None].astype(np.float32)
+        first, count = firsts[name], np.maximum(counts[name], 1).astype(np.float32)
+        total /= count[:, None, None, None]
+        first /= count[:, None, None]
         if not counts[name][1]:
-            total[1] = total[0]
-    return {name: Moments(total, samples[name]) for name, total in sums.items()}
+            total[1], first[1] = total[0], first[0]
+        found[name] = Moments(total, first, samples[name])
+    return found
 
 
 def _within_memory(layers: Sequence[Layer]) -> list[Layer]:

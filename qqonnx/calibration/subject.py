@@ -12,9 +12,9 @@ from qqonnx.calibration.feedback import (
     by_importance,
     error_feedback,
     output_error,
-    shrunk,
 )
 from qqonnx.calibration.layers import Layer, layer_of
+from qqonnx.calibration.shrinkage import shrunk, used_together
 from qqonnx.calibration.statistics import Moments, collect
 from qqonnx.codebooks import extremes
 from qqonnx.errors import QqonnxError
@@ -33,10 +33,26 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Progress = Callable[[str, int, int], None]
 
-_STRENGTHS = (1.0, 3.0, 10.0, 30.0)
-"""Divisors of the number of independent samples, tried on samples held out."""
+_DIVISORS = (1.0, 3.0, 10.0, 30.0)
+"""Of the number of independent samples, tried on samples held out."""
+
+_WEIGHTS = (0.0, 0.4, 0.8)
+"""How far inputs may be expected to go together as the weight uses them."""
 
 _TRIED_LEVELS = 8
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What to believe of second moments.
+
+    Attributes:
+        samples: independent samples that they count for.
+        weight: how far inputs are expected to go together as the weight uses them, 0 to 1.
+    """
+
+    samples: float
+    weight: float
 
 
 @dataclass
@@ -48,7 +64,7 @@ class Subject:
         layer: how it acts; None if that is not known.
         matrix: float32 [groups, rows, columns].
         moments: second moments of its inputs, if known.
-        samples: independent samples that they count for.
+        trust: what to believe of them.
         errors: error of the weight by levels and whether scaled.
         measured: loss of the outputs by the same, where it was measured.
     """
@@ -57,7 +73,7 @@ class Subject:
     layer: Layer | None
     matrix: Floats
     moments: Moments | None
-    samples: float = 0.0
+    trust: Trust = field(default_factory=lambda: Trust(1.0, 0.0))
     errors: dict[tuple[int, bool], float] = field(default_factory=dict)
     measured: dict[tuple[int, bool], float] = field(default_factory=dict)
 
@@ -94,9 +110,13 @@ class Subject:
         if self.moments is None:
             ones = np.ones((len(self.matrix), self.matrix.shape[2]), np.float32)
             return by_importance(self.matrix, ones, levels, scaled=scaled)
-        moment = self.moments.halves[0] if half else self.moments.all
-        samples = self.samples / 2 if half else self.samples
-        return error_feedback(self.matrix, shrunk(moment, samples), levels, scaled=scaled)
+        moment, mean = self.moments.all
+        samples = self.trust.samples
+        if half:
+            moment, mean, samples = self.moments.halves[0], self.moments.means[0], samples / 2
+        expected = self.trust.weight * used_together(self.matrix) if self.trust.weight else None
+        believed = shrunk(moment, mean, samples, expected)
+        return error_feedback(self.matrix, believed, levels, scaled=scaled)
 
     def values(self, quantized: Quantized) -> NDArray[Any]:
         """Return the decoded weight in its own shape and dtype."""
@@ -143,6 +163,9 @@ def subjects(
     """
     layers = [layer_of(entry.weight) for entry in plans]
     moments = collect(model, [layer for layer in layers if layer is not None], inputs, progress)
+    if inputs.trust < 1:
+        # Made-up inputs have other means than real ones: not to be held on to.
+        moments = {name: replace(m, means=np.zeros_like(m.means)) for name, m in moments.items()}
     found = []
     for entry, layer in zip(plans, layers, strict=True):
         values = entry.weight.tensor.numpy().astype(np.float32)
@@ -153,7 +176,7 @@ def subjects(
         subject = Subject(
             entry, layer, _matrix(values, entry, layer), moments.get(entry.weight.name)
         )
-        subject.samples = _trusted_samples(subject) * inputs.trust
+        subject.trust = _trust(subject, inputs.trust)
         found.append(subject)
     return found
 
@@ -167,20 +190,35 @@ def _matrix(values: Floats, entry: WeightPlan, layer: Layer | None) -> Floats:
     return np.ascontiguousarray(np.moveaxis(values, axis, 0)).reshape(1, values.shape[axis], -1)
 
 
-def _trusted_samples(subject: Subject) -> float:
-    """Return how many independent samples the moments count for, judged by their other half."""
+def _trust(subject: Subject, share: float) -> Trust:
+    """Return what to believe of the moments: fitted to one half, judged by the other.
+
+    Args:
+        subject: the weight.
+        share: what a sample counts for besides.
+    """
     if subject.moments is None:
-        return 0.0
-    first, second = subject.moments.halves
-    best, chosen = np.inf, 1.0
-    for strength in _STRENGTHS:
-        moment = shrunk(first, subject.moments.samples / 2 / strength)
+        return Trust(1.0, 0.0)
+    moments, together = subject.moments, used_together(subject.matrix)
+
+    def error(divisor: float, weight: float) -> float:
+        samples = moments.samples / 2 / divisor
+        believed = shrunk(moments.halves[0], moments.means[0], samples, weight * together)
         quantized = error_feedback(
-            subject.matrix, moment, _TRIED_LEVELS, scaled=subject.can_scale, rounds=1
+            subject.matrix, believed, _TRIED_LEVELS, scaled=subject.can_scale, rounds=1
         )
-        error = output_error(subject.matrix, quantized.decoded, second)
-        if error > best:
+        return output_error(subject.matrix, quantized.decoded, moments.halves[1])
+
+    divisor, weight = _DIVISORS[0], _WEIGHTS[0]
+    least = error(divisor, weight)
+    for tried in _WEIGHTS[1:]:
+        found = error(divisor, tried)
+        if found >= least:
             break
-        if error < best:
-            best, chosen = error, strength
-    return subject.moments.samples / chosen
+        least, weight = found, tried
+    for tried in _DIVISORS[1:]:
+        found = error(tried, weight)
+        if found >= least:
+            break
+        least, divisor = found, tried
+    return Trust(moments.samples / divisor * share, weight)

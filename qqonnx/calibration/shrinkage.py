@@ -1,0 +1,75 @@
+"""Second moments that few samples were taken of: what to believe of them.
+
+The mean is kept. Of the correlations about it, the share that chance explains is replaced by what
+is expected without data: that inputs go together as the rows of the weight use them. Weights
+grow, in training, from the inputs they meet, so WT W resembles the inputs' own covariance.
+
+Sources: Schäfer and Strimmer, *A shrinkage approach to large-scale covariance matrix estimation*,
+2005; Radhakrishnan and others, *Mechanism for feature learning in neural networks*, 2024 (WT W).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+_LEAST = 0.01
+"""Share that is always taken away, so that the result is positive definite."""
+
+
+def shrunk(moment: Floats, mean: Floats, samples: float, expected: Floats | None = None) -> Floats:
+    """Return a positive definite estimate of a second moment.
+
+    Its diagonal and the mean stay. Off the diagonal, a share r of the covariances gives way to
+    those of `expected`; r is what chance explains of the squared correlations, at least 1 %.
+
+    Args:
+        moment: E[x xT], float32 [groups, columns, columns].
+        mean: E[x], float32 [groups, columns].
+        samples: number of independent samples, n: the variance of a correlation c is taken as
+            (1 - c^2)^2 / n.
+        expected: correlations where there are no data, float32 [groups, columns, columns],
+            positive semidefinite with a diagonal of at most 1; zeros by default.
+    """
+    squares = mean[:, :, None] * mean[:, None, :]
+    covariance = moment - squares
+    variance = np.einsum("gii->gi", covariance)
+    # Inputs that never vary could not hold any weight in place.
+    floor = np.float32(1e-4) * np.einsum("gii->gi", moment).mean(axis=1, keepdims=True)
+    variance = np.maximum(variance, 0) + np.maximum(floor, np.float32(1e-24))
+    deviation = np.sqrt(variance)
+    scale = deviation[:, :, None] * deviation[:, None, :]
+    squared = np.minimum(np.square(covariance / scale), 1)
+    on_diagonal = np.einsum("gii->gi", squared)
+    total = squared.sum(axis=(1, 2), dtype=np.float64) - on_diagonal.sum(axis=1)
+    chance = np.square(1 - squared).sum(axis=(1, 2), dtype=np.float64)
+    chance -= np.square(1 - on_diagonal).sum(axis=1)
+    share = np.clip(chance / max(samples, 1) / np.maximum(total, 1e-12), _LEAST, 1)
+    share = share.astype(np.float32)[:, None, None]
+    result = covariance * (1 - share)
+    if expected is not None:
+        result += share * expected * scale
+    where = np.arange(moment.shape[1])
+    result[:, where, where] = variance
+    return np.asarray(result + squares)
+
+
+def used_together(matrix: Floats) -> Floats:
+    """Return the correlations of a weight's columns over its rows.
+
+    Args:
+        matrix: float32 [groups, rows, columns].
+
+    Returns:
+        float32 [groups, columns, columns].
+    """
+    centred = matrix - matrix.mean(axis=1, keepdims=True) if matrix.shape[1] > 1 else matrix
+    length = np.sqrt(np.square(centred).sum(axis=1, keepdims=True))
+    unit = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    return np.asarray(unit.transpose(0, 2, 1) @ unit)
