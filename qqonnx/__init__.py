@@ -11,6 +11,8 @@ from qqonnx.errors import QqonnxError
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
+    from qqonnx.calibration.fit import Calibration
+    from qqonnx.calibration.target import Target
     from qqonnx.compression import compress, restore
     from qqonnx.evaluation import evaluate
     from qqonnx.inspection import inspect
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
     from qqonnx.zoo import export
 
 __all__ = [
+    "Calibration",
     "Options",
     "QqonnxError",
+    "Target",
     "__version__",
     "compress",
     "evaluate",
@@ -29,7 +33,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Calibration": "qqonnx.calibration.fit",
     "Options": "qqonnx.plan",
+    "Target": "qqonnx.calibration.target",
     "compress": "qqonnx.compression",
     "evaluate": "qqonnx.evaluation",
     "export": "qqonnx.zoo",
