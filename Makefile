@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-web web-demo
+.PHONY: demo docs test test-web web-demo
 
 demo: $(VENV)/demo
 	$(BIN)/python tools/compare.py models/digits_mobilenet_v3_small.onnx --data models/digits_test.npz
@@ -11,7 +11,13 @@ test: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mkdocs build --quiet --strict
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# The documentation as a site: build/site/index.html
+docs: $(VENV)/test
+	$(BIN)/mkdocs build --quiet --strict
 
 $(VENV)/demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

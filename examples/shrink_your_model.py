@@ -6,8 +6,6 @@ Runs offline on the bundled model, handwritten digits. For a model of your own s
 of the first step. docs/tutorial.md explains each step.
 """
 
-# ruff: noqa: INP001
-
 # %% 1. What you have: a float model, images like those it will see, and labelled ones to judge by.
 import tempfile
 from pathlib import Path

@@ -14,7 +14,8 @@ from building import normal, tensor_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qqonnx.calibration.reconstruction import Reconstruction, Tunable, reconstruct
+from qqonnx.calibration.reconstruction import Reconstruction, reconstruct
+from qqonnx.calibration.tunable import Tunable
 from qqonnx.errors import QqonnxError
 
 pytestmark = pytest.mark.torch

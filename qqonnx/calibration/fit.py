@@ -205,7 +205,8 @@ def tune(
     Raises:
         QqonnxError: PyTorch is missing, or the model has an operator that it cannot run.
     """
-    from qqonnx.calibration.reconstruction import Tunable, reconstruct
+    from qqonnx.calibration.reconstruction import reconstruct
+    from qqonnx.calibration.tunable import Tunable
 
     graph = model.graph
     weights = [

@@ -24,28 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qqonnx.packing import Indices
-
-
-@dataclass(frozen=True)
-class Tunable:
-    """One quantized weight.
-
-    Attributes:
-        name: name of the weight's initializer.
-        shape: shape of the weight.
-        indices: uint8, of the weight's shape.
-        levels: float32 [k], strictly ascending.
-        scales: float32 [channels] along `channel_axis`, or None.
-        channel_axis: axis of the channels, None without scales.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    indices: Indices
-    levels: NDArray[np.float32]
-    scales: NDArray[np.float32] | None
-    channel_axis: int | None
+    from qqonnx.calibration.tunable import Tunable
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.calibration.distillation import Teacher
-    from qqonnx.calibration.reconstruction import Tunable
+    from qqonnx.calibration.tunable import Tunable
 
 WARM_UP = 8
 """Steps in which the learning rate rises to its full height."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qqonnx.study.data import write_npz
+from qqonnx.study.folder import cache_folder
 from qqonnx.study.reference import RECIPES, recipe_text, train_reference
 
 if TYPE_CHECKING:
@@ -37,12 +38,6 @@ class StudyModel:
     held_out: Path
     calibration: Path
     data: str
-
-
-def cache_folder() -> Path:
-    """Return the folder for what can be computed again: XDG_CACHE_HOME or ~/.cache, qqonnx."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "qqonnx" / "study"
 
 
 def digest_of(*parts: bytes | str | Path) -> str:

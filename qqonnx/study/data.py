@@ -10,6 +10,7 @@ import numpy as np
 
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.data import open_dataset
+from qqonnx.study.folder import cache_folder
 from qqonnx.zoo.extras import import_extra
 
 if TYPE_CHECKING:
@@ -83,8 +84,6 @@ def mnist(path: Path) -> ImageSet:
 
 
 def _download_mnist() -> Path:
-    from qqonnx.study.cache import cache_folder
-
     datasets = import_extra("torchvision.datasets", "study")
     home = cache_folder() / "mnist"
     try:

@@ -8,7 +8,8 @@ import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qqonnx.study.cache import cache_folder, digest_of
+from qqonnx.study.cache import digest_of
+from qqonnx.study.folder import cache_folder
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from qqonnx.evaluation.preprocessing import METADATA_KEY, Preprocessing
-from qqonnx.study.cache import StudyModel, cache_folder, digest_of, write_splits
+from qqonnx.study.cache import StudyModel, digest_of, write_splits
 from qqonnx.study.data import Split, digits, read_npz, write_npz
+from qqonnx.study.folder import cache_folder
 from qqonnx.zoo.extras import import_extra
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from qqonnx.errors import QqonnxError
-from qqonnx.study.cache import StudyModel, cache_folder, digest_of, reference_models
+from qqonnx.study.cache import StudyModel, digest_of, reference_models
 from qqonnx.study.data import ImageSet, digits, image_folder
+from qqonnx.study.folder import cache_folder
 from qqonnx.study.jobs import run_jobs
 from qqonnx.study.reference import IMAGE_SIZE, RECIPES
 from qqonnx.study.small import bundled_network
