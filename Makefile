@@ -12,7 +12,6 @@ test: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/mkdocs build --quiet --strict
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 # The documentation as a site: build/site/index.html

@@ -118,6 +118,9 @@ def compress(
         progress: called with a weight's name or what is being done, an amount, such as the
             weight's elements, and the total.
 
+    Returns:
+        What was compressed, what was not and why, and the check of the written file's outputs.
+
     Raises:
         QqonnxError: the model cannot be read, holds no weight to compress or a weight that is
             not finite, the options do not fit, the output cannot be written or verified, or
@@ -258,7 +261,15 @@ def _calibrate(
 
 
 def restore(model: Path, output: Path, *, external_data: bool = False) -> int:
-    """Write a compressed model with plain float weights again; returns how many.
+    """Write a compressed model with plain float weights again.
+
+    Args:
+        model: a file that `compress` wrote.
+        output: the file to write.
+        external_data: put tensors into a second file, `output` with ".data" appended.
+
+    Returns:
+        How many weights are floats again.
 
     Raises:
         QqonnxError: the model cannot be read, was not compressed by qqonnx, or the output

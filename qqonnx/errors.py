@@ -18,9 +18,13 @@ def first_line(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` with what is no visible character escaped.
+    r"""Return `text` with what is no visible character escaped.
 
     Names in a model may hold anything, line ends and terminal codes too.
+
+    Example:
+        >>> printable("two\nlines")
+        'two\\nlines'
     """
     if text.isprintable():
         return text

@@ -61,6 +61,12 @@ class Inspection:
 def inspect(path: Path) -> Inspection:
     """Read what compression did to a file, or which weights an uncompressed one holds.
 
+    Args:
+        path: an ONNX file.
+
+    Returns:
+        Its compressed weights, its plain float tensors, and how large it is.
+
     Raises:
         QqonnxError: the file cannot be read, or what it says of its compression is not so.
     """

@@ -23,3 +23,11 @@ def tensor_of(array: np.ndarray, name: str) -> onnx.TensorProto:
 
 def normal(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def package_modules() -> list[str]:
+    """Return the name of every module of the package, sorted."""
+    root = Path(__file__).parent.parent
+    files = (root / "qqonnx").rglob("*.py")
+    parts = (file.relative_to(root).with_suffix("").parts for file in files)
+    return sorted(".".join(part).removesuffix(".__init__") for part in parts)

@@ -1,8 +1,12 @@
 """Codebooks: from values to levels and indices. Pure numpy on 1-D arrays, no ONNX.
 
 Example:
-    codebook = fit(values, "kmeans", 16)
-    decoded = codebook.levels[assign(values, codebook)]
+    >>> import numpy as np
+    >>> values = np.array([-1.0, -0.9, 0.0, 0.1, 0.8, 1.0])
+    >>> codebook = fit(values, "kmeans", 3)
+    >>> indices = assign(values, codebook)
+    >>> indices.tolist(), codebook.levels[indices].round(2).tolist()
+    ([0, 0, 1, 1, 2, 2], [-0.95, -0.95, 0.05, 0.05, 0.9, 0.9])
 """
 
 from qqonnx.codebooks.assignment import assign

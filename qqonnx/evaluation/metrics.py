@@ -72,6 +72,12 @@ def log_probabilities(outputs: NDArray[Any]) -> NDArray[np.float64]:
 
     Outputs that are non-negative and add up to 1 in every row are taken as probabilities,
     others as logits.
+
+    Example:
+        >>> log_probabilities(np.array([[0.25, 0.75]])).round(2).tolist()
+        [[-1.39, -0.29]]
+        >>> log_probabilities(np.array([[1.0, 2.0]])).round(2).tolist()
+        [[-1.31, -0.31]]
     """
     values = outputs.astype(np.float64)
     if len(values) and (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-3):

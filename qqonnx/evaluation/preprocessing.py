@@ -46,6 +46,11 @@ class Preprocessing:
 def from_json(text: str) -> Preprocessing:
     """Read a preprocessing from JSON.
 
+    Example:
+        >>> gray = Preprocessing(32, 28, "bilinear", mean=(0.5,), std=(0.5,))
+        >>> from_json(gray.to_json()) == gray
+        True
+
     Raises:
         QqonnxError: a field is missing, unknown or out of range.
     """

@@ -146,6 +146,10 @@ def evaluate(
         threads: threads for one run; ONNX Runtime's own choice by default.
         progress: called with the images of each batch and of the data set.
 
+    Returns:
+        A row for each model, the baseline's first; load time and latency are measured here too,
+        in turns, so they compare with each other only.
+
     Raises:
         QqonnxError: a model does not load or run, there are no images, or the classes do not
             fit the outputs.

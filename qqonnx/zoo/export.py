@@ -77,6 +77,9 @@ def export(
         opset: Version of the standard ONNX operators, 18 or later.
         simplify: Pass the graph through onnxsim.
 
+    Returns:
+        What was written, and how far its outputs are from PyTorch's.
+
     Raises:
         QqonnxError: Unknown model, weights missing or not fitting, an optional package missing,
             the file cannot be written, or its outputs differ from PyTorch's.
