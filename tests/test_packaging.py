@@ -88,7 +88,8 @@ def test_wheel_runs_on_its_own(built: Path, tmp_path: Path) -> None:
     command += ["--quiet", "--no-deps", "--no-index", str(wheel_of(built))]
     subprocess.run(command, check=True, capture_output=True)
     # Dependencies are linked in instead of being downloaded once more.
-    for entry in dependencies("qqonnx"):
+    (record,) = (tmp_path / "clean").rglob("qqonnx-*.dist-info")
+    for entry in dependencies(installed.Distribution.at(record)):
         (tmp_path / "dependencies").mkdir(exist_ok=True)
         (tmp_path / "dependencies" / entry.name).symlink_to(entry)
 
@@ -115,20 +116,21 @@ def test_wheel_runs_on_its_own(built: Path, tmp_path: Path) -> None:
     assert "compressed by qqonnx" in run("qqonnx", "inspect", str(small))
 
 
-def dependencies(package: str) -> set[Path]:
+def dependencies(package: installed.Distribution) -> set[Path]:
     """Return what the package's dependencies, and theirs, put into the packages' folder."""
     found: set[Path] = set()
-    pending, seen = [(package, "")], set()
+    pending, seen = [(package, "")], {("qqonnx", "")}
     while pending:
-        name, extra = pending.pop()
-        for text in installed.requires(name) or ():
-            requirement = Requirement(text)
-            needed = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-            if not needed or requirement.name in seen:
-                continue
-            seen.add(requirement.name)
-            pending += [(requirement.name, wanted) for wanted in ("", *requirement.extras)]
-            distribution = installed.distribution(requirement.name)
+        distribution, extra = pending.pop()
+        if distribution is not package:
             tops = {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}
             found |= {Path(str(distribution.locate_file(top))) for top in tops}
+        for text in distribution.requires or ():
+            requirement = Requirement(text)
+            if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+                continue
+            for wanted in ("", *requirement.extras):
+                if (requirement.name, wanted) not in seen:
+                    seen.add((requirement.name, wanted))
+                    pending.append((installed.distribution(requirement.name), wanted))
     return found
