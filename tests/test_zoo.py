@@ -15,9 +15,9 @@ import onnxruntime as ort
 import pytest
 
 from qqonnx import Options, QqonnxError, compress
+from qqonnx.evaluation.preprocessing import Preprocessing
 from qqonnx.zoo import export, export_module, model_names, simplify, tracing
 from qqonnx.zoo.architectures import pretrained
-from qqonnx.zoo.preprocessing import ImagePreprocessing
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
@@ -25,7 +25,7 @@ pytest.importorskip("torchvision")
 pytestmark = pytest.mark.torch
 
 SIZE = 64
-TINY = ImagePreprocessing(8, 8, "bilinear", (0.5,), (0.5,))
+TINY = Preprocessing(8, 8, "bilinear", (0.5,), (0.5,))
 
 FAMILIES = [
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet",

@@ -26,15 +26,15 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_small
 
+from qqonnx.evaluation.preprocessing import Preprocessing
 from qqonnx.zoo import ExportReport, export_module
-from qqonnx.zoo.preprocessing import ImagePreprocessing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEED = 0
 HELD_OUT = 360
-PREPROCESSING = ImagePreprocessing(
+PREPROCESSING = Preprocessing(
     resize=64, crop=64, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
 )
 BATCH = 64

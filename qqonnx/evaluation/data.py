@@ -11,6 +11,7 @@ import numpy as np
 
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.preprocessing import Preprocessing, apply
+from qqonnx.extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,17 +84,16 @@ def open_dataset(path: Path, limit: int | None = None) -> Dataset:
 
 def batches(dataset: Dataset, preprocessing: Preprocessing, size: int) -> Iterator[Batch]:
     """Yield the images in order, at most `size` at a time; unreadable ones are left out."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise QqonnxError('images take Pillow: pip install "qqonnx[images]"') from error
+    pillow = import_extra("PIL.Image", "images")
     for start in range(0, len(dataset.items), size):
         images, labels, unreadable = [], [], []
         for item, label in zip(
             dataset.items[start : start + size], dataset.labels[start : start + size], strict=True
         ):
             try:
-                image = Image.fromarray(item) if isinstance(item, np.ndarray) else Image.open(item)
+                image = (
+                    pillow.fromarray(item) if isinstance(item, np.ndarray) else pillow.open(item)
+                )
                 images.append(apply(image, preprocessing))
                 labels.append(label)
             # Pillow's decoders raise all kinds of errors on damaged files.

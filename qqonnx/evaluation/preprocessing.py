@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-METADATA_KEY = "qqonnx.preprocessing"
+PREPROCESSING_KEY = "qqonnx.preprocessing"
+"""Key in the model's metadata properties; its value is `Preprocessing.to_json()`."""
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 
@@ -37,6 +39,10 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def scaled_to(self, crop: int) -> Preprocessing:
+        """Return the same preprocessing for images of side `crop`, resized in proportion."""
+        return replace(self, resize=round(self.resize * crop / self.crop), crop=crop)
 
     def to_json(self) -> str:
         """Return the compact JSON that `from_json` reads."""
@@ -85,8 +91,8 @@ def for_model(metadata: Mapping[str, str], size: int | None) -> tuple[Preprocess
         metadata: the model's metadata properties.
         size: side of its input images, if fixed.
     """
-    if METADATA_KEY in metadata:
-        return from_json(metadata[METADATA_KEY]), "the model's metadata"
+    if PREPROCESSING_KEY in metadata:
+        return from_json(metadata[PREPROCESSING_KEY]), "the model's metadata"
     crop = size or 224
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     default = Preprocessing(round(crop * 256 / 224), crop, "bilinear", mean, std)

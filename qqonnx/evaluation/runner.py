@@ -20,8 +20,14 @@ from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes, zstd_bytes
 from qqonnx.graph.load import read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from qqonnx.evaluation.data import Batch, Dataset
+    from qqonnx.evaluation.session import Classifier
 
 
 @dataclass(frozen=True)
@@ -162,31 +168,9 @@ def evaluate(
         chosen, source = from_json(preprocessing), "as given"
     else:
         chosen, source = for_model(classifiers[0].metadata, classifiers[0].size)
-    sums = [Counts() for _ in paths]
-    unreadable: list[str] = []
-    classes = 0
-    first_image = None
-    for batch in batches(dataset, chosen, batch_size):
-        progress(len(batch.images) + len(batch.unreadable), len(dataset.items))
-        unreadable.extend(batch.unreadable)
-        if not len(batch.images):
-            continue
-        reference = None
-        for number, classifier in enumerate(classifiers):
-            outputs = classifier.run(batch.images)
-            if first_image is None:
-                first_image = batch.images[:1]
-                classes = outputs.shape[1]
-            if outputs.shape[1] != classes:
-                raise QqonnxError(
-                    f"{classifier.path}: {outputs.shape[1]} outputs, the first model has {classes}"
-                )
-            answers = output_indices(dataset, classes)[batch.labels]
-            if number == 0 and baseline is not None:
-                reference = outputs
-            sums[number] += count(outputs, answers, reference)
-    if first_image is None:
-        raise QqonnxError(f"{data}: none of its {len(dataset.items)} images can be read")
+    sums, first_image, classes, unreadable = _counted(
+        classifiers, baseline is not None, batches(dataset, chosen, batch_size), dataset, progress
+    )
     loads: list[float] | list[None] = [None] * len(paths)
     latencies: list[float] | list[None] = [None] * len(paths)
     if baseline is not None:
@@ -213,6 +197,47 @@ def evaluate(
         )
     )
     return Evaluation(rows, compared, chosen.to_json(), source, tuple(unreadable))
+
+
+def _counted(
+    classifiers: Sequence[Classifier],
+    has_baseline: bool,
+    images: Iterable[Batch],
+    dataset: Dataset,
+    progress: Callable[[int, int], None],
+) -> tuple[list[Counts], NDArray[np.float32], int, list[str]]:
+    """Run all classifiers on one batch after another.
+
+    Returns:
+        Counts for each classifier; the first image that could be read, float32 [1, channels,
+        height, width]; the number of classes; the image files that could not be read.
+    """
+    sums = [Counts() for _ in classifiers]
+    unreadable: list[str] = []
+    classes = 0
+    first_image = None
+    for batch in images:
+        progress(len(batch.images) + len(batch.unreadable), len(dataset.items))
+        unreadable.extend(batch.unreadable)
+        if not len(batch.images):
+            continue
+        reference = None
+        for number, classifier in enumerate(classifiers):
+            outputs = classifier.run(batch.images)
+            if first_image is None:
+                first_image = batch.images[:1]
+                classes = outputs.shape[1]
+            if outputs.shape[1] != classes:
+                raise QqonnxError(
+                    f"{classifier.path}: {outputs.shape[1]} outputs, the first model has {classes}"
+                )
+            answers = output_indices(dataset, classes)[batch.labels]
+            if number == 0 and has_baseline:
+                reference = outputs
+            sums[number] += count(outputs, answers, reference)
+    if first_image is None:
+        raise QqonnxError(f"{dataset.path}: none of its {len(dataset.items)} images can be read")
+    return sums, first_image, classes, unreadable
 
 
 def _files(path: Path) -> list[Path]:

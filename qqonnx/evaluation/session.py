@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import QqonnxError, first_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,7 @@ class Classifier:
         try:
             outputs = self.session.run(None, {self.input_name: inputs})
         except Exception as error:
-            raise QqonnxError(f"{self.path}: does not run: {str(error).splitlines()[0]}") from error
+            raise QqonnxError(f"{self.path}: does not run: {first_line(error)}") from error
         for output in outputs:
             if isinstance(output, np.ndarray) and output.ndim >= 2 and len(output) == len(inputs):
                 return output.reshape(len(output), -1)
@@ -94,14 +94,13 @@ def open_classifier(path: Path, threads: int | None = None) -> Classifier:
     if not path.is_file():
         raise QqonnxError(f"{path}: no such file")
     options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = 4  # what goes wrong becomes an error of one line
     if threads:
         options.intra_op_num_threads = threads
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["?"])[0]
-        raise QqonnxError(f"{path}: ONNX Runtime does not load it: {reason}") from error
+        raise QqonnxError(f"{path}: ONNX Runtime does not load it: {first_line(error)}") from error
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _DTYPES:
         raise QqonnxError(f"{path}: its input is not one batch of images as floats [n, c, h, w]")

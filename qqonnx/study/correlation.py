@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qqonnx.zoo.extras import import_extra
+from qqonnx.extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence

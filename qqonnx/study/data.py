@@ -10,8 +10,8 @@ import numpy as np
 
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.data import open_dataset
+from qqonnx.extras import import_extra
 from qqonnx.study.folder import cache_folder
-from qqonnx.zoo.extras import import_extra
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qqonnx.evaluation.preprocessing import Preprocessing, apply
+from qqonnx.extras import import_extra
 from qqonnx.zoo import export_module
-from qqonnx.zoo.extras import import_extra
-from qqonnx.zoo.preprocessing import ImagePreprocessing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 SEED = 0
 IMAGE_SIZE = 32
-PREPROCESSING = ImagePreprocessing(
+PREPROCESSING = Preprocessing(
     resize=IMAGE_SIZE,
     crop=IMAGE_SIZE,
     interpolation="bilinear",

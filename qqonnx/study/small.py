@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from qqonnx.evaluation.preprocessing import METADATA_KEY, Preprocessing
+from qqonnx.evaluation.preprocessing import PREPROCESSING_KEY, Preprocessing
+from qqonnx.extras import import_extra
 from qqonnx.study.cache import StudyModel, digest_of, write_splits
 from qqonnx.study.data import Split, digits, read_npz, write_npz
 from qqonnx.study.folder import cache_folder
-from qqonnx.zoo.extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,7 +104,7 @@ def _as_onnx(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     steps = Preprocessing(side, side, "bilinear", (0.0,), (1.0,))
-    helper.set_model_props(model, {METADATA_KEY: steps.to_json()})
+    helper.set_model_props(model, {PREPROCESSING_KEY: steps.to_json()})
     return model
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError
+from qqonnx.evaluation.preprocessing import Preprocessing
+from qqonnx.extras import import_extra
 from qqonnx.zoo import efficientnet_lite
-from qqonnx.zoo.extras import import_extra
-from qqonnx.zoo.preprocessing import ImagePreprocessing, of_transforms
 from qqonnx.zoo.weights import StateDict, download, is_copy_of, read_state_dict
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Pretrained:
     """
 
     module: nn.Module
-    preprocessing: ImagePreprocessing
+    preprocessing: Preprocessing
     source: str
 
 
@@ -54,7 +54,7 @@ def model_names() -> list[str]:
     Raises:
         QqonnxError: torchvision is not installed.
     """
-    models = import_extra("torchvision.models")
+    models = import_extra("torchvision.models", "export")
     names: list[str] = models.list_models(module=models)
     return sorted([*names, efficientnet_lite.NAME])
 
@@ -72,7 +72,7 @@ def pretrained(model: str, weights: str, image_size: int | None) -> Pretrained:
 
 
 def _torchvision(model: str, weights: str, image_size: int | None) -> Pretrained:
-    models = import_extra("torchvision.models")
+    models = import_extra("torchvision.models", "export")
     published = models.get_model_weights(model)
     entry = _published_entry(model, weights, published)
     if weights == "none":
@@ -83,7 +83,7 @@ def _torchvision(model: str, weights: str, image_size: int | None) -> Pretrained
         path = Path(weights)
         state, origin = read_state_dict(path), entry.name if entry is not None else path.name
 
-    preprocessing = of_transforms((entry or published.DEFAULT).transforms())
+    preprocessing = _preprocessing_of((entry or published.DEFAULT).transforms())
     if image_size is not None:
         preprocessing = preprocessing.scaled_to(image_size)
     arguments = _constructor_arguments(model, preprocessing.crop, entry is not None)
@@ -148,7 +148,7 @@ def _constructor_arguments(model: str, image_size: int, published: bool) -> dict
 
 def _seeded(build: Callable[..., nn.Module], *positional: Any, **keywords: Any) -> nn.Module:
     """Call `build` so that its random weights are the same every time."""
-    torch = import_extra("torch")
+    torch = import_extra("torch", "export")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         module = build(*positional, **keywords)
@@ -157,6 +157,17 @@ def _seeded(build: Callable[..., nn.Module], *positional: Any, **keywords: Any) 
         if not weight.any():
             torch.nn.init.trunc_normal_(weight, std=0.02)
     return module
+
+
+def _preprocessing_of(transforms: Any) -> Preprocessing:
+    """Read a torchvision `ImageClassification` preset, such as `weights.transforms()`."""
+    return Preprocessing(
+        resize=int(transforms.resize_size[0]),
+        crop=int(transforms.crop_size[0]),
+        interpolation=str(transforms.interpolation.value),
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+    )
 
 
 def _adapt_names(state: StateDict) -> StateDict:

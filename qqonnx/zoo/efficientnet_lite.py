@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qqonnx.zoo.extras import import_extra
-from qqonnx.zoo.preprocessing import ImagePreprocessing
+from qqonnx.evaluation.preprocessing import Preprocessing
+from qqonnx.extras import import_extra
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +20,7 @@ NAME = "efficientnet_lite0"
 PUBLISHED = "IMAGENET1K_V1"
 _EXTRA = "efficientnet-lite0"
 
-PREPROCESSING = ImagePreprocessing(
+PREPROCESSING = Preprocessing(
     resize=256,
     crop=224,
     interpolation="bicubic",

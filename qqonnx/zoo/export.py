@@ -10,10 +10,10 @@ import numpy as np
 import onnxruntime as ort
 
 from qqonnx.errors import QqonnxError
+from qqonnx.evaluation.preprocessing import PREPROCESSING_KEY, Preprocessing
+from qqonnx.extras import import_extra
 from qqonnx.temporary import temporary_folder, uninterrupted
 from qqonnx.zoo.architectures import pretrained
-from qqonnx.zoo.extras import import_extra
-from qqonnx.zoo.preprocessing import PREPROCESSING_KEY, SOURCE_KEY, ImagePreprocessing
 from qqonnx.zoo.tracing import INPUT, trace, write
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ DEFAULT_OPSET = 18
 
 TOLERANCE = 1e-4
 """Largest difference to PyTorch's outputs, relative to the largest absolute one of them."""
+
+SOURCE_KEY = "qqonnx.source"
+"""Key in the model's metadata properties; its value says where the weights come from."""
 
 _BATCHES = (1, 2)
 
@@ -51,7 +54,7 @@ class ExportReport:
     file_bytes: int
     max_abs_difference: float
     max_rel_difference: float
-    preprocessing: ImagePreprocessing
+    preprocessing: Preprocessing
 
 
 def export(
@@ -99,7 +102,7 @@ def export_module(
     module: nn.Module,
     output: Path,
     *,
-    preprocessing: ImagePreprocessing,
+    preprocessing: Preprocessing,
     source: str,
     opset: int = DEFAULT_OPSET,
     simplify: bool = False,
@@ -115,7 +118,7 @@ def export_module(
         opset: Version of the standard ONNX operators.
         simplify: Pass the graph through onnxsim.
     """
-    torch = import_extra("torch")
+    torch = import_extra("torch", "export")
     module = module.eval()
     size, channels = preprocessing.crop, len(preprocessing.mean)
     noise = np.random.default_rng(0).standard_normal((max(_BATCHES), channels, size, size))
@@ -157,7 +160,7 @@ def _compare(module: nn.Module, images: Tensor, path: Path, source: str) -> tupl
         QqonnxError: ONNX Runtime does not load the file, the outputs differ by more than
             `TOLERANCE`, or they are not finite.
     """
-    torch = import_extra("torch")
+    torch = import_extra("torch", "export")
     try:
         session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base class

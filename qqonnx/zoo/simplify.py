@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from qqonnx.errors import QqonnxError
-from qqonnx.zoo.extras import import_extra
+from qqonnx.extras import import_extra
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ def simplify(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
     Raises:
         QqonnxError: onnxsim is not installed, or fails on the model.
     """
-    onnxsim = import_extra("onnxsim")
+    onnxsim = import_extra("onnxsim", "export")
     where = "the model" if isinstance(model, onnx.ModelProto) else str(model)
     try:
         loaded = model if isinstance(model, onnx.ModelProto) else onnx.load(model)

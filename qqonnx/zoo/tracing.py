@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from qqonnx.errors import QqonnxError
-from qqonnx.zoo.extras import import_extra
+from qqonnx.extras import import_extra
 from qqonnx.zoo.simplify import simplify as simplify_graph
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def trace(
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise QqonnxError(f"opset {opset}: must be {OLDEST_OPSET} to {newest}")
-    torch = import_extra("torch")
-    import_extra("onnxscript")
+    torch = import_extra("torch", "export")
+    import_extra("onnxscript", "export")
     with _quiet():
         try:
             program = torch.onnx.export(

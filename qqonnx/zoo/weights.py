@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.zoo.extras import import_extra
+from qqonnx.extras import import_extra
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +68,7 @@ def read_state_dict(path: Path) -> StateDict:
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
-    torch = import_extra("torch")
+    torch = import_extra("torch", "export")
     if not isinstance(loaded, Mapping) or not loaded:
         raise QqonnxError(f"{path}: not a state dict: holds a {type(loaded).__name__}")
     for name, value in loaded.items():
@@ -84,12 +84,12 @@ def read_state_dict(path: Path) -> StateDict:
 
 def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
-        safetensors = import_extra("safetensors")
+        safetensors = import_extra("safetensors", "export")
         try:
-            return import_extra("safetensors.torch").load_file(path)
+            return import_extra("safetensors.torch", "export").load_file(path)
         except safetensors.SafetensorError as error:
             raise QqonnxError(f"{path}: not a safetensors file: {error}") from error
-    torch = import_extra("torch")
+    torch = import_extra("torch", "export")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
