@@ -18,4 +18,4 @@ def import_extra(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         name = error.name or module
-        raise QqonnxError(f'{name} is not installed: pip install "qqonnx[{extra}]"') from error
+        raise QqonnxError(f'{name} is not installed: run pip install "qqonnx[{extra}]"') from error

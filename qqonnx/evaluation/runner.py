@@ -199,6 +199,21 @@ def evaluate(
     return Evaluation(rows, compared, chosen.to_json(), source, tuple(unreadable))
 
 
+def _files(path: Path) -> list[Path]:
+    tensors = (v.const_value for g in read(path).graphs() for v in g.initializers.values())
+    data = {path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
+    return [path, *sorted(data)]
+
+
+def _packed(files: list[Path], bytes_of: Callable[[Path], int | None]) -> int | None:
+    sizes = [size for file in files if (size := bytes_of(file)) is not None]
+    return sum(sizes) if len(sizes) == len(files) else None
+
+
+def _text(value: float | None, form: str, factor: float = 1) -> str:
+    return "–" if value is None else format(factor * value, form)
+
+
 def _counted(
     classifiers: Sequence[Classifier],
     has_baseline: bool,
@@ -238,18 +253,3 @@ def _counted(
     if first_image is None:
         raise QqonnxError(f"{dataset.path}: none of its {len(dataset.items)} images can be read")
     return sums, first_image, classes, unreadable
-
-
-def _files(path: Path) -> list[Path]:
-    tensors = (v.const_value for g in read(path).graphs() for v in g.initializers.values())
-    data = {path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
-    return [path, *sorted(data)]
-
-
-def _packed(files: list[Path], bytes_of: Callable[[Path], int | None]) -> int | None:
-    sizes = [size for file in files if (size := bytes_of(file)) is not None]
-    return sum(sizes) if len(sizes) == len(files) else None
-
-
-def _text(value: float | None, form: str, factor: float = 1) -> str:
-    return "–" if value is None else format(factor * value, form)
