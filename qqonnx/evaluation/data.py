@@ -84,16 +84,16 @@ def open_dataset(path: Path, limit: int | None = None) -> Dataset:
 
 def batches(dataset: Dataset, preprocessing: Preprocessing, size: int) -> Iterator[Batch]:
     """Yield the images in order, at most `size` at a time; unreadable ones are left out."""
-    pillow = import_extra("PIL.Image", "images")
+    import_extra("PIL.Image", "images")
+    from PIL import Image
+
     for start in range(0, len(dataset.items), size):
         images, labels, unreadable = [], [], []
         for item, label in zip(
             dataset.items[start : start + size], dataset.labels[start : start + size], strict=True
         ):
             try:
-                image = (
-                    pillow.fromarray(item) if isinstance(item, np.ndarray) else pillow.open(item)
-                )
+                image = Image.fromarray(item) if isinstance(item, np.ndarray) else Image.open(item)
                 images.append(apply(image, preprocessing))
                 labels.append(label)
             # Pillow's decoders raise all kinds of errors on damaged files.
