@@ -22,7 +22,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from PIL import Image
 from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -162,7 +162,8 @@ def test_commands_run(page: Path, inside: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_code_runs(page: Path, inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
+    # A block that cannot run here says so: <!-- skip: next "why" -->
+    document = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()]).parse(page)
     document.namespace.update(
         np=np,
         onnxruntime=onnxruntime,
