@@ -194,11 +194,11 @@ def claim(store: sqlite3.Connection, run: Mapping[str, Any], owner: Owner) -> st
     return "taken"
 
 
-def begun_again(store: sqlite3.Connection, key: str, owner: Owner, worker: str) -> None:
-    """Record another attempt at a run that `owner` has taken."""
+def placed(store: sqlite3.Connection, key: str, owner: Owner, worker: str, attempts: int) -> None:
+    """Record where a run is done that `owner` has taken, and attempts beyond the first."""
     store.execute(
-        "UPDATE runs SET attempts = attempts + 1, worker = ? WHERE key = ? AND owner = ?",
-        (worker, key, str(owner)),
+        "UPDATE runs SET attempts = attempts + ?, worker = ? WHERE key = ? AND owner = ?",
+        (attempts, worker, key, str(owner)),
     )
 
 
@@ -223,17 +223,22 @@ def finish(store: sqlite3.Connection, key: str, owner: Owner, result: Mapping[st
     return changed.rowcount == 1
 
 
-def claim_timing(store: sqlite3.Connection, key: str, owner: Owner) -> bool:
-    """Take the whole file for timing one run; False while any run is in progress or timed."""
+def claim_timing(store: sqlite3.Connection, key: str, owner: Owner) -> str:
+    """Take the whole file for timing a run that is done.
+
+    Returns:
+        "taken"; "busy" while any run is in progress or timed; or "done": it has been timed.
+    """
     with _transaction(store):
         rows = store.execute("SELECT * FROM runs WHERE owner IS NOT NULL").fetchall()
         if any(_is_held(row) for row in rows):
-            return False
-        store.execute(
-            "UPDATE runs SET owner = ?, lease = ? WHERE key = ? AND status = 'done'",
+            return "busy"
+        changed = store.execute(
+            "UPDATE runs SET owner = ?, lease = ? "
+            "WHERE key = ? AND status = 'done' AND load_ratio IS NULL",
             (str(owner), time.time() + LEASE_SECONDS, key),
         )
-    return True
+    return "taken" if changed.rowcount else "done"
 
 
 def renew(store: sqlite3.Connection, owner: Owner) -> None:
