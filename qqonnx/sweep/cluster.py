@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.evaluation.runner import model_files
 from qqonnx.sweep.grid import Run, Source, digest_of
+from qqonnx.sweep.machine import restart_peak
 from qqonnx.sweep.perform import MODEL, RunError, perform
 from qqonnx.temporary import temporary_folder
 
@@ -135,9 +136,12 @@ def _perform(run: Run, model: Files) -> tuple[dict[str, Any], Files]:
                 unfinished.replace(home)
         here = replace(run, model=replace(run.model, path=home / run.model.path.name))
         with temporary_folder() as folder:
-            row = perform(here, folder / MODEL, fresh=False)
+            row = {**perform(here, folder / MODEL), "worker": worker.address}
+            if not restart_peak():
+                # What was measured is the peak of all runs of this worker.
+                row["peak_rss_bytes"] = None
             files = {file.name: file.read_bytes() for file in folder.iterdir()}
-    return {**row, "worker": worker.address}, files
+    return row, files
 
 
 _digest_here = lru_cache(maxsize=8)(digest_of)

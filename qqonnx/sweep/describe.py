@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,11 @@ def _dequantized(weight: Weight, arrays: Mapping[str, NDArray[Any]]) -> NDArray[
     name = weight.name
     if name in arrays:
         return arrays[name]
+    # quantize_dynamic makes a MatMul of a Gemm.
+    transposed = f"{name}_Transposed"
+    if f"{transposed}_quantized" in arrays:
+        found = _dequantized(replace(weight, name=transposed), arrays)
+        return None if found is None else np.ascontiguousarray(found.T)
     integers, scale = arrays.get(f"{name}_quantized"), arrays.get(f"{name}_scale")
     if integers is None or scale is None:
         return None

@@ -73,10 +73,10 @@ def _json(rows: list[dict[str, Any]]) -> str:
 
 def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     try:
-        import pyarrow as arrow
+        import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
         raise QqonnxError('--export parquet: pip install "qqonnx[parquet]"') from error
-    kinds = {"TEXT": arrow.string(), "INTEGER": arrow.int64(), "REAL": arrow.float64()}
-    schema = arrow.schema([(name, kinds[COLUMNS[name].split()[0]]) for name in EXPORTED])
-    parquet.write_table(arrow.Table.from_pylist(rows, schema), path)
+    kinds = {"TEXT": pa.string(), "INTEGER": pa.int64(), "REAL": pa.float64()}
+    schema = pa.schema([(name, kinds[COLUMNS[name].split()[0]]) for name in EXPORTED])
+    parquet.write_table(pa.Table.from_pylist(rows, schema), path)

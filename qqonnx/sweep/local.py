@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError, first_line
+from qqonnx.sweep.machine import restart_peak
 from qqonnx.sweep.perform import RunError, perform, perform_timing
 from qqonnx.sweep.threads import inherited_threads
 
@@ -43,6 +44,8 @@ class LocalPool:
     def __init__(self, workers: int, threads: int) -> None:
         self.workers = workers
         self.threads = threads
+        # Where the peak of a process's memory cannot begin anew, each run has its own.
+        self._reusable = restart_peak()
         self._idle: SimpleQueue[_Worker | None] = SimpleQueue()
         for _ in range(workers):
             self._idle.put(None)  # a place for a worker
@@ -64,11 +67,11 @@ class LocalPool:
 
     def submit(self, run: Run, target: Path) -> Future[dict[str, Any]]:
         """Do a run; the model goes to `target`."""
-        return self._waiting.submit(self._call, _perform, run, target)
+        return self._waiting.submit(self._call, perform, run, target)
 
     def submit_timing(self, run: Run, path: Path, repeats: int) -> Future[dict[str, Any]]:
         """Measure times of a model that was made."""
-        return self._waiting.submit(self._call, _perform_timing, run, path, repeats)
+        return self._waiting.submit(self._call, perform_timing, run, path, repeats)
 
     def close(self) -> None:
         """End the workers, whatever they are doing."""
@@ -80,11 +83,13 @@ class LocalPool:
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         worker = self._idle.get()
-        fresh = worker is None
         try:
             worker = worker or self._started()
-            worker.pipe.send((function, (*arguments, fresh)))
+            worker.pipe.send((function, arguments))
             outcome = worker.pipe.recv()
+            if not self._reusable:
+                self._ended(worker)
+                worker = None
         except (EOFError, OSError) as error:
             if worker is not None:
                 self._ended(worker)
@@ -125,6 +130,8 @@ def _serve(pipe: Connection) -> None:
     """Do what comes through the pipe, until it ends."""
     # Ctrl-C is sent to all processes of a terminal; the sweep ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What libraries print is no result.
+    os.dup2(2, 1)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     while True:
         try:
@@ -145,11 +152,3 @@ def _die_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _perform(run: Run, target: Path, fresh: bool) -> dict[str, Any]:
-    return perform(run, target, fresh=fresh)
-
-
-def _perform_timing(run: Run, path: Path, repeats: int, fresh: bool) -> dict[str, Any]:
-    return perform_timing(run, path, repeats)

@@ -31,7 +31,8 @@ def float16(order: Order) -> dict[str, str]:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with _quiet():
-        onnx.save(convert_float_to_float16(onnx.load(order.source), True), order.target)
+        converted = convert_float_to_float16(onnx.load(order.source), keep_io_types=True)
+        onnx.save(converted, order.target)
     return {}
 
 
@@ -42,7 +43,7 @@ def dynamic_int8(order: Order) -> dict[str, str]:
     with _quiet():
         # ConvInteger runs with unsigned weights only.
         quantize_dynamic(order.source, order.target, weight_type=QuantType.QUInt8)
-    return {"weights": "QUInt8"}
+    return {"weight type": "QUInt8"}
 
 
 def qdq_tensor(order: Order) -> dict[str, str]:
@@ -81,7 +82,7 @@ def _static(order: Order, *, per_channel: bool) -> dict[str, str]:
             per_channel=per_channel,
         )
     prepared.unlink()
-    return {"calibration": order.calibration.source}
+    return {"calibrated with": order.calibration.source}
 
 
 @contextmanager

@@ -42,13 +42,12 @@ class RunError(Exception):
     """A run failed in a way that another attempt may not; its text is a single line."""
 
 
-def perform(run: Run, target: Path, *, fresh: bool) -> dict[str, Any]:
-    """Do a run.
+def perform(run: Run, target: Path) -> dict[str, Any]:
+    """Do a run, the only one in this process meanwhile.
 
     Args:
         run: what to do.
         target: where the model goes.
-        fresh: whether this process has done nothing else, so that its peak memory is the run's.
 
     Returns:
         Columns of the results file and their values, without the timings.
@@ -57,14 +56,15 @@ def perform(run: Run, target: Path, *, fresh: bool) -> dict[str, Any]:
         QqonnxError: it cannot be done, however often it is tried.
         RunError: anything else.
     """
-    measurable = restart_peak() or fresh
+    restart_peak()
     started, begin = datetime.now(timezone.utc), time.perf_counter()
     try:
         with session_threads(run.threads):
             notes = _make(run, target)
             found = _measure(run, target)
-    except QqonnxError:
-        raise
+    except QqonnxError as error:
+        # The user knows the run, not the file in the making.
+        raise QqonnxError(str(error).replace(str(target), "its model")) from error
     except Exception as error:  # what other packages raise has no common class
         raise RunError(f"{type(error).__name__}: {first_line(error)}") from error
     return {
@@ -77,7 +77,7 @@ def perform(run: Run, target: Path, *, fresh: bool) -> dict[str, Any]:
         "hardware": json.dumps(hardware()),
         "started": started.isoformat(timespec="seconds"),
         "wall_s": round(time.perf_counter() - begin, 3),
-        "peak_rss_bytes": peak_bytes() if measurable else None,
+        "peak_rss_bytes": peak_bytes(),
     }
 
 
