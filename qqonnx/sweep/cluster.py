@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import warnings
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import lru_cache
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 TOPIC = "qqonnx-sweep"
 """Where workers tell what they begin."""
+
+CONNECT_SECONDS = 10
 
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -49,8 +53,10 @@ class Cluster:
         except ImportError as error:
             raise QqonnxError('--scheduler takes Dask: pip install "qqonnx[cluster]"') from error
         try:
-            self._client = Client(address, timeout=20, set_as_default=False)
-        except (OSError, ValueError) as error:  # of OSError, TimeoutError is one
+            # A client that does not get through would go on trying when the program ends.
+            asyncio.run(_connect(address))
+            self._client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        except (OSError, ValueError) as error:  # TimeoutError is an OSError
             raise QqonnxError(f"--scheduler {address}: {first_line(error)}") from error
         self._client.subscribe_topic(TOPIC, lambda event: begun(*event[1]))
         self._sent: dict[str, Any] = {}
@@ -85,13 +91,20 @@ class Cluster:
 
     def _model(self, model: Source) -> Any:
         """Return the model's files as data on the cluster."""
-        sent = self._sent.get(model.digest)
-        # Workers that are lost may take it with them.
-        if sent is None or sent.status != "finished":
+        if model.digest not in self._sent:
             files = {file.name: file.read_bytes() for file in model_files(model.path)}
-            sent = self._client.scatter([files], broadcast=True, hash=False)[0]
-            self._sent[model.digest] = sent
-        return sent
+            with warnings.catch_warnings():
+                # Dask would have large data scattered; but what is scattered is lost with the
+                # workers that hold it, and what a task returns is made again.
+                warnings.simplefilter("ignore")
+                self._sent[model.digest] = self._client.submit(_held, files, pure=False)
+        return self._sent[model.digest]
+
+
+async def _connect(address: str) -> None:
+    from distributed.core import connect
+
+    await (await connect(address, timeout=CONNECT_SECONDS)).close()
 
 
 def _hand_over(task: Any, future: Future[dict[str, Any]], target: Path) -> None:
@@ -107,6 +120,10 @@ def _hand_over(task: Any, future: Future[dict[str, Any]], target: Path) -> None:
         future.set_exception(RunError(f"lost on the cluster: {text}"))
     else:
         future.set_result(row)
+
+
+def _held(files: Files) -> Files:
+    return files
 
 
 def _has_package(name: str) -> bool:
