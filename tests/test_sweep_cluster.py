@@ -26,11 +26,11 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     env = environment(tmp_path)
     # Workers find the package and the data; not the model, which is sent to them.
     address_file = tmp_path / "scheduler.json"
+    meeting = ("--scheduler-file", str(address_file), "--no-dashboard")
     common = {"env": env, "cwd": tmp_path, "stdout": subprocess.DEVNULL}
     with (tmp_path / "cluster.log").open("w") as log:
         scheduler = subprocess.Popen(
-            _command("scheduler", "--host", "127.0.0.1", "--port", "0")
-            + ["--scheduler-file", str(address_file), "--no-dashboard"],
+            _command("scheduler", "--host", "127.0.0.1", "--port", "0", *meeting),
             stderr=log,
             **common,
         )
@@ -39,8 +39,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             wait_for_file(address_file, scheduler)
             started += [
                 subprocess.Popen(
-                    _command("worker", "--scheduler-file", str(address_file), "--nthreads", "1")
-                    + ["--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path)],
+                    _command("worker", "--nthreads", "1", "--no-nanny", *meeting),
                     stderr=log,
                     **common,
                 )
