@@ -56,13 +56,12 @@ def _command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "dask", *arguments]
 
 
-@pytest.mark.slow
 def test_a_killed_worker_costs_no_run_and_results_are_those_of_one_machine(
     cluster: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
     address, env = cluster
     text = (
-        'methods = ["waits", "dies-twice", "uq", "kmeans"]\nbits = [2, 3]\n'
+        'methods = ["waits", "dies-twice", "uq"]\nbits = [2]\n'
         'budgets = ["5 bits"]\nbaselines = ["float32", "ort-qdq-channel"]\n'
         '[calibration]\ndata = "split"\nsamples = 8\n'
     )

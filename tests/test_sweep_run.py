@@ -148,12 +148,19 @@ def test_again_does_nothing_and_more_does_only_that(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills by signal")
-def test_killed_it_loses_the_run_in_progress_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGKILL, id="kill -9"),
+        pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_it_loses_the_run_in_progress_only(tmp_path: Path, number: int) -> None:
     config = small_sweep(tmp_path, 'methods = ["uq", "waits", "kmeans"]\nbits = [2]\ntimings = 0\n')
     env = environment(tmp_path)
     process = begin(config, env, "--workers", "1")
     worker = int(wait_for_file(tmp_path / "waits", process))
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(number)
     process.wait()
     before = rows_of(tmp_path / "sweep.sqlite")
     assert {key: row["status"] for key, row in before.items()} == {

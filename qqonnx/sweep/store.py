@@ -144,7 +144,7 @@ def _opened(path: Path, *, create: bool) -> sqlite3.Connection:
                     store.execute(statement)
         found = store.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
     except sqlite3.Error as error:
-        raise QqonnxError(f"{path}: no results file of qqonnx sweep: {error}") from error
+        raise QqonnxError(f"{path}: cannot be opened as results: {error}") from error
     version = found[0] if found else "none"
     if version != str(SCHEMA_VERSION):
         store.close()

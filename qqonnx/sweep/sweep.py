@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import threading
 import time
 from collections import Counter, deque
@@ -21,7 +22,6 @@ from qqonnx.sweep.perform import MODEL, RunError
 from qqonnx.sweep.zoo_models import exported
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
@@ -120,8 +120,23 @@ def sweep(
         progress: called with what is going on, the amount just done and the amount in all.
 
     Raises:
-        QqonnxError: something that the configuration names is not there or does not work.
+        QqonnxError: something that the configuration names is not there or does not work, or
+            the results cannot be written.
     """
+    try:
+        return _sweep(config, workers, scheduler, again, say, progress)
+    except sqlite3.Error as error:
+        raise QqonnxError(f"{config.results}: {error}") from error
+
+
+def _sweep(
+    config: SweepConfig,
+    workers: int | None,
+    scheduler: str | None,
+    again: bool,
+    say: Say,
+    progress: Progress,
+) -> Summary:
     events: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
     models = [model_source(exported(entry, config.weights)) for entry in config.models]
     owner = results.this_process()
