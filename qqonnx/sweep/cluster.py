@@ -17,6 +17,7 @@ from qqonnx.sweep.grid import Run, Source, digest_of
 from qqonnx.sweep.machine import restart_peak
 from qqonnx.sweep.perform import MODEL, RunError, perform
 from qqonnx.temporary import temporary_folder
+from qqonnx.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,10 @@ TOPIC = "qqonnx-sweep"
 """Where workers tell what they begin."""
 
 CONNECT_SECONDS = 10
+WORKER_SECONDS = 60
+
+_TIMEOUTS = (TimeoutError, asyncio.TimeoutError)
+"""The same since Python 3.11."""
 
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -56,8 +61,13 @@ class Cluster:
             # A client that does not get through would go on trying when the program ends.
             asyncio.run(_connect(address))
             self._client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-        except (OSError, ValueError) as error:  # TimeoutError is an OSError
+        except (OSError, ValueError, *_TIMEOUTS) as error:
             raise QqonnxError(f"--scheduler {address}: {first_line(error)}") from error
+        try:
+            self._client.wait_for_workers(1, timeout=WORKER_SECONDS)
+        except _TIMEOUTS as error:
+            self._client.close()
+            raise QqonnxError(f"--scheduler {address}: has no workers") from error
         self._client.subscribe_topic(TOPIC, lambda event: begun(*event[1]))
         self._sent: dict[str, Any] = {}
         # A task that nobody holds is given up.
@@ -74,7 +84,8 @@ class Cluster:
 
     def submit(self, run: Run, target: Path) -> Future[dict[str, Any]]:
         """Do a run; the model comes back to `target`."""
-        task = self._client.submit(_perform, run, self._model(run.model), pure=False)
+        model = self._model(run.model)
+        task = self._client.submit(_perform, run, model, __version__, pure=False)
         self._tasks.add(task)
         future: Future[dict[str, Any]] = Future()
 
@@ -132,7 +143,7 @@ def _has_package(name: str) -> bool:
     return find_spec(name) is not None
 
 
-def _perform(run: Run, model: Files) -> tuple[dict[str, Any], Files]:
+def _perform(run: Run, model: Files, version: str) -> tuple[dict[str, Any], Files]:
     """Do a run in a worker; returns columns of the results, and the files it made."""
     from distributed import get_worker
 
@@ -140,6 +151,8 @@ def _perform(run: Run, model: Files) -> tuple[dict[str, Any], Files]:
     # Threads of one process would count each other's memory, and share ONNX Runtime's options.
     with _ONE_AT_A_TIME:
         worker.log_event(TOPIC, (run.key, worker.address))
+        if version != __version__:
+            raise QqonnxError(f"{worker.address} has qqonnx {__version__}, not {version}")
         calibration = run.calibration.data if run.calibration is not None else None
         for source in (run.dataset, calibration):
             if source is not None and _digest_here(source.path) != source.digest:

@@ -158,4 +158,4 @@ def _dequantized(weight: Weight, arrays: Mapping[str, NDArray[Any]]) -> NDArray[
         shape = [1] * integers.ndim
         shape[weight.channel_axis] = -1
         scale, zero = scale.reshape(shape), zero.reshape(shape)
-    return (integers.astype(np.float64) - zero.astype(np.float64)) * scale
+    return np.asarray((integers.astype(np.float64) - zero.astype(np.float64)) * scale)

@@ -194,11 +194,17 @@ def claim(store: sqlite3.Connection, run: Mapping[str, Any], owner: Owner) -> st
     return "taken"
 
 
-def placed(store: sqlite3.Connection, key: str, owner: Owner, worker: str, attempts: int) -> None:
-    """Record where a run is done that `owner` has taken, and attempts beyond the first."""
+def begun_again(store: sqlite3.Connection, key: str, owner: Owner) -> None:
+    """Record another attempt at a run that `owner` has taken."""
     store.execute(
-        "UPDATE runs SET attempts = attempts + ?, worker = ? WHERE key = ? AND owner = ?",
-        (attempts, worker, key, str(owner)),
+        "UPDATE runs SET attempts = attempts + 1 WHERE key = ? AND owner = ?", (key, str(owner))
+    )
+
+
+def placed(store: sqlite3.Connection, key: str, owner: Owner, worker: str) -> None:
+    """Record where a run is done that `owner` has taken."""
+    store.execute(
+        "UPDATE runs SET worker = ? WHERE key = ? AND owner = ?", (worker, key, str(owner))
     )
 
 
@@ -254,10 +260,10 @@ def release(store: sqlite3.Connection, owner: Owner) -> None:
 
 
 def forget(store: sqlite3.Connection, key: str) -> None:
-    """Make a run that is done or failed missing again."""
+    """Make a run that failed, or that is done but was not timed, missing again."""
     store.execute(
         "UPDATE runs SET status = 'running', owner = NULL, lease = NULL "
-        "WHERE key = ? AND status != 'running' AND owner IS NULL",
+        "WHERE key = ? AND status != 'running' AND owner IS NULL AND load_ratio IS NULL",
         (key,),
     )
 

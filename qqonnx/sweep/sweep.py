@@ -2,57 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import threading
 import time
-from collections import Counter, deque
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError
 from qqonnx.sweep import store as results
 from qqonnx.sweep.cluster import Cluster
-from qqonnx.sweep.grid import TARGET, Run, model_source, runs_of
+from qqonnx.sweep.grid import model_source, runs_of
 from qqonnx.sweep.local import LocalPool
 from qqonnx.sweep.machine import cores
-from qqonnx.sweep.perform import MODEL, RunError
+from qqonnx.sweep.perform import RunError
+from qqonnx.sweep.work import POLL_SECONDS, Place, work
 from qqonnx.sweep.zoo_models import exported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from qqonnx.sweep.config import SweepConfig
-
-    Say = Callable[[str], None]
-    Progress = Callable[[str, float, float], None]
-
-ATTEMPTS = 3
-"""How often a run is begun whose worker dies, or that fails for no reason qqonnx knows."""
-
-_POLL_SECONDS = 0.5
-_TARGET_COST = 30
-"""About how many runs by a codebook method a calibrated run takes as long as."""
-
-
-class Engine(Protocol):
-    """Where runs are done."""
-
-    def capacity(self) -> int:
-        """Return how many runs are done at once."""
-
-    def installed(self, package: str) -> bool:
-        """Return whether the workers have a package."""
-
-    def submit(self, run: Run, target: Path) -> Future[dict[str, Any]]:
-        """Do a run: the model goes to `target`, the results' columns into the future."""
-
-    def close(self) -> None:
-        """Give up what is in progress."""
+    from qqonnx.sweep.grid import Run
+    from qqonnx.sweep.work import Engine, Events, Progress, Say
 
 
 @dataclass(frozen=True)
@@ -80,23 +54,6 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Return the summary for JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a sweep works."""
-
-    store: sqlite3.Connection
-    owner: results.Owner
-    models: Path
-
-    def model(self, run: Run) -> Path:
-        """Return where the model of a run is kept until it has been timed."""
-        return self.models / run.key / MODEL
-
-    def drop(self, run: Run) -> None:
-        """Delete the model of a run."""
-        shutil.rmtree(self.model(run).parent, ignore_errors=True)
 
 
 def sweep(
@@ -137,13 +94,13 @@ def _sweep(
     say: Say,
     progress: Progress,
 ) -> Summary:
-    events: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+    events: Events = SimpleQueue()
     models = [model_source(exported(entry, config.weights)) for entry in config.models]
     owner = results.this_process()
     models_folder = config.results.with_name(f"{config.results.name}.models")
     most = max(cores() // config.threads, 1)
     with closing(results.open_store(config.results)) as store, _living(config.results, owner):
-        place = _Place(store, owner, models_folder)
+        place = Place(store, owner, models_folder)
         engine: Engine
         if scheduler is not None:
             engine = Cluster(scheduler, lambda key, worker: events.put(("began", key, worker)))
@@ -156,7 +113,8 @@ def _sweep(
             todo, before = _missing(place, runs, config, again, say)
             if before:
                 say(f"skipped: {before} of {len(runs)} runs, done before")
-            _work(place, engine, todo, events, config.timings > 0, say, progress)
+            keep = config.timings > 0
+            work(place, engine, todo, events, keep=keep, say=say, progress=progress)
         finally:
             engine.close()
             results.release(store, owner)
@@ -178,7 +136,7 @@ def _sweep(
 
 
 def _missing(
-    place: _Place, runs: Sequence[Run], config: SweepConfig, again: bool, say: Say
+    place: Place, runs: Sequence[Run], config: SweepConfig, again: bool, say: Say
 ) -> tuple[list[Run], int]:
     """Return the runs to do, and how many are done."""
     rows = _rows(place.store)
@@ -204,80 +162,8 @@ def _missing(
     return todo, before
 
 
-def _work(
-    place: _Place,
-    engine: Engine,
-    todo: Sequence[Run],
-    events: SimpleQueue[tuple[Any, ...]],
-    keep: bool,
-    say: Say,
-    progress: Progress,
-) -> None:
-    """Do runs, as many at once as the engine can, until each is done, failed or another's."""
-    total = sum(map(_cost, todo))
-    waiting, active = deque(todo), dict[str, Run]()
-    failures: Counter[str] = Counter()
-    begun: Counter[str] = Counter()
-    progress("runs", 0, total)
-
-    def start(run: Run) -> None:
-        place.drop(run)
-        target = place.model(run)
-        target.parent.mkdir(parents=True)
-        future = engine.submit(run, target)
-        future.add_done_callback(lambda done: events.put(("ended", run.key, done)))
-        active[run.key] = run
-        begun[run.key] = 0
-
-    while waiting or active:
-        # Runs that another sweep has in progress are looked at again, as it may die.
-        for _ in range(len(waiting) if len(active) < engine.capacity() else 0):
-            if len(active) >= engine.capacity():
-                break
-            run = waiting.popleft()
-            state = results.claim(place.store, run.row(), place.owner)
-            if state == "taken":
-                start(run)
-            elif state in ("running", "timing"):
-                waiting.append(run)
-            else:
-                progress("runs", _cost(run), total)
-        try:
-            kind, key, content = events.get(timeout=_POLL_SECONDS)
-        except Empty:
-            continue
-        if key not in active:
-            continue
-        run = active[key]
-        if kind == "began":
-            begun[key] += 1
-            if begun[key] > 1:
-                say(f"begun again, as its worker was lost: {run.label}")
-            results.placed(place.store, key, place.owner, content, int(begun[key] > 1))
-            continue
-        del active[key]
-        error = content.exception()
-        if error is not None and not isinstance(error, QqonnxError):
-            failures[key] += 1
-            if failures[key] < ATTEMPTS:
-                say(f"tried again: {run.label}: {error}")
-                results.placed(place.store, key, place.owner, str(place.owner.host), 1)
-                start(run)
-                continue
-        if error is None:
-            row = content.result()
-        else:
-            row = {"status": "failed", "error": str(error)}
-            say(f"failed: {run.label}: {error}")
-        if not results.finish(place.store, key, place.owner, row):
-            say(f"not recorded, as another sweep has taken it: {run.label}")
-        if error is not None or not keep or row.get("load_ratio") is not None:
-            place.drop(run)
-        progress("runs", _cost(run), total)
-
-
 def _time(
-    place: _Place, runs: Sequence[Run], config: SweepConfig, say: Say, progress: Progress
+    place: Place, runs: Sequence[Run], config: SweepConfig, say: Say, progress: Progress
 ) -> list[tuple[str, str]]:
     """Measure load time and latency of the models that were made, one after another.
 
@@ -292,11 +178,15 @@ def _time(
         and place.model(run).is_file()
     ]
     untimed = []
+    alone = True
     progress("timing", 0, len(todo))
     with closing(LocalPool(1, config.threads)) as pool:
         for run in todo:
             while (state := results.claim_timing(place.store, run.key, place.owner)) == "busy":
-                time.sleep(_POLL_SECONDS)
+                if alone:
+                    say("timing waits until another sweep on this file has no run in progress")
+                    alone = False
+                time.sleep(POLL_SECONDS)
             progress("timing", 1, len(todo))
             if state == "done":
                 continue
@@ -316,11 +206,6 @@ def _time(
 def _rows(store: sqlite3.Connection) -> dict[str, sqlite3.Row]:
     query = "SELECT key, status, error, load_ratio FROM runs"
     return {row["key"]: row for row in store.execute(query)}
-
-
-def _cost(run: Run) -> float:
-    factor = _TARGET_COST if run.method == TARGET else 1
-    return factor * run.model.path.stat().st_size
 
 
 @contextmanager
