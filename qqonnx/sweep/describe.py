@@ -96,10 +96,9 @@ def histograms_of(model: Source, path: Path) -> list[dict[str, Any]]:
     With a scale for each channel the values are divided by it; with a codebook for each channel
     they are those of the first channel. The name says so.
     """
-    names = set(weight_squares(model))
-    compressed = [w for w in compressed_weights(read(path))[0] if w.name in names]
-    compressed.sort(key=lambda weight: -prod(weight.shape))
-    chosen = compressed[:HISTOGRAMS]
+    sizes = {name: size for name, (size, _) in weight_squares(model).items()}
+    compressed = [w for w in compressed_weights(read(path))[0] if w.name in sizes]
+    chosen = sorted(compressed, key=lambda weight: -sizes[weight.name])[:HISTOGRAMS]
     wanted = {weight.name for weight in chosen}
     originals = {w.name: w for w in select(load(model.path))[0] if w.name in wanted}
     return [_histogram(originals[weight.name], weight) for weight in chosen]

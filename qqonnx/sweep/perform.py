@@ -30,8 +30,10 @@ from qqonnx.sweep.machine import hardware, peak_bytes, restart_peak, versions
 from qqonnx.sweep.threads import session_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from qqonnx.compression import WeightReport
 
 
 MODEL = "model.onnx"
@@ -60,8 +62,8 @@ def perform(run: Run, target: Path) -> dict[str, Any]:
     started, begin = datetime.now(timezone.utc), time.perf_counter()
     try:
         with session_threads(run.threads):
-            notes = _make(run, target)
-            found = _measure(run, target)
+            notes, weights = _make(run, target)
+            found = _measure(run, target, weights)
     except QqonnxError as error:
         # The user knows the run, not the file in the making.
         raise QqonnxError(str(error).replace(str(target), "its model")) from error
@@ -94,8 +96,8 @@ def perform_timing(run: Run, path: Path, repeats: int) -> dict[str, Any]:
     return {"load_ratio": load_ratio, "latency_ratio": latency_ratio}
 
 
-def _make(run: Run, target: Path) -> dict[str, Any]:
-    """Write the model; returns what a reader of the results should know."""
+def _make(run: Run, target: Path) -> tuple[dict[str, Any], Sequence[WeightReport]]:
+    """Write the model; returns what a reader of the results should know, and its codebooks."""
     with _calibration_data(run) as data:
         calibration = run.calibration
         if run.is_baseline:
@@ -103,15 +105,15 @@ def _make(run: Run, target: Path) -> dict[str, Any]:
             if calibration is not None:
                 inputs = calibration_inputs(load(run.model.path), data, calibration.samples)
             order = Order(run.model.path, target, run.bits or 0, inputs)
-            return dict(BASELINES[run.method].make(order))
+            notes = dict(BASELINES[run.method].make(order))
+            return notes, inspect(target).weights if _has_codebooks(target) else ()
         if run.method != TARGET:
             assert run.bits is not None
             assert run.granularity is not None
             options = replace(
                 run.options, method=run.method, bits=run.bits, granularity=run.granularity
             )
-            compress(run.model.path, target, options)
-            return {}
+            return {}, compress(run.model.path, target, options).weights
         assert calibration is not None
         assert run.budget is not None
         report = compress(
@@ -125,7 +127,7 @@ def _make(run: Run, target: Path) -> dict[str, Any]:
                 reconstruct=calibration.reconstruct,
             ),
         )
-        return {"calibrated with": report.calibration}
+        return {"calibrated with": report.calibration}, report.weights
 
 
 @contextmanager
@@ -140,7 +142,11 @@ def _calibration_data(run: Run) -> Iterator[Path | None]:
         yield None if calibration.data is None else calibration.data.path
 
 
-def _measure(run: Run, path: Path) -> dict[str, Any]:
+def _has_codebooks(path: Path) -> bool:
+    return METADATA_KEY in read(path).metadata_props
+
+
+def _measure(run: Run, path: Path, weights: Sequence[WeightReport]) -> dict[str, Any]:
     files = model_files(path)
     nbytes = sum(file.stat().st_size for file in files)
     count = sum(size for size, _ in describe.weight_squares(run.model).values())
@@ -153,8 +159,7 @@ def _measure(run: Run, path: Path) -> dict[str, Any]:
         "brotli_bytes": packed_bytes(files, brotli_bytes),
         **asdict(judge(path, run)),
     }
-    if METADATA_KEY in read(path).metadata_props:
-        weights = inspect(path).weights
+    if weights:
         found |= {
             "weight_error": describe.error_of_codebooks(run.model, weights),
             "entropy": describe.entropy_of(weights),
