@@ -13,6 +13,7 @@ from qqonnx.cli.convert import convert
 from qqonnx.cli.evaluate import evaluate
 from qqonnx.cli.examine import inspect, restore, verify
 from qqonnx.cli.export import export
+from qqonnx.cli.report import report
 from qqonnx.cli.study import study
 from qqonnx.cli.sweep import sweep
 from qqonnx.errors import QqonnxError
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for _command in (convert, export, evaluate, inspect, verify, restore, study, sweep):
+for _command in (convert, export, evaluate, inspect, verify, restore, study, sweep, report):
     app.command()(_command)
 
 
