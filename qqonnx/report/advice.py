@@ -62,7 +62,7 @@ def certainty(subject: Subject) -> str:
     points = 100 * math.sqrt(share * (1 - share) / subject.samples)
     return (
         f"Judged by {subject.samples:,} images: the standard error of {percent(share)} is "
-        f"{points:.1f} points, so much smaller differences may be chance."
+        f"{points:.1f} points, and differences of that order may be chance."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
     Place = Callable[[Outcome], tuple[float, float]]
 
-WIDTH, HEIGHT = 560, 400
+WIDTH, HEIGHT = 480, 390
 
-DEPTH = 0.12
-"""How far below the float model the chart of sizes reaches, where enough runs are above."""
+STRETCH = 1.0
+"""Points below the best from which on the axis of quality grows by ratios of what is lost."""
 
 _LOOKS = {
     "uq": (0, "square"),
@@ -55,60 +56,47 @@ def size_chart(name: str, subject: Subject, detailed: frozenset[int]) -> Markup:
         subject: what to draw.
         detailed: numbers of runs that the page has details of; their marks lead there.
     """
-    area = Box(46, 34, WIDTH - 16, HEIGHT - 48)
+    area = Box(42, 48, WIDTH - 14, HEIGHT - 42)
     frontier = subject.frontier
     sizes = [outcome.numbers["file_bytes"] / 1e6 for outcome in subject.outcomes]
-    x = Scale(min(sizes) / 1.12, max(sizes) * 1.12, area.left, area.right, log=True)
-    floor = _floor(subject)
-    best = max(subject.of(outcome) for outcome in subject.outcomes)
-    room = 0.06 * max(best - floor, 0.02)
-    y = Scale(100 * (floor - room), 100 * (best + 2 * room), area.bottom, area.top)
+    x = Scale(min(sizes) / 1.12, max(sizes) * 1.12, area.left, area.right, math.log)
+    y = _quality_scale(subject, subject.outcomes, area)
 
     def place(outcome: Outcome) -> tuple[float, float]:
-        across = x(outcome.numbers["file_bytes"] / 1e6)
-        return across, y(100 * max(subject.of(outcome), floor))
+        return x(outcome.numbers["file_bytes"] / 1e6), y(100 * subject.of(outcome))
 
     parts = [
         svg.axes(
-            area, x, y, ("file size, MB (log scale)", f"{QUALITIES[subject.quality]}, %"), x.ticks()
+            area,
+            (x, x.ticks_among(_ROUND_SIZES, 30), "file size, MB (log scale)"),
+            _quality_axis(subject, y),
         )
     ]
     if subject.reference is not None:
-        for loss, words in ((0.0, "float32"), (0.01, "1 point below float32")):
-            if floor < subject.reference - loss <= best + room:
+        for loss, words in ((0.0, ""), (0.01, "1 point below float32")):
+            if 100 * (subject.reference - loss) > y.low:
                 at = y(100 * (subject.reference - loss))
                 parts.append(svg.path([(area.left, at), (area.right, at)], "reference"))
-                if loss:
-                    parts.append(
-                        svg.text(area.left + 4, at + svg.FONT, words, "quiet", "start")
-                    )
+                parts.append(svg.text(area.right, at + svg.FONT, words, "quiet", "end"))
     others = [outcome for outcome in subject.outcomes if outcome not in frontier]
     for outcome in sorted(others, key=lambda o: o.is_baseline):
-        below = subject.of(outcome) < floor
-        shape = "down" if below else _size_shape(outcome)
         class_ = "baseline" if outcome.is_baseline else "run"
-        parts.append(svg.mark(shape, *place(outcome), 3.4, class_, _tip(subject, outcome)))
-    shown = [outcome for outcome in frontier if subject.of(outcome) >= floor]
-    stairs = []
-    for outcome in shown:
-        across, down = place(outcome)
+        tip = _tip(subject, outcome)
+        parts.append(svg.mark(_size_shape(outcome), *place(outcome), 3.4, class_, tip))
+    stairs: list[tuple[float, float]] = []
+    for across, down in map(place, frontier):
         stairs += [(across, stairs[-1][1] if stairs else area.bottom), (across, down)]
-    if stairs:
-        stairs.append((area.right, stairs[-1][1]))
-    parts.append(svg.path(stairs, "frontier") if stairs else Markup())
+    parts.append(svg.path([*stairs, (area.right, stairs[-1][1])], "frontier"))
     for outcome in frontier:
-        below = subject.of(outcome) < floor
-        shape = "down" if below else _size_shape(outcome)
         class_ = "best baseline" if outcome.is_baseline else "best"
-        drawn = svg.mark(shape, *place(outcome), 4.6, class_, _tip(subject, outcome))
+        tip = _tip(subject, outcome)
+        drawn = svg.mark(_size_shape(outcome), *place(outcome), 4.6, class_, tip)
         if outcome.number in detailed:
-            words = _tip(subject, outcome)
-            drawn = element("a", drawn, href=f"#run-{outcome.number}", aria_label=words)
+            drawn = element("a", drawn, href=f"#run-{outcome.number}", aria_label=tip)
         parts.append(drawn)
-    parts.append(_size_labels(subject, shown, others, place, area, floor))
-    return svg.drawing(
-        name, f"{subject.name}: quality against file size", size_words(subject), WIDTH, HEIGHT, *parts
-    )
+    parts.append(_size_labels(subject, others, place, area))
+    title = f"{subject.name}: quality against file size"
+    return svg.drawing(name, title, size_words(subject), WIDTH, HEIGHT, *parts)
 
 
 def size_words(subject: Subject) -> str:
@@ -125,13 +113,37 @@ def size_words(subject: Subject) -> str:
     )
 
 
-def _floor(subject: Subject) -> float:
-    """Return the least quality that the chart of sizes shows to scale."""
-    qualities = [subject.of(outcome) for outcome in subject.outcomes]
-    top = max(qualities) if subject.reference is None else subject.reference
-    near = [quality for quality in qualities if quality >= top - DEPTH]
-    on_frontier = [outcome for outcome in subject.frontier if subject.of(outcome) >= top - DEPTH]
-    return min(near) if len(on_frontier) >= 3 else min(qualities)
+_ROUND_SIZES = [
+    float(f"{digit}e{power}") for digit in (1, 2, 5, 3, 7, 4, 6, 8, 9) for power in range(-4, 5)
+]
+_ROUND_SHARES = [100, 90, 50, 0, 80, 95, 98, 99, 70, 60, 30, 20, 40, 10, 97, 96, 99.5, 99.8, 99.9]
+"""Ticks, those to keep where there is little room first."""
+
+
+def _quality_scale(subject: Subject, outcomes: Iterable[Outcome], area: Box) -> Scale:
+    """Return the scale of quality in percent.
+
+    What matters is lost near the float model: from `STRETCH` points below the best on, equal
+    ratios of what is lost are equally far apart.
+    """
+    qualities = [100 * subject.of(outcome) for outcome in outcomes]
+    if subject.reference is not None:
+        qualities.append(100 * subject.reference)
+    best = max(qualities)
+
+    def warp(value: float) -> float:
+        return -math.log(STRETCH + best - value)
+
+    lost = 1.15 * (STRETCH + best - min(qualities))
+    return Scale(STRETCH + best - lost, best + 0.15 * STRETCH, area.bottom, area.top, warp)
+
+
+def _quality_axis(subject: Subject, y: Scale) -> tuple[Scale, list[float], str]:
+    return (
+        y,
+        y.ticks_among(_ROUND_SHARES, 22),
+        f"{QUALITIES[subject.quality]}, % (stretched near float)",
+    )
 
 
 def _size_shape(outcome: Outcome) -> str:
@@ -140,43 +152,33 @@ def _size_shape(outcome: Outcome) -> str:
     return "up" if outcome.method == TARGET else "circle"
 
 
-def _size_labels(
-    subject: Subject,
-    shown: Sequence[Outcome],
-    others: Iterable[Outcome],
-    place: Place,
-    area: Box,
-    floor: float,
-) -> Markup:
+def _size_labels(subject: Subject, others: Iterable[Outcome], place: Place, area: Box) -> Markup:
     # What to pick first, then the baselines, then the rest of the frontier from the top.
-    pick = subject.smallest(0.01)
-    baselines = [o for o in others if o.is_baseline and subject.of(o) >= floor]
-    first = [outcome for outcome in shown if outcome is pick or outcome.is_baseline]
-    rest = [outcome for outcome in reversed(shown) if outcome not in first]
+    frontier, pick = subject.frontier, subject.smallest(0.01)
+    baselines = [outcome for outcome in others if outcome.is_baseline]
+    first = [outcome for outcome in frontier if outcome is pick or outcome.is_baseline]
+    rest = [outcome for outcome in reversed(frontier) if outcome not in first]
+    around = (
+        "below right", "at right", "below left", "above right", "at left", "above left",
+    )  # fmt: skip
     labels = [
         *(_frontier_label(o, place, "label pick" if o is pick else "label") for o in first),
-        *(
-            Label(
-                *place(o),
-                short_label(o),
-                "label baseline",
-                ("below right", "at right", "below left", "above right", "at left", "above left"),
-            )
-            for o in baselines
-        ),
+        *(Label(*place(o), short_label(o), "label baseline", around) for o in baselines),
         *(_frontier_label(o, place, "label") for o in rest),
     ]
     taken = [
         Box(across - 5, down - 5, across + 5, down + 5)
-        for across, down in map(place, [*shown, *baselines])
+        for across, down in map(place, [*frontier, *baselines])
     ]
-    whole = Box(area.left, 16, WIDTH, area.bottom)
-    return svg.placed_labels(labels, whole, taken)
+    return svg.placed_labels(labels, Box(area.left, 24, WIDTH, area.bottom), taken)
 
 
 def _frontier_label(outcome: Outcome, place: Place, class_: str) -> Label:
     across, down = place(outcome)
-    return Label(across, down, short_label(outcome), class_, ("above left", "below right"))
+    words = short_label(outcome)
+    if outcome.granularity in ("channel", "scale"):
+        words += f", {outcome.granularity}"
+    return Label(across, down, words, class_, ("above left", "below right"))
 
 
 class Series(NamedTuple):
@@ -216,19 +218,14 @@ def _methods(wide: Iterable[Outcome], granularity: str) -> list[str]:
 def _bits_chart(
     name: str, subject: Subject, wide: Sequence[Outcome], granularity: str
 ) -> tuple[Markup, str]:
-    area = Box(46, 34, WIDTH - 132, HEIGHT - 48)
+    area = Box(42, 48, WIDTH - 126, HEIGHT - 42)
     found = _series(wide, granularity)
     drawn = [outcome for series in found for outcome in series.runs]
     bits = [_bits(outcome) for outcome in drawn]
     x = Scale(min(*bits, 1) - 0.2, max(*bits, 2) + 0.2, area.left, area.right)
-    qualities = [subject.of(outcome) for outcome in drawn]
-    if subject.reference is not None:
-        qualities.append(subject.reference)
-    low, high = min(qualities), max(qualities)
-    y = Scale(100 * max(low - 0.03, 0), 100 * (high + 0.03), area.bottom, area.top)
+    y = _quality_scale(subject, drawn, area)
     ticks = [float(tick) for tick in range(1, 17) if x.low <= tick <= x.high]
-    titles = ("bits of index stored a weight", f"{QUALITIES[subject.quality]}, %")
-    parts = [svg.axes(area, x, y, titles, ticks)]
+    parts = [svg.axes(area, (x, ticks, "bits of index stored a weight"), _quality_axis(subject, y))]
     lines = []
     for series in found:
         points = [(x(_bits(o)), y(100 * subject.of(o))) for o in series.runs]
@@ -237,7 +234,7 @@ def _bits_chart(
         at = y(100 * subject.reference)
         lines.append(([(area.left, at), (area.right, at)], "reference", "", FLOAT32, ()))
     lines.sort(key=lambda line: (line[0][-1][1], sum(p[1] for p in line[0]) / len(line[0])))
-    heights = svg.spread([line[0][-1][1] for line in lines], area.top - 8, area.bottom)
+    heights = svg.spread([line[0][-1][1] for line in lines], area.top - 6, area.bottom)
     for (points, class_, shape, words, runs), height in zip(lines, heights, strict=True):
         end = area.right + 12
         marks = [

@@ -36,29 +36,32 @@ def layers_chart(name: str, layers: Sequence[Layer]) -> Markup:
         (lower, errors, "relative error of the weights, %", "error"),
     ):
         y = Scale(0, max(*values, 1e-9) * 1.05, area.bottom, area.top)
-        for value in y.ticks(4):
-            at = y(value)
-            parts += [
-                svg.path([(area.left, at), (area.right, at)], "grid"),
-                svg.text(area.left - 6, at + svg.FONT / 3, svg.number(value), "tick", "end"),
-            ]
         parts += [
+            *svg.level_grid(area, y, y.ticks(4), title),
             svg.bars(edges, [y(value) for value in values], area.bottom, f"bars {class_}"),
-            svg.text(4, area.top - 10, title, "title"),
         ]
+        if step > 4:
+            parts.append(svg.strokes(edges[1:-1], area.top, area.bottom, "gap"))
     return svg.drawing(
-        name, "Bits and error of each layer", layers_words(layers), LAYERS_WIDTH, LAYERS_HEIGHT, *parts
+        name,
+        "Bits and error of each layer",
+        layers_words(layers),
+        LAYERS_WIDTH,
+        LAYERS_HEIGHT,
+        *parts,
     )
 
 
 def layers_words(layers: Sequence[Layer]) -> str:
     """Tell what the chart of layers shows."""
     bits = [layer.bits for layer in layers]
-    words = f"{len(layers)} layers, {svg.number(min(bits))} to {svg.number(max(bits))} bits."
+    low, high = svg.number(min(bits)), svg.number(max(bits))
+    words = f"{len(layers)} layers, {low if low == high else f'{low} to {high}'} bits."
     known = [layer for layer in layers if layer.error is not None]
     if known:
         worst = max(known, key=lambda layer: layer.error or 0.0)
-        words += f" The greatest relative error, {percent(worst.error or 0)}, has {shortened(worst.name)}."
+        error = percent(worst.error or 0.0)
+        words += f" The greatest relative error, {error}, has {shortened(worst.name)}."
     return words
 
 
@@ -79,9 +82,13 @@ def histogram_chart(name: str, histogram: Histogram) -> Markup:
     # So many lines would hide the histogram; ticks tell where they are.
     few = len(histogram.levels) <= 32
     top = area.top if few else area.bottom + 2
-    parts.append(svg.strokes([x(level) for level in histogram.levels], top, area.bottom + 9, "level"))
-    for value in x.ticks(4):
-        parts.append(svg.text(x(value), area.bottom + 24, svg.number(value), "tick", "middle"))
+    parts.append(
+        svg.strokes([x(level) for level in histogram.levels], top, area.bottom + 9, "level")
+    )
+    parts += [
+        svg.text(x(value), area.bottom + 24, svg.number(value), "tick", "middle")
+        for value in x.ticks(4)
+    ]
     middle = (area.left + area.right) / 2
     parts.append(svg.text(middle, area.bottom + 41, "weight", "title", "middle"))
     return svg.drawing(

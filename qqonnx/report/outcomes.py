@@ -136,15 +136,16 @@ def read_outcomes(path: Path) -> list[Outcome]:
         raise QqonnxError(f"{path}: damaged: {first_line(error)}") from error
     if not rows:
         raise QqonnxError(f"{path}: holds no runs")
-    outcomes = []
-    for number, row in enumerate(rows, 1):
-        try:
-            outcomes.append(_outcome(number, row))
-        except (KeyError, TypeError, ValueError) as error:
-            raise QqonnxError(
-                f"{path}: run {number}: not as qqonnx sweep writes it: {first_line(error)}"
-            ) from error
-    return outcomes
+    return [_checked(path, number, row) for number, row in enumerate(rows, 1)]
+
+
+def _checked(path: Path, number: int, row: Mapping[str, Any]) -> Outcome:
+    try:
+        return _outcome(number, row)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise QqonnxError(
+            f"{path}: run {number}: not as qqonnx sweep writes it: {first_line(error)}"
+        ) from error
 
 
 def _outcome(number: int, row: Mapping[str, Any]) -> Outcome:

@@ -106,28 +106,37 @@ def page(outcomes: Sequence[Outcome], limit: int = MOST_RUNS) -> str:
     subjects = subjects_of(shown)
     details = _details(subjects)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    return _templates().get_template("page.html").render(
-        style=Markup(_resource("page.css")),
-        script=Markup(_resource("page.js")),
-        outcomes=outcomes,
-        done=done,
-        shown=shown,
-        failed=failed,
-        listed_failures=failed[:MOST_FAILURES],
-        running=[outcome for outcome in outcomes if outcome.status == "running"],
-        sections=[_section(f"s{at}", subject, details) for at, subject in enumerate(subjects)],
-        on_frontier={o.number for subject in subjects for o in subject.frontier},
-        details=details,
-        losses=LOSSES,
-        advised=ADVISED_LOSS,
-        columns=columns_of(shown),
-        filters=[
-            (name, title, values)
-            for name, title in (("model", "Model"), ("dataset", "Images"), ("method", "Method"))
-            if len(values := values_of(name, shown)) > 1
-        ],
-        settings=_settings(done),
-        started=sorted(o.text["started"] for o in done if "started" in o.text),
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            style=Markup(_resource("page.css")),
+            script=Markup(_resource("page.js")),
+            outcomes=outcomes,
+            done=done,
+            shown=shown,
+            failed=failed,
+            listed_failures=failed[:MOST_FAILURES],
+            running=[outcome for outcome in outcomes if outcome.status == "running"],
+            sections=[_section(f"s{at}", subject, details) for at, subject in enumerate(subjects)],
+            on_frontier={o.number for subject in subjects for o in subject.frontier},
+            details=details,
+            losses=LOSSES,
+            advised=ADVISED_LOSS,
+            columns=columns_of(shown),
+            filters=[
+                (name, title, values)
+                for name, title in (
+                    ("model", "Model"),
+                    ("dataset", "Images"),
+                    ("method", "Method"),
+                    ("granularity", "Granularity"),
+                )
+                if len(values := values_of(name, shown)) > 1
+            ],
+            settings=_settings(done),
+            started=sorted(o.text["started"] for o in done if "started" in o.text),
+        )
     )
 
 

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 FONT = 12.0
 """Height of text in a drawing's units, as in the style sheet."""
+
+TITLE = 12.0
+"""From the title of an axis down to the axis."""
 
 _CHARACTER = 0.56 * FONT  # mean width of one, of common sans-serif faces
 _LINE = 1.2 * FONT
@@ -30,25 +33,38 @@ class Scale:
         high: the value at `end`.
         start: a place, in the drawing's units.
         end: another.
-        log: whether equal ratios are equally far apart.
+        warp: equal differences of it are equally far apart; it ascends.
     """
 
     low: float
     high: float
     start: float
     end: float
-    log: bool = False
+    warp: Callable[[float], float] = float
 
     def __call__(self, value: float) -> float:
         """Return the place of a value."""
-        low, high, at = self.low, self.high, value
-        if self.log:
-            low, high, at = math.log(low), math.log(high), math.log(at)
-        return self.start + (self.end - self.start) * (at - low) / (high - low)
+        low, high = self.warp(self.low), self.warp(self.high)
+        return self.start + (self.end - self.start) * (self.warp(value) - low) / (high - low)
 
     def ticks(self, count: int = 6) -> list[float]:
-        """Return about `count` round values within."""
-        return _log_ticks(self.low, self.high) if self.log else _ticks(self.low, self.high, count)
+        """Return about `count` round values, evenly spaced."""
+        raw = (self.high - self.low) / count
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [round(i * step, 12) for i in range(first, last + 1)]
+
+    def ticks_among(self, values: Iterable[float], apart: float) -> list[float]:
+        """Return those of some values, the first ones first, that are so far apart in place."""
+        found: list[float] = []
+        for value in values:
+            if self.low <= value <= self.high and all(
+                abs(self(value) - self(other)) >= apart for other in found
+            ):
+                found.append(value)
+        return sorted(found)
 
 
 class Box(NamedTuple):
@@ -169,27 +185,36 @@ SHAPES = {
 """Marks by name: corners in units of their size."""
 
 
-def axes(area: Box, x: Scale, y: Scale, titles: tuple[str, str], x_ticks: Sequence[float]) -> Markup:
-    """Return grid lines, numbers and titles; the y axis' title stands above it."""
-    parts = []
-    for value in y.ticks():
-        at = y(value)
-        parts += [
-            path([(area.left, at), (area.right, at)], "grid"),
-            text(area.left - 6, at + FONT / 3, number(value), "tick", "end"),
-        ]
+def axes(
+    area: Box,
+    x: tuple[Scale, Sequence[float], str],
+    y: tuple[Scale, Sequence[float], str],
+) -> Markup:
+    """Return grid lines, numbers and titles of two axes: scale, ticks, title."""
+    parts = level_grid(area, *y)
     parts.append(path([(area.left, area.bottom), (area.right, area.bottom)], "axis"))
-    for value in x_ticks:
-        at = x(value)
+    scale, ticks, title = x
+    for value in ticks:
+        at = scale(value)
         parts += [
             path([(at, area.bottom), (at, area.bottom + 4)], "axis"),
             text(at, area.bottom + 17, number(value), "tick", "middle"),
         ]
-    parts += [
-        text((area.left + area.right) / 2, area.bottom + 35, titles[0], "title", "middle"),
-        text(4, area.top - 12, titles[1], "title"),
-    ]
+    middle = (area.left + area.right) / 2
+    parts.append(text(middle, area.bottom + 35, title, "title", "middle"))
     return element("g", *parts, aria_hidden="true")
+
+
+def level_grid(area: Box, scale: Scale, ticks: Sequence[float], title: str) -> list[Markup]:
+    """Return level lines with numbers; the title stands above them."""
+    parts = [text(4, area.top - TITLE, title, "title")]
+    for value in ticks:
+        at = scale(value)
+        parts += [
+            path([(area.left, at), (area.right, at)], "grid"),
+            text(area.left - 6, at + FONT / 3, number(value), "tick", "end"),
+        ]
+    return parts
 
 
 def number(value: float) -> str:
@@ -216,7 +241,7 @@ def placed_labels(labels: Iterable[Label], area: Box, taken: Iterable[Box]) -> M
     for label in labels:
         for corner in label.corners:
             level, side = corner.split()
-            down = {"above": -7.0, "at": FONT / 3, "below": FONT + 3}[level]
+            down = {"above": -9.0, "at": FONT / 3, "below": FONT + 3}[level]
             across = (4.0 if level != "at" else 9.0) * (1 if side == "right" else -1)
             x, y, width = label.x + across, label.y + down, _CHARACTER * len(label.content)
             left = x if side == "right" else x - width
@@ -248,22 +273,3 @@ def _shown(value: str | float) -> str:
     if isinstance(value, str):
         return value
     return f"{value:.1f}".removesuffix(".0")
-
-
-def _ticks(low: float, high: float, count: int) -> list[float]:
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found: list[float] = []
-    for factors in ((1,), (1, 2, 5), range(1, 10)):
-        ticks = [float(f"{factor}e{power}") for power in powers for factor in factors]
-        found = [tick for tick in ticks if low <= tick <= high]
-        if len(found) >= 3:
-            break
-    return found

@@ -64,11 +64,14 @@ _COLUMNS = (
 
 
 def columns_of(outcomes: Iterable[Outcome]) -> list[Column]:
-    """Return the columns that tell something: not empty, and images only where they differ."""
+    """Return the columns that tell something: not empty; models and images where they differ."""
     found = list(outcomes)
-    shown = [column for column in _COLUMNS if any(column.cell(outcome) for outcome in found)]
-    one_dataset = len({outcome.text.get("dataset") for outcome in found}) == 1
-    return [column for column in shown if column.name != "dataset" or not one_dataset]
+
+    def tells(column: Column) -> bool:
+        cells = {column.cell(outcome) for outcome in found}
+        return len(cells) > 1 if column.name in ("model", "dataset") else cells != {""}
+
+    return [column for column in _COLUMNS if tells(column)]
 
 
 def values_of(name: str, outcomes: Sequence[Outcome]) -> list[str]:

@@ -22,7 +22,13 @@ _GRANULARITIES = {"scale": "scale a channel", "channel": "codebook a channel"}
 def megabytes(nbytes: float) -> str:
     """Write a size: three digits, in MB of 10^6 bytes."""
     size = nbytes / 1e6
-    return f"{size:.2f} MB" if 1 <= size < 10 else f"{size:.3g} MB" if size < 1000 else f"{size:.0f} MB"
+    return (
+        f"{size:.2f} MB"
+        if 1 <= size < 10
+        else f"{size:.3g} MB"
+        if size < 1000
+        else f"{size:.0f} MB"
+    )
 
 
 def percent(share: float) -> str:
@@ -70,7 +76,7 @@ def command(outcome: Outcome) -> str | None:
         return None
     model = shortened(outcome.text.get("model", "model"))
     options = outcome.settings["options"]
-    words = ["qqonnx", "convert", f"{model}.onnx", "-o", f"{model}-small.onnx"]
+    words = ["qqonnx", "convert", f"{model}.onnx", "-o", "small.onnx"]
     if outcome.method == TARGET:
         flag, value = _target(outcome.text.get("budget", ""))
         words += [flag, value, "--calibration", "DATA"]
