@@ -56,7 +56,7 @@ def size_chart(name: str, subject: Subject, detailed: frozenset[int]) -> Markup:
         subject: what to draw.
         detailed: numbers of runs that the page has details of; their marks lead there.
     """
-    area = Box(42, 48, WIDTH - 14, HEIGHT - 42)
+    area = Box(42, 40, WIDTH - 14, HEIGHT - 42)
     frontier = subject.frontier
     sizes = [outcome.numbers["file_bytes"] / 1e6 for outcome in subject.outcomes]
     x = Scale(min(sizes) / 1.12, max(sizes) * 1.12, area.left, area.right, math.log)
@@ -170,7 +170,7 @@ def _size_labels(subject: Subject, others: Iterable[Outcome], place: Place, area
         Box(across - 5, down - 5, across + 5, down + 5)
         for across, down in map(place, [*frontier, *baselines])
     ]
-    return svg.placed_labels(labels, Box(area.left, 24, WIDTH, area.bottom), taken)
+    return svg.placed_labels(labels, Box(area.left, 18, WIDTH, area.bottom), taken)
 
 
 def _frontier_label(outcome: Outcome, place: Place, class_: str) -> Label:
@@ -218,7 +218,7 @@ def _methods(wide: Iterable[Outcome], granularity: str) -> list[str]:
 def _bits_chart(
     name: str, subject: Subject, wide: Sequence[Outcome], granularity: str
 ) -> tuple[Markup, str]:
-    area = Box(42, 48, WIDTH - 126, HEIGHT - 42)
+    area = Box(42, 40, WIDTH - 126, HEIGHT - 42)
     found = _series(wide, granularity)
     drawn = [outcome for series in found for outcome in series.runs]
     bits = [_bits(outcome) for outcome in drawn]

@@ -25,8 +25,8 @@ LAYERS_LEFT, LAYERS_RIGHT = 46, 10
 def layers_chart(name: str, layers: Sequence[Layer]) -> Markup:
     """Draw each layer's bits above its relative error, side by side in the model's order."""
     right = LAYERS_WIDTH - LAYERS_RIGHT
-    upper = Box(LAYERS_LEFT, 24, right, 124)
-    lower = Box(LAYERS_LEFT, 168, right, LAYERS_HEIGHT - 14)
+    upper = Box(LAYERS_LEFT, 36, right, 134)
+    lower = Box(LAYERS_LEFT, 186, right, LAYERS_HEIGHT - 10)
     step = (right - LAYERS_LEFT) / len(layers)
     edges = [LAYERS_LEFT + step * at for at in range(len(layers) + 1)]
     parts = []

@@ -8,7 +8,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qqonnx.errors import QqonnxError, first_line
+from qqonnx.errors import QqonnxError, first_line, printable
 from qqonnx.sweep.store import read_rows
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _outcome(number: int, row: Mapping[str, Any]) -> Outcome:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is no text")
-    return value
+    return printable(value)
 
 
 def _number(name: str, value: Any) -> float | None:
@@ -179,7 +179,9 @@ def _number(name: str, value: Any) -> float | None:
 def _json(name: str, value: Any, kind: Callable[[], Any]) -> Any:
     if value is None:
         return kind()
-    found = json.loads(_text(name, value))
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is no text")
+    found = json.loads(value)
     if type(found) is not kind:
         raise TypeError(f"{name} is another kind of JSON")
     return found

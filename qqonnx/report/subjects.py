@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qqonnx.report.wording import shortened
 from qqonnx.sweep.baselines import FLOAT32
 
 if TYPE_CHECKING:
@@ -116,11 +117,11 @@ def subjects_of(outcomes: Iterable[Outcome]) -> list[Subject]:
 def _name(key: tuple[str, str, str, int], keys: Sequence[tuple[str, str, str, int]]) -> str:
     """Name a group by its model and, as far as others need it, by what else it is."""
     model, digest, dataset, samples = key
-    name = model
+    name = shortened(model)
     if len({other[1] for other in keys if other[0] == model}) > 1:
         name += f" ({digest[:8]})"
     if len({other[2] for other in keys}) > 1:
-        name += f" on {dataset}"
+        name += f" on {shortened(dataset)}"
     if Counter(other[:3] for other in keys)[key[:3]] > 1:
         name += f", {samples} images"
     return name

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FONT = 12.0
 """Height of text in a drawing's units, as in the style sheet."""
 
-TITLE = 12.0
+TITLE = 26.0
 """From the title of an axis down to the axis."""
 
 _CHARACTER = 0.56 * FONT  # mean width of one, of common sans-serif faces
