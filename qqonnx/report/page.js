@@ -39,7 +39,7 @@ const layerAt = (drawing, x) => {
   const row = rows[Math.floor(at * rows.length)];
   if (!row) return "";
   const [name, shape, , bits, levels, , error] = [...row.cells].map((cell) => cell.textContent.trim());
-  return `${name}, ${shape}: ${bits} bits, ${levels} levels, error ${error || "?"} %`;
+  return `${name}, ${shape}: ${bits} ${bits === "1" ? "bit" : "bits"}, ${levels} levels, error ${error || "?"} %`;
 };
 document.addEventListener("pointermove", ({ target, clientX, clientY }) => {
   const drawing = target.closest?.("svg[id^=layers-]");

@@ -53,7 +53,7 @@ _COLUMNS = (
     Column("top1", "Top-1, %", "{:.2f}", 100, descending=True),
     Column("top5", "Top-5, %", "{:.2f}", 100, descending=True),
     Column("agreement", "Agreement, %", "{:.2f}", 100, descending=True),
-    Column("kl", "KL, nats", "{:.4f}"),
+    Column("kl", "KL, nats", "{:.3g}"),
     Column("weight_error", "Weight error, %", "{:.2f}", 100),
     Column("entropy", "Entropy, bits", "{:.2f}"),
     Column("load_ratio", "Load time ×", "{:.2f}"),
