@@ -64,16 +64,18 @@ try {
   await page.keyboard.press("Space");
   found.filtered.frontier = { runs: await column(0), said: await count() };
 
+  found.open = await page.$$eval("details.run[open]", (runs) => runs.map((run) => run.id));
+
   // A mark of the frontier tells and leads to what is in the file.
   await page.focus("svg a");
   found.tip = await page.textContent("#tip");
   await page.keyboard.press("Enter");
-  await page.waitForFunction(() => document.querySelector("details.run[open]"));
+  await page.waitForFunction(() => document.querySelector("details.run:target")?.open);
   found.opened = {
     at: await page.evaluate(() => location.hash),
     focus: await page.evaluate(() => document.activeElement.textContent.trim().replace(/\s+/g, " ")),
   };
-  const layers = page.locator("details.run[open] svg[id^=layers-]");
+  const layers = page.locator("details.run:target svg[id^=layers-]");
   await layers.scrollIntoViewIfNeeded();
   const box = await layers.boundingBox();
   await page.mouse.move(box.x + box.width * 0.6, box.y + box.height * 0.3);

@@ -79,6 +79,7 @@ def test_filters(found: dict[str, Any]) -> None:
 
 
 def test_marks_tell_and_lead_to_what_is_in_the_file(found: dict[str, Any]) -> None:
+    assert found["open"] == ["run-4"], "the one to pick"
     assert found["tip"] == "kmeans 2 bits: 50.0 %, 0.405 MB"
     assert found["opened"] == {"at": "#run-3", "focus": "kmeans 2 bits 0.405 MB, 50.0 %"}
     assert found["layer"] == "features.7.weight, 16×16×3×3: 2 bits, 4 levels, error 27.23 %"

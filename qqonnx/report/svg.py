@@ -259,7 +259,7 @@ def spread(heights: Sequence[float], low: float, high: float) -> list[float]:
     if not heights:
         return []
     gap = min(_LINE, (high - low) / max(len(heights) - 1, 1))
-    placed = []
+    placed: list[float] = []
     for height in heights:
         placed.append(max(height, placed[-1] + gap if placed else low))
     limit = high
