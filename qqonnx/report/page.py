@@ -13,9 +13,10 @@ from markupsafe import Markup
 from qqonnx.errors import QqonnxError
 from qqonnx.report import wording
 from qqonnx.report.advice import ADVISED_LOSS, advice, certainty, times_smaller
-from qqonnx.report.charts import bits_charts, size_chart, size_words
+from qqonnx.report.bits import bits_charts
 from qqonnx.report.insides import histogram_chart, histogram_words, layers_chart, layers_words
 from qqonnx.report.outcomes import read_outcomes
+from qqonnx.report.sizes import size_chart, size_words
 from qqonnx.report.subjects import LOSSES, Subject, subjects_of
 from qqonnx.report.table import columns_of, values_of
 from qqonnx.temporary import temporary_folder

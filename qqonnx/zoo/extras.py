@@ -18,6 +18,4 @@ def import_extra(module: str, extra: str = "export") -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         name = error.name or module
-        raise QqonnxError(
-            f'{name} is not installed: run pip install "qqonnx[{extra}]" to export models'
-        ) from error
+        raise QqonnxError(f'{name} is not installed: run pip install "qqonnx[{extra}]"') from error
