@@ -59,10 +59,13 @@ def certainty(subject: Subject) -> str:
     share = subject.reference if subject.quality == "top1" else None
     if not subject.samples or share is None:
         return ""
-    points = 100 * math.sqrt(share * (1 - share) / subject.samples)
+    # Agresti and Coull's: two more right and two more wrong, so that it is not 0 at 100 %.
+    images = subject.samples + 4
+    adjusted = (share * subject.samples + 2) / images
+    points = 100 * math.sqrt(adjusted * (1 - adjusted) / images)
     return (
         f"Judged by {subject.samples:,} images: the standard error of {percent(share)} is "
-        f"{points:.1f} points, and differences of that order may be chance."
+        f"about {points:.1f} points, and differences of that order may be chance."
     )
 
 

@@ -29,15 +29,17 @@ def layers_chart(name: str, layers: Sequence[Layer]) -> Markup:
     lower = Box(LAYERS_LEFT, 186, right, LAYERS_HEIGHT - 10)
     step = (right - LAYERS_LEFT) / len(layers)
     edges = [LAYERS_LEFT + step * at for at in range(len(layers) + 1)]
-    parts = []
+    bits = [layer.bits for layer in layers]
     errors = [100 * (layer.error or 0.0) for layer in layers]
-    for area, values, title, class_ in (
-        (upper, [layer.bits for layer in layers], "bits of index stored a weight", "bits"),
-        (lower, errors, "relative error of the weights, %", "error"),
+    of_bits = Scale(0, max(*bits, 8.0), upper.bottom, upper.top)  # the same for all runs
+    of_errors = Scale(0, max(*errors, 1e-9) * 1.05, lower.bottom, lower.top)
+    parts = []
+    for area, values, y, ticks, title, class_ in (
+        (upper, bits, of_bits, [0.0, 2, 4, 6, 8], "bits of index stored a weight", "bits"),
+        (lower, errors, of_errors, of_errors.ticks(4), "relative error of the weights, %", "error"),
     ):
-        y = Scale(0, max(*values, 1e-9) * 1.05, area.bottom, area.top)
         parts += [
-            *svg.level_grid(area, y, y.ticks(4), title),
+            *svg.level_grid(area, y, ticks, title),
             svg.bars(edges, [y(value) for value in values], area.bottom, f"bars {class_}"),
         ]
         if step > 4:

@@ -218,6 +218,7 @@ def _templates() -> Environment:
         "percent": wording.percent,
         "points": wording.points,
         "shortened": wording.shortened,
+        "unbroken": wording.unbroken,
         "qualities": wording.QUALITIES,
     }
     environment.globals.update(functions)

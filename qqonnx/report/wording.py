@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,11 @@ def points(share: float) -> str:
     """Write a difference of shares, in points of a percentage."""
     number = f"{100 * share:g}"
     return f"{number} point" if number == "1" else f"{number} points"
+
+
+def unbroken(text: str) -> str:
+    """Return `text` with numbers kept on one line with their units."""
+    return re.sub(r"(?<=\d) (?=%|(?:MB|bits?|points?|times)\b)", "\N{NO-BREAK SPACE}", text)
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
