@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 from html.parser import HTMLParser
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 
@@ -405,3 +406,22 @@ def test_command_of_a_budget(tmp_path: Path, changes, words) -> None:
         f"qqonnx convert net.onnx -o small.onnx {words} --calibration DATA "
         "--skip 'a b*' --min-size 5 --calibration-samples 60 --reconstruct"
     )
+
+
+def luminance(color: str) -> float:
+    shares = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_colors_can_be_read(scheme: int) -> None:
+    """WCAG 2.2: 4.5 to 1 for text, 3 to 1 for marks."""
+    style = files("qqonnx.report").joinpath("page.css").read_text("utf-8")
+    pairs = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", style)
+    colors = {name: luminance((light, dark)[scheme]) for name, light, dark in pairs}
+    series = [f"c{number}" for number in range(7)]
+    for name in ("ink", "quiet", "accent", "other", "calibrated", "dim", *series):
+        for behind in ("page", "surface") if name in ("ink", "quiet", "accent") else ("surface",):
+            low, high = sorted((colors[name], colors[behind]))
+            assert (high + 0.05) / (low + 0.05) >= (3 if name == "dim" else 4.5), name
