@@ -13,7 +13,9 @@ from qqonnx.cli.convert import convert
 from qqonnx.cli.evaluate import evaluate
 from qqonnx.cli.examine import inspect, restore, verify
 from qqonnx.cli.export import export
+from qqonnx.cli.report import report
 from qqonnx.cli.study import study
+from qqonnx.cli.sweep import sweep
 from qqonnx.errors import QqonnxError
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-for _command in (convert, export, evaluate, inspect, verify, restore, study):
+for _command in (convert, export, evaluate, inspect, verify, restore, study, sweep, report):
     app.command()(_command)
 
 

@@ -185,10 +185,10 @@ def evaluate(
             top5=total.top5 / total.images if classes > 5 else None,
             agreement=total.agreeing / total.images if compared else None,
             kl=total.kl / total.images if compared else None,
-            bytes=sum(file.stat().st_size for file in _files(path)),
-            gzip_bytes=sum(gzip_bytes(file) for file in _files(path)),
-            brotli_bytes=_packed(_files(path), brotli_bytes),
-            zstd_bytes=_packed(_files(path), zstd_bytes),
+            bytes=sum(file.stat().st_size for file in model_files(path)),
+            gzip_bytes=sum(gzip_bytes(file) for file in model_files(path)),
+            brotli_bytes=packed_bytes(model_files(path), brotli_bytes),
+            zstd_bytes=packed_bytes(model_files(path), zstd_bytes),
             load_ratio=load_ratio,
             latency_ratio=latency_ratio,
         )
@@ -199,13 +199,19 @@ def evaluate(
     return Evaluation(rows, compared, chosen.to_json(), source, tuple(unreadable))
 
 
-def _files(path: Path) -> list[Path]:
+def model_files(path: Path) -> list[Path]:
+    """Return a model's file and those of its external data.
+
+    Raises:
+        QqonnxError: it cannot be read.
+    """
     tensors = (v.const_value for g in read(path).graphs() for v in g.initializers.values())
     data = {path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
     return [path, *sorted(data)]
 
 
-def _packed(files: list[Path], bytes_of: Callable[[Path], int | None]) -> int | None:
+def packed_bytes(files: list[Path], bytes_of: Callable[[Path], int | None]) -> int | None:
+    """Return the size of files together, each compressed; None if one's size is not known."""
     sizes = [size for file in files if (size := bytes_of(file)) is not None]
     return sum(sizes) if len(sizes) == len(files) else None
 

@@ -1,0 +1,102 @@
+"""`qqonnx sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from qqonnx.cli.terminal import JSON, QUIET, print_json, progress_bar
+from qqonnx.errors import QqonnxError
+
+if TYPE_CHECKING:
+    from qqonnx.sweep.sweep import Summary
+
+
+def sweep(
+    config: Annotated[
+        Path,
+        typer.Argument(help="sweep.toml; or a results file, to export it and run nothing."),
+    ],
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; at most cores / threads. [that many]", min=1)
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Use the workers of this Dask scheduler, e.g. tcp://host:8786."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try runs again that failed before.")
+    ] = False,
+    export: Annotated[
+        str | None,
+        typer.Option(help="Then write the results beside their file: csv, json or parquet."),
+    ] = None,
+    as_json: Annotated[bool, JSON] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
+    """Run a grid of models, methods, bits or budgets, data sets and baselines.
+
+    Only what is missing in the results file is run; interrupted, a sweep goes on where it was.
+    """
+    from qqonnx.sweep.config import read_config
+    from qqonnx.sweep.export import FORMATS, export_results
+
+    if export is not None and export not in FORMATS:
+        raise QqonnxError(f"--export {export}: must be one of {', '.join(FORMATS)}")
+    if _is_database(config):
+        if export is None:
+            raise QqonnxError(f"{config}: a results file; --export csv, json or parquet writes it")
+        target = export_results(config, export)
+        if as_json:
+            print_json({"exported": target})
+        elif not quiet:
+            Console(highlight=False, soft_wrap=True).print(f"{target}", markup=False)
+        return
+    from qqonnx.sweep.sweep import sweep as run_sweep
+
+    with progress_bar(quiet or as_json) as progress:
+        tasks = {}
+
+        def advance(what: str, done: float, total: float) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], advance=done)
+
+        def say(line: str) -> None:
+            if not quiet:
+                progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        summary = run_sweep(
+            read_config(config),
+            workers=workers,
+            scheduler=scheduler,
+            again=retry_failed,
+            say=say,
+            progress=advance,
+        )
+    exported = export_results(summary.results, export) if export is not None else None
+    if as_json:
+        print_json({**summary.to_dict(), "exported": exported})
+    elif not quiet:
+        _print(summary, exported)
+
+
+def _print(summary: Summary, exported: Path | None) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    parts = [f"{summary.runs} runs", f"{summary.done} done now", f"{summary.before} before"]
+    if summary.failed:
+        parts.append(f"{len(summary.failed)} failed")
+    console.print(f"{', '.join(parts)}: {summary.results}", markup=False)
+    if exported is not None:
+        console.print(f"{exported}", markup=False)
+
+
+def _is_database(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except OSError as error:
+        raise QqonnxError(f"{path}: {error.strerror or error}") from error

@@ -1,0 +1,115 @@
+"""How the report writes runs and numbers."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from qqonnx.errors import printable
+from qqonnx.sweep.grid import TARGET
+
+if TYPE_CHECKING:
+    from qqonnx.report.outcomes import Outcome
+
+LONGEST = 80
+"""Characters of a name or message that are shown."""
+
+QUALITIES = {"top1": "top-1 accuracy", "agreement": "agreement with the float model"}
+
+_GRANULARITIES = {"scale": "scale a channel", "channel": "codebook a channel"}
+
+
+def megabytes(nbytes: float) -> str:
+    """Write a size: three digits, in MB of 10^6 bytes."""
+    size = nbytes / 1e6
+    return (
+        f"{size:.2f} MB"
+        if 1 <= size < 10
+        else f"{size:.3g} MB"
+        if size < 1000
+        else f"{size:.0f} MB"
+    )
+
+
+def percent(share: float) -> str:
+    """Write a share."""
+    return f"{100 * share:.1f} %"
+
+
+def points(share: float) -> str:
+    """Write a difference of shares, in points of a percentage."""
+    number = f"{100 * share:g}"
+    return f"{number} point" if number == "1" else f"{number} points"
+
+
+def unbroken(text: str) -> str:
+    """Return `text` with numbers kept on one line with their units."""
+    return re.sub(r"(?<=\d) (?=%|(?:MB|bits?|points?|times)\b)", "\N{NO-BREAK SPACE}", text)
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """Return `text` without invisible characters, its middle left out if it is long."""
+    text = printable(text)
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[: half - 1]}…{text[len(text) - half :]}"
+
+
+def label(outcome: Outcome) -> str:
+    """Name a run in a few words, as kmeans 4 bits, scale a channel."""
+    parts = [short_label(outcome)]
+    if outcome.granularity in _GRANULARITIES:
+        parts.append(_GRANULARITIES[outcome.granularity])
+    return ", ".join(parts)
+
+
+def short_label(outcome: Outcome) -> str:
+    """Name a run by its method and bits, or by its budget."""
+    if outcome.method == TARGET:
+        return f"calibrated to {shortened(outcome.text.get('budget', ''), 20)}"
+    name = shortened(outcome.method, 30)
+    bits = outcome.numbers.get("bits")
+    if bits is None or name.endswith(f"int{bits:g}") or outcome.method.startswith("ort-"):
+        return name
+    return f"{name} {bits:g} {'bit' if bits == 1 else 'bits'}"
+
+
+def command(outcome: Outcome) -> str | None:
+    """Return the command that stores a model as a run did; None if it is not qqonnx's."""
+    if outcome.is_baseline:
+        return None
+    model = shortened(outcome.text.get("model", "model"))
+    options = outcome.settings["options"]
+    words = ["qqonnx", "convert", f"{model}.onnx", "-o", "small.onnx"]
+    if outcome.method == TARGET:
+        flag, value = _target(outcome.text.get("budget", ""))
+        words += [flag, value, "--calibration", "DATA"]
+    else:
+        words += ["--method", outcome.method, "--bits", f"{outcome.numbers.get('bits', 0):g}"]
+        if outcome.granularity:
+            words += ["--granularity", outcome.granularity]
+    for pattern in options.get("skip") or ():
+        words += ["--skip", str(pattern)]
+    if options.get("include_bias"):
+        words.append("--include-bias")
+    if options.get("min_size", 1024) != 1024:
+        words += ["--min-size", str(options["min_size"])]
+    calibration = options.get("calibration")
+    if isinstance(calibration, dict) and outcome.method == TARGET:
+        words += ["--calibration-samples", str(calibration.get("samples", 256))]
+        if calibration.get("reconstruct"):
+            words.append("--reconstruct")
+    return printable(" ".join(map(shlex.quote, words)))
+
+
+def _target(budget: str) -> tuple[str, str]:
+    text = budget.strip()
+    if text.endswith("bits"):
+        return "--target-bits", text.removesuffix("bits").strip()
+    if text.endswith("x"):
+        return "--target-ratio", text.removesuffix("x").strip()
+    if text.endswith("%"):
+        return "--max-drop", text
+    return "--target-size", text

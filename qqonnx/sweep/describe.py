@@ -1,0 +1,160 @@
+"""What a stored model holds: each weight's cost, its histogram with the levels, its error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qqonnx.codebooks import distortion
+from qqonnx.graph.load import load, read
+from qqonnx.graph.restore import compressed_weights
+from qqonnx.graph.scopes import FLOAT_TYPES, tensor_of
+from qqonnx.graph.select import select
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from qqonnx.compression import WeightReport
+    from qqonnx.graph.restore import CompressedWeight
+    from qqonnx.graph.select import Weight
+    from qqonnx.sweep.grid import Source
+
+HISTOGRAMS = 3
+"""How many weights have a histogram, the largest first."""
+
+BINS = 60
+
+
+@lru_cache(maxsize=2)
+def weight_squares(model: Source) -> Mapping[str, tuple[int, float]]:
+    """Return the size and the sum of squares of each weight of a float model, by name."""
+    found = {}
+    for weight in select(load(model.path))[0]:
+        values = weight.tensor.numpy().astype(np.float64)
+        found[weight.name] = values.size, float(np.square(values).sum())
+    return found
+
+
+def error_of_codebooks(model: Source, weights: Sequence[WeightReport]) -> float:
+    """Return ||decoded - weights|| / ||weights|| over all weights; the others are as they were."""
+    squared = sum(entry.l2 * prod(entry.shape) for entry in weights)
+    return _relative(squared, model)
+
+
+def error_of_floats(model: Source, path: Path) -> float | None:
+    """Return ||stored - weights|| / ||weights|| for a file of ONNX Runtime's converters.
+
+    Weights are found by the names that they give: NAME for floats, NAME_quantized with
+    NAME_scale and NAME_zero_point for integers. None if one is not found.
+    """
+    stored = read(path).graph.initializers
+    arrays = {name: tensor_of(value).numpy() for name, value in stored.items() if value.const_value}
+    squared = 0.0
+    for weight in select(load(model.path))[0]:
+        values = weight.tensor.numpy()
+        decoded = _dequantized(weight, arrays)
+        if decoded is None or decoded.shape != values.shape:
+            return None
+        squared += distortion(values, decoded).l2 * values.size
+    return _relative(squared, model)
+
+
+def layers_of(weights: Sequence[WeightReport]) -> list[dict[str, Any]]:
+    """Return each weight's cost for JSON, in the model's order."""
+    return [
+        {
+            "name": entry.name,
+            "shape": list(entry.shape),
+            "bits": entry.bits,
+            "levels": entry.levels,
+            "weights": prod(entry.shape),
+            "sqnr": entry.sqnr if math.isfinite(entry.sqnr) else None,
+            "entropy": entry.entropy,
+            "bytes": entry.bytes_after,
+        }
+        for entry in weights
+    ]
+
+
+def entropy_of(weights: Sequence[WeightReport]) -> float:
+    """Return the index entropy of all weights together, in bits a weight."""
+    total = sum(prod(entry.shape) for entry in weights)
+    return sum(entry.entropy * prod(entry.shape) for entry in weights) / total
+
+
+def histograms_of(model: Source, path: Path) -> list[dict[str, Any]]:
+    """Return histograms of the largest weights, with their levels, for JSON.
+
+    With a scale for each channel the values are divided by it; with a codebook for each channel
+    they are those of the first channel. The name says so.
+    """
+    sizes = {name: size for name, (size, _) in weight_squares(model).items()}
+    compressed = [w for w in compressed_weights(read(path))[0] if w.name in sizes]
+    chosen = sorted(compressed, key=lambda weight: -sizes[weight.name])[:HISTOGRAMS]
+    wanted = {weight.name for weight in chosen}
+    originals = {w.name: w for w in select(load(model.path))[0] if w.name in wanted}
+    return [_histogram(originals[weight.name], weight) for weight in chosen]
+
+
+def _histogram(original: Weight, weight: CompressedWeight) -> dict[str, Any]:
+    values = original.tensor.numpy().astype(np.float64)
+    floats = [t.numpy().astype(np.float64) for t in weight.tensors if t.dtype in FLOAT_TYPES]
+    # Scales have the weight's rank, a codebook has one dimension.
+    levels = next(array for array in floats if array.ndim <= 1).reshape(-1)
+    name = weight.name
+    granularity = weight.record.get("granularity")
+    if granularity == "scale":
+        scales = next(array for array in floats if array.ndim > 1)
+        values, name = values / scales, f"{name} / channel's scale"
+    elif granularity == "channel":
+        assert original.channel_axis is not None
+        channels = np.moveaxis(values, original.channel_axis, 0)
+        levels = levels.reshape(len(channels), -1)[0]
+        values, name = channels[0], f"{name}, first channel"
+    counts, edges = np.histogram(values, bins=BINS)
+    return {
+        "name": name,
+        "edges": _rounded(edges),
+        "counts": counts.tolist(),
+        "levels": _rounded(np.unique(levels)),
+    }
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float]:
+    """Return numbers with the digits that a picture can show."""
+    return [float(f"{value:.5g}") for value in values]
+
+
+def _relative(squared: float, model: Source) -> float:
+    total = sum(square for _, square in weight_squares(model).values())
+    return math.sqrt(squared / total) if total else 0.0
+
+
+def _dequantized(weight: Weight, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+    name = weight.name
+    if name in arrays:
+        return arrays[name]
+    # quantize_dynamic makes a MatMul of a Gemm.
+    transposed = f"{name}_Transposed"
+    if f"{transposed}_quantized" in arrays:
+        found = _dequantized(replace(weight, name=transposed), arrays)
+        return None if found is None else np.ascontiguousarray(found.T)
+    integers, scale = arrays.get(f"{name}_quantized"), arrays.get(f"{name}_scale")
+    if integers is None or scale is None:
+        return None
+    zero = arrays.get(f"{name}_zero_point", np.zeros_like(scale, integers.dtype))
+    if scale.size > 1:
+        if weight.channel_axis is None or scale.size != integers.shape[weight.channel_axis]:
+            return None
+        shape = [1] * integers.ndim
+        shape[weight.channel_axis] = -1
+        scale, zero = scale.reshape(shape), zero.reshape(shape)
+    return np.asarray((integers.astype(np.float64) - zero.astype(np.float64)) * scale)

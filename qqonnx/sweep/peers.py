@@ -1,0 +1,113 @@
+"""Baselines of other packages: coremltools' palettization and NNCF's weight compression."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import version_converter
+
+from qqonnx.graph.load import load
+from qqonnx.graph.rewrite import rewrite
+from qqonnx.graph.save import save
+from qqonnx.graph.select import select
+from qqonnx.plan import Options, plan
+from qqonnx.quantize import packed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qqonnx.plan import WeightPlan
+    from qqonnx.quantize import QuantizedWeight
+    from qqonnx.sweep.baselines import Order
+
+_INT4_OPSET = 21
+"""The first in which DequantizeLinear takes 4 bits."""
+
+
+def coremltools_kmeans(order: Order) -> dict[str, str]:
+    """Cluster each weight as coremltools palettizes it; stored as qqonnx stores a codebook.
+
+    Core ML's own files hold the same: a table for each weight, and indices of as many bits.
+    """
+    model = load(order.source)
+    plans, _ = plan(select(model)[0], Options(bits=order.bits))
+    with _quiet():
+        rewrite(model, [_palettized(entry, order.bits) for entry in plans])
+    save(model, order.target)
+    return {"size": "coremltools' tables and indices, in a file as qqonnx writes it"}
+
+
+def nncf_int8(order: Order) -> dict[str, str]:
+    """Compress weights to uint8 with a scale and zero point for each channel, NNCF's default."""
+    import nncf
+
+    with _quiet():
+        model = nncf.compress_weights(onnx.load(order.source))
+    return _saved(model, order, "INT8_ASYM")
+
+
+def nncf_int4(order: Order) -> dict[str, str]:
+    """Compress weights of MatMul and Gemm to int4; NNCF keeps convolutions at 8 bits."""
+    import nncf
+
+    with _quiet():
+        source = onnx.load(order.source)
+        opset = next(
+            entry.version for entry in source.opset_import if entry.domain in ("", "ai.onnx")
+        )
+        if opset < _INT4_OPSET:
+            source = version_converter.convert_version(source, _INT4_OPSET)
+        # A group size of -1: a scale for each channel, whatever its length.
+        model = nncf.compress_weights(
+            source, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=-1, all_layers=True
+        )
+    return _saved(model, order, "INT4_SYM for MatMul and Gemm, INT8_ASYM for the rest")
+
+
+def _saved(model: onnx.ModelProto, order: Order, mode: str) -> dict[str, str]:
+    """Write what NNCF made, its scales as ONNX Runtime reads them; returns notes."""
+    # Those of a convolution come as [channels, 1, 1], which no ONNX Runtime takes.
+    names = {
+        name
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        and not any(attribute.name == "block_size" and attribute.i for attribute in node.attribute)
+        for name in node.input[1:]
+    }
+    notes = {"mode": mode}
+    for tensor in model.graph.initializer:
+        if tensor.name in names and len(tensor.dims) > 1:
+            tensor.dims[:] = [math.prod(tensor.dims)]
+            notes["repaired"] = "scales of convolutions made one-dimensional, for ONNX Runtime"
+    onnx.save(model, order.target)
+    return notes
+
+
+def _palettized(entry: WeightPlan, bits: int) -> QuantizedWeight:
+    from coremltools.models.neural_network import quantization_utils
+
+    values = np.ascontiguousarray(entry.weight.tensor.numpy())
+    # What all of its palettization ends in; the rest needs a Core ML model.
+    table, indices = quantization_utils._get_kmeans_lookup_table_and_weight(bits, values)
+    codebook = np.asarray(table).reshape(-1).astype(values.dtype)
+    return packed(
+        entry, values, np.asarray(indices).reshape(values.shape).astype(np.uint8), codebook, None
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the packages from telling progress and what they miss."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

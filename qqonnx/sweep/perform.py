@@ -1,0 +1,174 @@
+"""One run: make the model, judge it, measure what it costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from qqonnx.calibration.fit import Calibration
+from qqonnx.calibration.inputs import calibration_inputs
+from qqonnx.compression import compress
+from qqonnx.errors import QqonnxError, first_line
+from qqonnx.evaluation.runner import model_files, packed_bytes
+from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes
+from qqonnx.graph.load import load, read
+from qqonnx.graph.rewrite import METADATA_KEY
+from qqonnx.inspection import inspect
+from qqonnx.sweep import describe
+from qqonnx.sweep.baselines import BASELINES, FLOAT32, Order
+from qqonnx.sweep.config import target_of
+from qqonnx.sweep.grid import TARGET, Run, model_digest
+from qqonnx.sweep.images import calibration_images, open_images
+from qqonnx.sweep.judge import judge, time_ratios
+from qqonnx.sweep.machine import hardware, peak_bytes, restart_peak, versions
+from qqonnx.sweep.threads import session_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from qqonnx.compression import WeightReport
+
+
+MODEL = "model.onnx"
+"""Name of the file that a run makes, in a folder of its own."""
+
+
+class RunError(Exception):
+    """A run failed in a way that another attempt may not; its text is a single line."""
+
+
+def perform(run: Run, target: Path) -> dict[str, Any]:
+    """Do a run, the only one in this process meanwhile.
+
+    Args:
+        run: what to do.
+        target: where the model goes.
+
+    Returns:
+        Columns of the results file and their values, without the timings.
+
+    Raises:
+        QqonnxError: it cannot be done, however often it is tried.
+        RunError: anything else.
+    """
+    restart_peak()
+    started, begin = datetime.now(timezone.utc), time.perf_counter()
+    try:
+        with session_threads(run.threads):
+            notes, weights = _make(run, target)
+            found = _measure(run, target, weights)
+    except QqonnxError as error:
+        # The user knows the run, not the file in the making.
+        raise QqonnxError(str(error).replace(str(target), "its model")) from error
+    except Exception as error:  # what other packages raise has no common class
+        raise RunError(f"{type(error).__name__}: {first_line(error)}") from error
+    return {
+        "status": "done",
+        "error": None,
+        "worker": f"{platform.node()}:{os.getpid()}",
+        **found,
+        "options": json.dumps({**run.described_options(), **notes}, sort_keys=True),
+        "versions": json.dumps(versions()),
+        "hardware": json.dumps(hardware()),
+        "started": started.isoformat(timespec="seconds"),
+        "wall_s": round(time.perf_counter() - begin, 3),
+        "peak_rss_bytes": peak_bytes(),
+    }
+
+
+def perform_timing(run: Run, path: Path, repeats: int) -> dict[str, Any]:
+    """Measure load time and latency; returns columns of the results file.
+
+    Raises:
+        RunError: the model does not run.
+    """
+    try:
+        load_ratio, latency_ratio = time_ratios(path, run, repeats)
+    except Exception as error:
+        raise RunError(f"{type(error).__name__}: {first_line(error)}") from error
+    return {"load_ratio": load_ratio, "latency_ratio": latency_ratio}
+
+
+def _make(run: Run, target: Path) -> tuple[dict[str, Any], Sequence[WeightReport]]:
+    """Write the model; returns what a reader of the results should know, and its codebooks."""
+    with _calibration_data(run) as data:
+        calibration = run.calibration
+        if run.is_baseline:
+            inputs = None
+            if calibration is not None:
+                inputs = calibration_inputs(load(run.model.path), data, calibration.samples)
+            order = Order(run.model.path, target, run.bits or 0, inputs)
+            notes = dict(BASELINES[run.method].make(order))
+            return notes, inspect(target).weights if _has_codebooks(target) else ()
+        if run.method != TARGET:
+            assert run.bits is not None
+            assert run.granularity is not None
+            options = replace(
+                run.options, method=run.method, bits=run.bits, granularity=run.granularity
+            )
+            return {}, compress(run.model.path, target, options).weights
+        assert calibration is not None
+        assert run.budget is not None
+        report = compress(
+            run.model.path,
+            target,
+            run.options,
+            calibration=Calibration(
+                data,
+                calibration.samples,
+                target_of(run.budget),
+                reconstruct=calibration.reconstruct,
+            ),
+        )
+        return {"calibrated with": report.calibration}, report.weights
+
+
+@contextmanager
+def _calibration_data(run: Run) -> Iterator[Path | None]:
+    calibration = run.calibration
+    if calibration is None:
+        yield None
+    elif calibration.split:
+        with calibration_images(open_images(run.dataset.path)[0], run.apart) as path:
+            yield path
+    else:
+        yield None if calibration.data is None else calibration.data.path
+
+
+def _has_codebooks(path: Path) -> bool:
+    return METADATA_KEY in read(path).metadata_props
+
+
+def _measure(run: Run, path: Path, weights: Sequence[WeightReport]) -> dict[str, Any]:
+    files = model_files(path)
+    nbytes = sum(file.stat().st_size for file in files)
+    count = sum(size for size, _ in describe.weight_squares(run.model).values())
+    found: dict[str, Any] = {
+        "weights": count,
+        "bits_per_weight": 8 * nbytes / count if count else None,
+        "file_bytes": nbytes,
+        "file_sha256": model_digest(path),
+        "gzip_bytes": sum(map(gzip_bytes, files)),
+        "brotli_bytes": packed_bytes(files, brotli_bytes),
+        **asdict(judge(path, run)),
+    }
+    if weights:
+        found |= {
+            "weight_error": describe.error_of_codebooks(run.model, weights),
+            "entropy": describe.entropy_of(weights),
+            "layers": json.dumps(describe.layers_of(weights)),
+            "histogram": json.dumps(describe.histograms_of(run.model, path)),
+        }
+    else:
+        found["weight_error"] = describe.error_of_floats(run.model, path)
+    if run.method == FLOAT32:
+        # Nothing is compared with itself by a clock.
+        found |= {"load_ratio": 1.0, "latency_ratio": 1.0}
+    return found
