@@ -110,6 +110,14 @@ def test_external_data(
     assert message in refused(model, folder)
 
 
+@pytest.mark.parametrize("place", ["initializer", "constant", "function"])
+def test_strings_elsewhere(tmp_path: Path, place: str) -> None:
+    model = {"initializer": matmul, "constant": _in_constant, "function": _in_function}[place]()
+    tensor = external(_weight(model), location="/etc/passwd")
+    tensor.data_type = onnx.TensorProto.STRING
+    assert "holds strings, which cannot be external data" in refused(model, tmp_path)
+
+
 def _in_constant() -> onnx.ModelProto:
     model = matmul()
     tensor = model.graph.initializer.pop()
@@ -187,6 +195,16 @@ def test_tensor_of_too_few_numbers(tmp_path: Path) -> None:
     tensor = onnx.TensorProto(name="w", data_type=1, dims=[32, 32], float_data=[1.0] * 1023)
     model.graph.initializer[0].CopyFrom(tensor)
     assert "holds 1023 numbers" in refused(model, tmp_path)
+
+
+@pytest.mark.parametrize("field", ["float_data", "int32_data", "int64_data", "string_data"])
+@pytest.mark.parametrize("make", [matmul, _in_constant, _in_function])
+def test_tensor_that_holds_data_twice(
+    tmp_path: Path, make: Callable[[], onnx.ModelProto], field: str
+) -> None:
+    model = make()
+    getattr(_weight(model), field).append(b"0" if field == "string_data" else 0)
+    assert f"has data in raw_data and in {field}" in refused(model, tmp_path)
 
 
 def graph_of(nodes: str) -> onnx.ModelProto:
