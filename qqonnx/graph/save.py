@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Largest model in one file; what protobuf can hold, less room for the graph."""
 
+SMALL_BYTES = 256
+"""Tensors of no more bytes stay in the file when others go to a second one."""
+
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
@@ -85,10 +88,10 @@ def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
                     # Its tensor has them; they need not be stored twice.
                     value.type = value.shape = None
     if external_data or total > PROTOBUF_LIMIT:
-        ir.save(model, path, format="protobuf", external_data=data_file(path).name)
+        _move_tensors_out(model, path)
     else:
-        proto = ir.to_proto(_with_inline_tensors(model))
-        path.write_bytes(proto.SerializeToString(deterministic=True))
+        _bring_tensors_in(model)
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
 
 def refuse_overwriting(model: ir.Model, source: Path, path: Path) -> None:
@@ -121,10 +124,26 @@ def save(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
         write(model, written, external_data=external_data)
 
 
-def _with_inline_tensors(model: ir.Model) -> ir.Model:
+def _move_tensors_out(model: ir.Model, path: Path) -> None:
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    # Strings cannot be external data.
+    strings = [
+        (value, value.const_value)
+        for value in values
+        if value.const_value is not None and value.const_value.dtype == ir.DataType.STRING
+    ]
+    for value, _ in strings:
+        value.const_value = None
+    ir.external_data.unload_from_model(
+        model, path.parent, data_file(path).name, size_threshold_bytes=SMALL_BYTES
+    )
+    for value, tensor in strings:
+        value.const_value = tensor
+
+
+def _bring_tensors_in(model: ir.Model) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, ir.ExternalTensor):
                 value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
-    return model
