@@ -81,8 +81,8 @@ def inspection_summary(inspection: Inspection, console: Console) -> None:
     )
     if inspection.inflated:
         console.print(
-            f"{len(inspection.inflated)} weights were compressed once and are plain floats again: "
-            "a graph simplifier or an optimizer folded their decoding. Compress last.",
+            f"{len(inspection.inflated)} weights were compressed once and are packed no more: a "
+            "graph simplifier or an optimizer folded their decoding. Compress last.",
             highlight=False,
             soft_wrap=True,
         )
