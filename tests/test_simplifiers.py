@@ -40,7 +40,7 @@ def test_inspect_says_what_is_inflated_again(
     digits_model: Path, tmp_path: Path, simplify, bits: int, granularity: str
 ) -> None:
     packed, simplified = tmp_path / "packed.onnx", tmp_path / "simplified.onnx"
-    options = Options(bits=bits, granularity=granularity, method="uq", skip=("classifier.0.*",))
+    options = Options(bits=bits, granularity=granularity, method="uq")
     compress(digits_model, packed, options)
     before = inspect(packed)
     names = {weight.name for weight in before.weights}
