@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -472,9 +472,22 @@ def test_full_disk(digits_model: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_read_only_target(digits_model: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def plain_user() -> Iterator[None]:
+    """Root may write anywhere: give that up for the test."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+
+
+def test_read_only_target(
+    digits_model: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     tmp_path.chmod(0o500)
+    request.getfixturevalue("plain_user")
     with pytest.raises(QqonnxError, match="cannot write: Permission denied"):
         compress(digits_model, tmp_path / "o.onnx")
 
@@ -527,3 +540,33 @@ numpy.empty({BASE_BYTES} // 4)
 """
     done = run(code)
     assert done.stdout == "refused\n", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit works on Linux only")
+def test_a_model_that_takes_more_memory_is_stopped(tmp_path: Path) -> None:
+    """Half a kilobyte of graph that asks for five times the bound, and for ever more of it."""
+    text = f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 32] x) => (float y) {{
+            shape = Constant <value = int64[2] {{{5 * BASE_BYTES // 128}, 32}}> ()
+            a = MatMul(x, w)
+            wide = Expand(a, shape)
+            y = ReduceMax <keepdims = 0> (wide)
+        }}
+    """
+    path = tmp_path / "m.onnx"
+    path.write_bytes(matmul(text).SerializeToString())
+    code = f"""
+import resource
+from qqonnx.cli import main
+sys.argv = ["qqonnx", "convert", {str(path)!r}, "-o", {str(tmp_path / "o.onnx")!r}, "--json"]
+try:
+    main()
+finally:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(peak, file=sys.stderr)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert "Failed to allocate" in json.loads(done.stdout)["outputs"]["reason"]
+    assert int(done.stderr.split()[-1]) < BASE_BYTES

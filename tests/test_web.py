@@ -115,8 +115,9 @@ def compare_in_node(models: list[Path], folder: Path) -> None:
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "scale"])
 def test_every_bit_width_in_node(digits_model: Path, tmp_path: Path, granularity: str) -> None:
-    forms = {f"{bits} bits": Options(bits=bits, granularity=granularity) for bits in range(1, 9)}
-    forms |= {f"{n} levels": Options(levels=n, granularity=granularity) for n in (3, 6, 40)}
+    form = partial(Options, granularity=granularity, method="uq")
+    forms = {f"{bits} bits": form(bits=bits) for bits in range(1, 9)}
+    forms |= {f"{levels} levels": form(levels=levels) for levels in (3, 6, 40)}
     models = [tmp_path / f"{name}.onnx" for name in forms]
     for model, options in zip(models, forms.values(), strict=True):
         compress(digits_model, model, options)

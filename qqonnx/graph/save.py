@@ -15,6 +15,8 @@ from qqonnx.temporary import temporary_folder, uninterrupted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import onnx
+
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Largest model in one file; what protobuf can hold, less room for the graph."""
 
@@ -88,10 +90,10 @@ def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
                     # Its tensor has them; they need not be stored twice.
                     value.type = value.shape = None
     if external_data or total > PROTOBUF_LIMIT:
-        _move_tensors_out(model, path)
+        proto = _with_external_tensors(model, path)
     else:
-        _bring_tensors_in(model)
-    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+        proto = ir.to_proto(_with_inline_tensors(model))
+    path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def refuse_overwriting(model: ir.Model, source: Path, path: Path) -> None:
@@ -124,26 +126,34 @@ def save(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
         write(model, written, external_data=external_data)
 
 
-def _move_tensors_out(model: ir.Model, path: Path) -> None:
+def _with_external_tensors(model: ir.Model, path: Path) -> onnx.ModelProto:
+    """Write the tensors to the data file of `path`; the model keeps its own."""
     values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    tensors = {value: value.const_value for value in values}
     # Strings cannot be external data.
     strings = [
-        (value, value.const_value)
-        for value in values
-        if value.const_value is not None and value.const_value.dtype == ir.DataType.STRING
+        v
+        for v, tensor in tensors.items()
+        if tensor is not None and tensor.dtype == ir.DataType.STRING
     ]
-    for value, _ in strings:
-        value.const_value = None
-    ir.external_data.unload_from_model(
-        model, path.parent, data_file(path).name, size_threshold_bytes=SMALL_BYTES
-    )
-    for value, tensor in strings:
-        value.const_value = tensor
+    try:
+        for value in strings:
+            value.const_value = None
+        ir.external_data.unload_from_model(
+            model, path.parent, data_file(path).name, size_threshold_bytes=SMALL_BYTES
+        )
+        for value in strings:
+            value.const_value = tensors[value]
+        return ir.to_proto(model)
+    finally:
+        for value, tensor in tensors.items():
+            value.const_value = tensor
 
 
-def _bring_tensors_in(model: ir.Model) -> None:
+def _with_inline_tensors(model: ir.Model) -> ir.Model:
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, ir.ExternalTensor):
                 value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+    return model
