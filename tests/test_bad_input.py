@@ -238,6 +238,22 @@ def test_nodes_in_no_order_are_sorted(tmp_path: Path) -> None:
     onnx.checker.check_model(onnx.load(tmp_path / "small.onnx"), full_check=True)
 
 
+@pytest.mark.parametrize("kind", ["TENSOR", "GRAPH", "SPARSE_TENSOR", "TYPE_PROTO"])
+def test_attributes_that_hold_nothing(tmp_path: Path, kind: str) -> None:
+    model = _in_constant()
+    attribute = model.graph.node[0].attribute[0]
+    attribute.ClearField("t")
+    attribute.type = onnx.AttributeProto.AttributeType.Value(kind)
+    assert "attribute 'value' is empty" in refused(model, tmp_path)
+
+
+def test_a_constant_of_another_type_stays(tmp_path: Path) -> None:
+    model = graph_of("a = MatMul(x, w) c = Constant <value = 3> () y = Identity(a)")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert [plain.name for plain in inspect(path).plain] == ["w"]
+
+
 def test_names_given_twice(tmp_path: Path) -> None:
     model = matmul()
     model.graph.initializer.append(tensor_of(normal(32, 32, seed=1), "w"))

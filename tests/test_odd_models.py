@@ -112,6 +112,45 @@ def test_a_weight_read_in_several_scopes_is_stored_once(build: Build) -> None:
         assert report.bytes_after < 64 * 64 + 4 * 320 + 2500
 
 
+@pytest.mark.parametrize("target", ["standard", "matmulnbits"])
+def test_attributes_that_a_function_sets(build: Build, tmp_path: Path, target: str) -> None:
+    text = f"""{HEAD}
+    m (float[N,64] x) => (float[N,64] y) {{
+        y = own.layer <flip = 1, order = [1, 0]> (x)
+    }}
+    <domain: "own", opset_import: ["": 17]>
+    layer <flip, order> (i) => (o) {{
+        w = Constant <value = float[64,64] {{{", ".join(map(str, normal(64 * 64).tolist()))}}}> ()
+        u = Constant <value = float[64,64] {{{", ".join(map(str, normal(64 * 64).tolist()))}}}> ()
+        a = Gemm <transB: int = @flip> (i, w)
+        v = Transpose <perm: ints = @order> (u)
+        o = MatMul(a, v)
+    }}"""
+    model, packed = build(text, {}), tmp_path / "packed.onnx"
+    report = compress(model, packed, Options(bits=8, granularity="scale", target=target))
+    assert {weight.name for weight in report.weights} == {"w", "u"}
+    assert report.outputs.equal
+    x = normal(3, 64, seed=2)
+    expected, found = run(model, x=x)[0], run(packed, x=x)[0]
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Gemm <transB = 1.0> (x, w)",
+        "y = Gemm <alpha = [1, 2]> (x, w)",
+        'v = Transpose <perm = "10"> (w)  y = MatMul(x, v)',
+    ],
+)
+@pytest.mark.parametrize("target", ["standard", "matmulnbits"])
+def test_attributes_of_another_type(build: Build, tmp_path: Path, body: str, target: str) -> None:
+    path = build(f"{HEAD} m (float[N,64] x) => (float[N,64] y) {{ {body} }}", {"w": normal(64, 64)})
+    assert [plain.name for plain in inspect(path).plain] == ["w"]
+    report = compress(path, tmp_path / "o.onnx", Options(bits=8, target=target))
+    assert "ONNX Runtime does not load it" in (report.outputs.reason or "")
+
+
 @pytest.mark.parametrize("and_used", [True, False])
 def test_an_initializer_of_a_branch_that_is_its_output(build: Build, and_used: bool) -> None:
     text = f"""{HEAD}

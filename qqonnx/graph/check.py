@@ -32,6 +32,14 @@ _TYPED_FIELDS = {
 }
 """Where TensorProto keeps numbers that are not raw; types not named here are in int32_data."""
 
+_MESSAGE_FIELDS = {
+    onnx.AttributeProto.TENSOR: "t",
+    onnx.AttributeProto.GRAPH: "g",
+    onnx.AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    onnx.AttributeProto.TYPE_PROTO: "tp",
+}
+"""Where AttributeProto keeps what has no default."""
+
 _DATA_FIELDS = ("raw_data", "string_data", "int32_data", *sorted(set(_TYPED_FIELDS.values())))
 
 
@@ -109,6 +117,9 @@ def _check_node(node: onnx.NodeProto, folder: Path, known: frozenset[str]) -> No
         if not attribute.name:
             raise QqonnxError(f"{node.op_type}: an attribute has no name")
         _add(attributes, attribute.name, f"{node.op_type}: attribute")
+        field = _MESSAGE_FIELDS.get(attribute.type)
+        if field and not attribute.HasField(field) and not attribute.ref_attr_name:
+            raise QqonnxError(f"{node.op_type}: attribute {attribute.name!r} is empty")
     for tensor in _attribute_tensors(node):
         _check_tensor(tensor, folder)
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
