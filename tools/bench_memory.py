@@ -119,6 +119,7 @@ def _targets(
         "float": (model, DEFAULT),
         "float, no arena": (model, SPARING),
         "compressed": (standard, DEFAULT),
+        "compressed, no arena": (standard, SPARING),
         "compressed, no arena, folding capped": (standard, CAPPED),
         "compressed, no arena, no folding": (standard, UNFOLDED),
     }
