@@ -11,6 +11,8 @@ import pytest
 from building import Build, normal
 
 from qqonnx import Options, QqonnxError, compress, inspect, restore
+from qqonnx.calibration.fit import Calibration
+from qqonnx.calibration.target import Target
 from qqonnx.compression import CompressReport
 
 HEAD = '<ir_version: 8, opset_import: ["": 17, "own": 1]>'
@@ -210,3 +212,44 @@ def test_models_without_a_float_weight(build: Build, tmp_path: Path) -> None:
     with pytest.raises(QqonnxError, match="holds no weight to compress"):
         compress(path, tmp_path / "o.onnx")
     assert inspect(path).weights == ()
+
+
+LOOP = """{
+    count = Constant <value = int64 {3}> ()
+    true = Constant <value = bool {1}> ()
+    a = MatMul(x, u)
+    y = Loop(count, true, a) <body = step (int64 i, bool c, float[N,64] s)
+        => (bool d, float[N,64] t) { p = MatMul(s, w)  t = Tanh(p)  d = Identity(c) }>
+}"""
+OPTIONAL = """{
+    a = MatMul(x, u)
+    o = Optional(a)
+    b = OptionalGetElement(o)
+    parts = SequenceConstruct(a, b)
+    y = MatMul(b, w)
+}"""
+STRINGS = """{
+    a = MatMul(x, u)
+    y = MatMul(a, w)
+    best = ArgMax <axis = 1, keepdims = 0> (y)
+    label = Gather(names, best)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("body", "also"),
+    [(LOOP, ""), (OPTIONAL, ", seq(float[N,64]) parts"), (STRINGS, ", string[N] label")],
+    ids=["loop", "optional", "strings"],
+)
+def test_calibrated(build: Build, tmp_path: Path, body: str, also: str) -> None:
+    arrays = {
+        "w": normal(64, 64) / np.float32(8),
+        "u": normal(64, 64, seed=1),
+        "names": np.array([f"class {n}" for n in range(64)], object),
+    }
+    model = build(f"{HEAD} m (float[N,64] x) => (float[N,64] y{also}) {body}", arrays)
+    calibration = Calibration(target=Target(bits=8.0))
+    report = compress(model, tmp_path / "o.onnx", calibration=calibration)
+    assert report.outputs.equal
+    assert {weight.name for weight in report.weights} == {"w", "u"}
+    assert report.bytes_after <= 8 * 2 * 64 * 64 / 8
