@@ -73,13 +73,23 @@ def test_the_same_target_twice_at_once(model: Path, tmp_path: Path) -> None:
     assert output.read_bytes() in wanted
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "channel", "scale"])
-def test_threads_do_not_change_a_byte(model: Path, tmp_path: Path, granularity: str) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--bits", 3, "--granularity", "tensor"),
+        ("--bits", 3, "--granularity", "channel"),
+        ("--bits", 3, "--granularity", "scale"),
+        ("--target-bits", 4.4),
+    ],
+    ids=["tensor", "channel", "scale", "calibrated"],
+)
+def test_threads_do_not_change_a_byte(
+    model: Path, tmp_path: Path, options: tuple[object, ...]
+) -> None:
     variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     contents = set()
     for threads in (1, 3, 8):
         output = tmp_path / f"{threads}.onnx"
-        options = ("--bits", 3, "--granularity", granularity)
         environment = dict.fromkeys(variables, str(threads))
         process = converting(model, output, *options, **environment)
         assert process.communicate()[1] == ""
