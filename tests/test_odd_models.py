@@ -59,6 +59,20 @@ def test_strings(build: Build) -> None:
     assert found[2].tolist() == ["a", ""]
 
 
+def test_a_batch_on_an_inner_axis(build: Build) -> None:
+    """A signal [batch, samples] beside a state [layers, batch, width], as in speech models."""
+    text = f"""{HEAD}
+    m (float[?,?] x, float[2,?,64] state) => (float[2,64] y) {{
+        shape = Constant <value = int64[2] {{2, 64}}> ()
+        kept = Reshape(state, shape)
+        a = MatMul(x, w)
+        y = Add(a, kept)
+    }}"""
+    inputs = {"x": normal(1, 64, seed=1), "state": normal(2, 1, 64, seed=2)}
+    report, _ = compressed(build(text, {"w": normal(64, 64)}), {"w"}, **inputs)
+    assert report.outputs.equal
+
+
 def test_optional_and_sequence_inside(build: Build) -> None:
     text = f"""{HEAD}
     m (float[N,64] x) => (float[N,40] y, bool there, seq(float[N,64]) parts) {{
