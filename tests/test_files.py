@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,15 @@ STAGES = [
 ]
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """A shell starts what runs in the background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize(("command", "step"), STAGES)
 @pytest.mark.parametrize("external", [[], ["--external-data"]], ids=["", "external"])
 def test_ctrl_c_after_each_step(
