@@ -143,9 +143,12 @@ def compress(
         elif options.target != "standard":
             raise QqonnxError(f"--target {options.target} takes neither calibration nor a budget")
         else:
-            result = _calibrate(
-                opened, model, written, options, calibration, external_data, progress
-            )
+            from qqonnx.calibration.threads import one_blas_thread
+
+            with one_blas_thread():
+                result = _calibrate(
+                    opened, model, written, options, calibration, external_data, progress
+                )
         verify_weights(written, result.digests)
         outputs = verify_outputs(written)
         bytes_after = file_bytes(read(written), written)

@@ -42,8 +42,8 @@ class Inspection:
         version: the qqonnx that compressed it; None if it is not compressed.
         weights: its compressed weights.
         plain: its plain float tensors, and what they are.
-        inflated: weights that were compressed once and are plain floats again, as a graph
-            simplifier leaves them.
+        inflated: weights that were compressed once and are floats again, or integers, as a graph
+            simplifier leaves them that folds decoding wholly or in part.
     """
 
     path: Path
@@ -83,7 +83,9 @@ def inspect(path: Path) -> Inspection:
     version = None
     if "qqonnx" in model.metadata_props:
         try:
-            compressed, inflated = compressed_weights(model)
+            decoded, inflated = compressed_weights(model)
+            compressed = [weight for weight in decoded if _is_packed(weight)]
+            inflated += [weight.name for weight in decoded if not _is_packed(weight)]
             blocked = list(blocked_weights(model).values())
             version, records = str(metadata(model).get("version")), metadata(model)["weights"]
         except QqonnxError as error:
@@ -104,8 +106,30 @@ def inspect(path: Path) -> Inspection:
             *(_block_report(weight, records[weight.name], path) for weight in blocked),
         ),
         plain=tuple(entry for entry in (*plain, *skipped, *rounded) if entry.name not in own),
-        inflated=tuple(inflated),
+        inflated=tuple(sorted(inflated)),
     )
+
+
+def _is_packed(weight: CompressedWeight) -> bool:
+    """Whether decoding starts from what was stored; a simplifier may have folded its first steps.
+
+    Where it did, there is no plane of packed indices, or a folded one: a longer integer constant
+    that is no table.
+    """
+    if _is_rounded(weight):
+        return True
+    tensors = dict(zip(weight.constants, weight.tensors, strict=True))
+    longest = max((t.size for t in tensors.values() if t.dtype == ir.DataType.UINT8), default=0)
+    folded = (
+        value
+        for value, tensor in tensors.items()
+        if tensor.dtype in (ir.DataType.INT32, ir.DataType.INT64) and tensor.size >= longest
+    )
+    return longest > 0 and all(_is_table(value) for value in folded)
+
+
+def _is_table(value: ir.Value) -> bool:
+    return all(node.op_type == "Gather" and index == 0 for node, index in value.uses())
 
 
 def _is_rounded(weight: CompressedWeight) -> bool:

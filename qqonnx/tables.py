@@ -45,8 +45,7 @@ def compress_summary(report: CompressReport, console: Console) -> None:
     _print_skipped(report.skipped, console)
     if report.calibration is not None:
         console.print(f"calibrated with {report.calibration}", highlight=False, markup=False)
-    for name in report.unreadable:
-        console.print(f"left out, unreadable: {name}", markup=False, soft_wrap=True)
+    unreadable_summary(report.unreadable, console)
     ratio = report.bytes_before / report.bytes_after
     if report.outputs.reason is None:
         checked = "its outputs agree with those of plain float weights"
@@ -59,6 +58,14 @@ def compress_summary(report: CompressReport, console: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+def unreadable_summary(names: Sequence[str], console: Console) -> None:
+    """Print how many image files were left out, and which."""
+    if names:
+        console.print(f"{len(names)} images left out, as they cannot be read:", highlight=False)
+    for name in names:
+        console.print(f"  {printable(name)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def inspection_summary(inspection: Inspection, console: Console) -> None:
@@ -81,8 +88,8 @@ def inspection_summary(inspection: Inspection, console: Console) -> None:
     )
     if inspection.inflated:
         console.print(
-            f"{len(inspection.inflated)} weights were compressed once and are plain floats again: "
-            "a graph simplifier or an optimizer folded their decoding. Compress last.",
+            f"{len(inspection.inflated)} weights were compressed once and are packed no more: a "
+            "graph simplifier or an optimizer folded their decoding. Compress last.",
             highlight=False,
             soft_wrap=True,
         )

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +110,14 @@ def test_external_data(
     assert message in refused(model, folder)
 
 
+@pytest.mark.parametrize("place", ["initializer", "constant", "function"])
+def test_strings_elsewhere(tmp_path: Path, place: str) -> None:
+    model = {"initializer": matmul, "constant": _in_constant, "function": _in_function}[place]()
+    tensor = external(_weight(model), location="/etc/passwd")
+    tensor.data_type = onnx.TensorProto.STRING
+    assert "holds strings, which cannot be external data" in refused(model, tmp_path)
+
+
 def _in_constant() -> onnx.ModelProto:
     model = matmul()
     tensor = model.graph.initializer.pop()
@@ -189,6 +197,16 @@ def test_tensor_of_too_few_numbers(tmp_path: Path) -> None:
     assert "holds 1023 numbers" in refused(model, tmp_path)
 
 
+@pytest.mark.parametrize("field", ["float_data", "int32_data", "int64_data", "string_data"])
+@pytest.mark.parametrize("make", [matmul, _in_constant, _in_function])
+def test_tensor_that_holds_data_twice(
+    tmp_path: Path, make: Callable[[], onnx.ModelProto], field: str
+) -> None:
+    model = make()
+    getattr(_weight(model), field).append(b"0" if field == "string_data" else 0)
+    assert f"has data in raw_data and in {field}" in refused(model, tmp_path)
+
+
 def graph_of(nodes: str) -> onnx.ModelProto:
     return matmul(f"""
         <ir_version: 8, opset_import: ["" : 17]>
@@ -218,6 +236,22 @@ def test_nodes_in_no_order_are_sorted(tmp_path: Path) -> None:
     path.write_bytes(graph_of("y = Relu(a) a = MatMul(x, w)").SerializeToString())
     compress(path, tmp_path / "small.onnx", SMALL)
     onnx.checker.check_model(onnx.load(tmp_path / "small.onnx"), full_check=True)
+
+
+@pytest.mark.parametrize("kind", ["TENSOR", "GRAPH", "SPARSE_TENSOR", "TYPE_PROTO"])
+def test_attributes_that_hold_nothing(tmp_path: Path, kind: str) -> None:
+    model = _in_constant()
+    attribute = model.graph.node[0].attribute[0]
+    attribute.ClearField("t")
+    attribute.type = onnx.AttributeProto.AttributeType.Value(kind)
+    assert "attribute 'value' is empty" in refused(model, tmp_path)
+
+
+def test_a_constant_of_another_type_stays(tmp_path: Path) -> None:
+    model = graph_of("a = MatMul(x, w) c = Constant <value = 3> () y = Identity(a)")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert [plain.name for plain in inspect(path).plain] == ["w"]
 
 
 def test_names_given_twice(tmp_path: Path) -> None:
@@ -454,9 +488,22 @@ def test_full_disk(digits_model: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_read_only_target(digits_model: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def plain_user() -> Iterator[None]:
+    """Root may write anywhere: give that up for the test."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+
+
+def test_read_only_target(
+    digits_model: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     tmp_path.chmod(0o500)
+    request.getfixturevalue("plain_user")
     with pytest.raises(QqonnxError, match="cannot write: Permission denied"):
         compress(digits_model, tmp_path / "o.onnx")
 
@@ -509,3 +556,33 @@ numpy.empty({BASE_BYTES} // 4)
 """
     done = run(code)
     assert done.stdout == "refused\n", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit works on Linux only")
+def test_a_model_that_takes_more_memory_is_stopped(tmp_path: Path) -> None:
+    """Half a kilobyte of graph that asks for five times the bound, and for ever more of it."""
+    text = f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 32] x) => (float y) {{
+            shape = Constant <value = int64[2] {{{5 * BASE_BYTES // 128}, 32}}> ()
+            a = MatMul(x, w)
+            wide = Expand(a, shape)
+            y = ReduceMax <keepdims = 0> (wide)
+        }}
+    """
+    path = tmp_path / "m.onnx"
+    path.write_bytes(matmul(text).SerializeToString())
+    code = f"""
+import resource
+from qqonnx.cli import main
+sys.argv = ["qqonnx", "convert", {str(path)!r}, "-o", {str(tmp_path / "o.onnx")!r}, "--json"]
+try:
+    main()
+finally:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(peak, file=sys.stderr)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert "Failed to allocate" in json.loads(done.stdout)["outputs"]["reason"]
+    assert int(done.stderr.split()[-1]) < BASE_BYTES

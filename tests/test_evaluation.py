@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qqonnx import QqonnxError
+from qqonnx.cli import main
 from qqonnx.evaluation import Preprocessing, evaluate
 from qqonnx.evaluation.data import batches, open_dataset, output_indices
 from qqonnx.evaluation.metrics import count, divergence
@@ -59,6 +64,61 @@ def test_unreadable_images_are_named(folder: Path, build: Build) -> None:
     result = evaluate([build(AVERAGE, {})], folder, preprocessing=PLAIN.to_json())
     assert [Path(name).name for name in result.unreadable] == ["broken.png"]
     assert result.rows[0].images == 12
+
+
+def damage(folder: Path) -> set[str]:
+    """Put into a folder of images what cannot be read; return the names."""
+    whole = (folder / "0.png").read_bytes()
+    (folder / "text.png").write_bytes(b"no image")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "truncated.png").write_bytes(whole[:-30])
+    (folder / "folder.png").mkdir()
+    (folder / "nowhere.png").symlink_to("missing")
+    (folder / "\x1b[31mred.png").write_bytes(b"no image")
+    Image.new("L", (1, 800_000)).save(folder / "strip.png")
+    names = {"text", "truncated", "folder", "nowhere", "\x1b[31mred", "strip"}
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "pipe.png")
+        names.add("pipe")
+    return {f"{name}.png" for name in names} | {"empty.jpg"}
+
+
+CONV = """<ir_version: 8, opset_import: ["": 17]>
+m (float[N,3,224,224] x) => (float[N,3] y) {
+    c = Conv <strides = [56, 56]> (x, w)  a = GlobalAveragePool(c)  y = Flatten(a) }"""
+
+
+@pytest.mark.parametrize("command", ["evaluate", "convert"])
+def test_what_cannot_be_read_is_left_out_counted_and_named(
+    folder: Path,
+    tmp_path: Path,
+    build: Build,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    names = damage(folder / "b_green")
+    kernel = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)
+    model, output = build(CONV, {"w": kernel}), tmp_path / "small.onnx"
+    for form in ([], ["--json"]):
+        if command == "evaluate":
+            words = [command, str(model), "--data", str(folder), *form]
+        else:
+            words = [command, str(model), "-o", str(output), "--calibration", str(folder), *form]
+        monkeypatch.setattr(sys, "argv", ["qqonnx", *words])
+        with contextlib.suppress(SystemExit):
+            main()
+        out, err = capsys.readouterr()
+        if form:
+            found = {Path(name).name for name in json.loads(out)["unreadable"]}
+            assert found == names
+            continue
+        text = out + err
+        assert f"{len(names)} images left out" in text
+        assert "\x1b" not in text
+        for name in names:
+            assert name.replace("\x1b", "\\x1b") in text
+        assert ("12 images" if command == "evaluate" else "12 samples") in text
 
 
 def test_fixed_batch_size(folder: Path, build: Build) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 from building import Build, normal
 
 from qqonnx import Options, QqonnxError, compress, inspect, restore
+from qqonnx.cli import main
 from qqonnx.graph import save
 from qqonnx.graph.load import read
 from qqonnx.graph.outputs import compare_arrays
@@ -33,25 +36,63 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("stage", ["quantizing", "verifying"])
-@pytest.mark.parametrize("existing", [True, False])
-def test_interrupted(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, existing: bool
+CONVERT = ("load", "select", "quantize", "rewrite", "write", "verify_weights", "verify_outputs")
+CALIBRATE = ("calibration_inputs", "measure", "allocation", "quantize_all", "rounded")
+STAGES = [
+    *(("convert", f"qqonnx.compression.{step}") for step in CONVERT),
+    *(("convert --target-bits 9", f"qqonnx.calibration.fit.{step}") for step in CALIBRATE),
+    ("restore", "qqonnx.compression.read"),
+    ("restore", "qqonnx.compression.restore_weights"),
+    ("restore", "qqonnx.graph.save.write"),
+]
+
+
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """A shell starts what runs in the background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
+@pytest.mark.parametrize(("command", "step"), STAGES)
+@pytest.mark.parametrize("external", [[], ["--external-data"]], ids=["", "external"])
+def test_ctrl_c_after_each_step(
+    build: Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    step: str,
+    external: list[str],
 ) -> None:
-    target = tmp_path / "out.onnx"
-    if existing:
-        target.write_bytes(b"before")
+    """Exit code 130 without a word, the target as it was, and nothing beside it."""
+    text = MATMUL.replace("y = MatMul(v, u)", "b = MatMul(v, u)  y = Add(b, c)")
+    arrays = {"w": normal(64, 96), "u": normal(96, 80, seed=1), "c": normal(80, seed=2)}
+    source, target = build(text, arrays), tmp_path / "out.onnx"
+    if command == "restore":
+        compress(source, tmp_path / "packed.onnx", Options(bits=8, method="uq"))
+        source = tmp_path / "packed.onnx"
+    target.write_bytes(b"before")
     before = names_in(tmp_path)
+    module, name = step.rsplit(".", 1)
+    finish = getattr(importlib.import_module(module), name)
 
-    def interrupt(*_: object) -> None:
+    def interrupted(*arguments: object, **keywords: object) -> object:
+        result = finish(*arguments, **keywords)
         signal.raise_signal(signal.SIGINT)
+        return result
 
-    if stage == "verifying":
-        monkeypatch.setattr("qqonnx.compression.verify_outputs", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        compress(model, target, progress=interrupt if stage == "quantizing" else lambda *_: None)
+    monkeypatch.setattr(step, interrupted)
+    words = [*command.split(), str(source), "-o", str(target), *external]
+    monkeypatch.setattr(sys, "argv", ["qqonnx", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert capsys.readouterr() == ("", "")
     assert names_in(tmp_path) == before
-    assert not existing or target.read_bytes() == b"before"
+    assert target.read_bytes() == b"before"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -9,6 +12,7 @@ import pytest
 from building import normal, tensor_of
 
 from qqonnx import Options, QqonnxError, compress
+from qqonnx.graph.runtimes import LIMITS
 
 
 def written(folder: Path, opset: int, ir_version: int) -> Path:
@@ -71,3 +75,33 @@ def test_every_storage_form_is_opset_13(tmp_path: Path, granularity: str, bits: 
         assert onnx.defs.has(node.op_type, 13)
         since = onnx.defs.get_schema(node.op_type, 13).since_version
         assert since <= 13
+
+
+RELEASES = ("1.15.0", "1.17.3", "1.19.2", "1.22.1", "1.24.4", "1.28.0", "1.32.0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", RELEASES)
+def test_releases(release: str, matrix: Path) -> None:
+    """Every storage form at every opset that the release reads; installs it, so takes an index."""
+    tool = Path(__file__).parent.parent / "tools" / "runtime_matrix.py"
+    command = [sys.executable, tool, matrix, "--releases", release]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and "'pip', 'install'" in done.stderr:
+        pytest.skip(f"onnxruntime {release} cannot be installed for this Python")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((matrix / f"{release}.json").read_text())
+    major, minor, _ = map(int, release.split("."))
+    newest, _ = LIMITS[max(known for known in LIMITS if known <= (major, minor))]
+    checked = 0
+    for name, failure in results.items():
+        kind, number = name.split()[:2]
+        if kind == "opset" and int(number) <= newest:
+            assert failure is None, name
+            checked += 1
+    assert checked == 30 * (newest - 12)
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("matrix")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ import pytest
 from building import normal, tensor_of
 
 from qqonnx import Options, compress
+from qqonnx.calibration.threads import _openblas, one_blas_thread
 
 CONVERT = [sys.executable, "-c", "from qqonnx.cli import convert_model; convert_model()"]
 
@@ -73,18 +75,46 @@ def test_the_same_target_twice_at_once(model: Path, tmp_path: Path) -> None:
     assert output.read_bytes() in wanted
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "channel", "scale"])
-def test_threads_do_not_change_a_byte(model: Path, tmp_path: Path, granularity: str) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--bits", 3, "--granularity", "tensor"),
+        ("--bits", 3, "--granularity", "channel"),
+        ("--bits", 3, "--granularity", "scale"),
+        ("--target-bits", 4.4),
+    ],
+    ids=["tensor", "channel", "scale", "calibrated"],
+)
+def test_threads_do_not_change_a_byte(
+    model: Path, tmp_path: Path, options: tuple[object, ...]
+) -> None:
     variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     contents = set()
     for threads in (1, 3, 8):
         output = tmp_path / f"{threads}.onnx"
-        options = ("--bits", 3, "--granularity", granularity)
         environment = dict.fromkeys(variables, str(threads))
         process = converting(model, output, *options, **environment)
         assert process.communicate()[1] == ""
         contents.add(output.read_bytes())
     assert len(contents) == 1
+
+
+def test_linear_algebra_is_left_as_it_was() -> None:
+    found = _openblas()
+    if found is None:
+        pytest.skip("numpy has another library")
+    threads, set_threads = found
+    before = threads()
+    try:
+        set_threads(2)
+        for error in (None, ValueError):
+            with contextlib.suppress(ValueError), one_blas_thread():
+                assert threads() == 1
+                if error:
+                    raise error
+            assert threads() == 2
+    finally:
+        set_threads(before)
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["one file", "external data"])

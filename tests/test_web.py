@@ -18,6 +18,8 @@ import onnxruntime as ort
 import pytest
 
 from qqonnx import Options, compress
+from qqonnx.calibration.fit import Calibration
+from qqonnx.calibration.target import Target
 from qqonnx.evaluation.preprocessing import apply, for_model
 
 WEB = Path(__file__).parent.parent / "examples" / "web"
@@ -96,22 +98,40 @@ def test_page(served: str, digits_model: Path, digits_data: Path, tmp_path: Path
     assert found["keyboard"]["float"]["digit"] == found["keyboard"]["small"]["digit"] == "1"
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "channel", "scale"])
-def test_node_and_wasm(
-    digits_model: Path, digits_data: Path, tmp_path: Path, granularity: str
-) -> None:
+def compare_in_node(models: list[Path], folder: Path) -> None:
+    """Assert that onnxruntime-node and onnxruntime-web's wasm answer as Python does."""
     inputs = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
     entry = {"name": "input", "shape": inputs.shape, "data": inputs.ravel().tolist()}
-    (tmp_path / "input.json").write_text(json.dumps(entry))
-    models = []
-    for bits in range(1, 9):
-        models.append(tmp_path / f"{bits}.onnx")
-        compress(digits_model, models[-1], Options(bits=bits, granularity=granularity))
-    models.append(tmp_path / "6 levels.onnx")
-    compress(digits_model, models[-1], Options(levels=6, granularity=granularity))
-    found = node("test/run.mjs", tmp_path / "input.json", *models)
-    for engine in ("node", "wasm"):
-        for model, outputs in zip(models, found[engine], strict=True):
+    (folder / "input.json").write_text(json.dumps(entry))
+    found = node("test/run.mjs", folder / "input.json", *models)
+    assert set(found) == {"node", "wasm"}
+    for engine, answers in found.items():
+        for model, outputs in zip(models, answers, strict=True):
             expected = python(model, inputs)
             actual = np.array(outputs).reshape(expected.shape)
-            np.testing.assert_allclose(actual, expected, atol=1e-3 * np.abs(expected).max())
+            error = np.abs(actual - expected).max() / np.abs(expected).max()
+            assert error < 1e-3, (engine, model.name)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "scale"])
+def test_every_bit_width_in_node(digits_model: Path, tmp_path: Path, granularity: str) -> None:
+    form = partial(Options, granularity=granularity, method="uq")
+    forms = {f"{bits} bits": form(bits=bits) for bits in range(1, 9)}
+    forms |= {f"{levels} levels": form(levels=levels) for levels in (3, 6, 40)}
+    models = [tmp_path / f"{name}.onnx" for name in forms]
+    for model, options in zip(models, forms.values(), strict=True):
+        compress(digits_model, model, options)
+    compare_in_node(models, tmp_path)
+
+
+def test_other_forms_in_node(digits_model: Path, digits_data: Path, tmp_path: Path) -> None:
+    """Levels allotted weight by weight, with biases as float16; and ONNX Runtime's own operator."""
+    mixed = tmp_path / "mixed.onnx"
+    calibration = Calibration(digits_data, samples=32, target=Target(bits=4.4))
+    report = compress(digits_model, mixed, Options(granularity="scale"), calibration=calibration)
+    assert len({weight.levels for weight in report.weights}) > 3
+    models = [mixed]
+    for bits in (4, 8):
+        models.append(tmp_path / f"matmulnbits {bits}.onnx")
+        compress(digits_model, models[-1], Options(bits=bits, target="matmulnbits"))
+    compare_in_node(models, tmp_path)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,9 @@ def check_file(path: Path, size: int, parameters: int) -> onnx.ModelProto:
     onnx.checker.check_model(model, full_check=True)
     assert [imported.domain for imported in model.opset_import] == [""]
     producer = {output: node.op_type for node in model.graph.node for output in node.output}
+    readers = Counter(name for node in model.graph.node for name in node.input)
     for node in model.graph.node:
-        if node.op_type == "BatchNormalization":
+        if node.op_type == "BatchNormalization" and readers[node.input[0]] == 1:
             assert producer.get(node.input[0]) not in ("Conv", "ConvTranspose", "Gemm")
         assert not node.metadata_props
         assert not node.doc_string
@@ -147,6 +149,19 @@ def test_export_module_folds_exactly_and_keeps_its_preprocessing(tmp_path):
         "conv.weight", "conv.bias", "fc.weight", "fc.bias",
     }  # fmt: skip
     assert report.preprocessing == TINY
+
+
+def test_normalization_of_what_others_read_too_stays(tmp_path):
+    """A residual connection around batch normalization, as in MaxViT."""
+
+    class Residual(Tiny):
+        def forward(self, x):
+            y = self.conv(x)
+            return self.fc((y + self.bn(y).relu()).mean((2, 3)))
+
+    report = export_module(Residual(), tmp_path / "t.onnx", preprocessing=TINY, source="residual")
+    model = onnx.load(report.path)
+    assert [node.op_type for node in model.graph.node].count("BatchNormalization") == 1
 
 
 def test_newer_opset(tmp_path):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 
+from qqonnx.cli import main
 from qqonnx.errors import QqonnxError
 from qqonnx.zoo import architectures
 from qqonnx.zoo.architectures import pretrained
@@ -162,6 +164,23 @@ def test_nothing_in_a_pickle_is_executed(tmp_path, write):
         read_state_dict(path)
     assert "\n" not in str(caught.value)
     assert not target.exists()
+
+
+def test_a_pickle_that_would_execute_something_ends_the_command(tmp_path, monkeypatch, capsys):
+    target, path = tmp_path / "executed", tmp_path / "evil.pth"
+    torch.save({"weight": Malicious(target)}, path)
+    for command in ("export", "convert"):
+        words = [command, NAME, "-o", str(tmp_path / "o.onnx"), "--weights", str(path)]
+        monkeypatch.setattr(sys, "argv", ["qqonnx", *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 2
+        out, err = capsys.readouterr()
+        (line,) = err.splitlines()
+        assert line.startswith("error: ")
+        assert str(path) in line
+        assert not out
+        assert [entry.name for entry in tmp_path.iterdir()] == ["evil.pth"]
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

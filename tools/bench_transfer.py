@@ -1,29 +1,32 @@
 """Does the order of levels or of weights make packed indices compress better on the way?
 
-    python tools/bench_transfer.py MODEL [--methods uq,qq,kmeans] [--bits 2,3,4,6,8] [--write FILE]
+    python tools/bench_transfer.py MODEL [--methods uq,qq,kmeans] [--bits 2,3,4,6,8]
+        [--write docs/deployment.md]
 
 Takes the packages brotli and zstandard (extra `transfer`). For each method and bit-width it packs
 the same indices in several orders and compresses all planes of the model in one stream; sizes are
 in percent of the packed bytes. The entropy column is that of single indices: what a coder that
-knows nothing of their order could reach.
+knows nothing of their order could reach. With --write the table goes between the markers of the
+document.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import brotli
 import numpy as np
 import zstandard
+from sections import write_section
 
 from qqonnx.codebooks import assign, fit, index_entropy, method_named
 from qqonnx.evaluation.transfer import BROTLI_QUALITY, ZSTD_LEVEL
 from qqonnx.graph.load import load
 from qqonnx.graph.select import select
 from qqonnx.packing import pack, storage_for
+from qqonnx.quantize import by_frequency
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,17 +35,14 @@ Indices = np.ndarray[Any, np.dtype[np.uint8]]
 MIN_SIZE = 1024
 
 
-def as_it_is(indices: Indices, _: int) -> Indices:
-    """Levels ascending, weights in C order: what qqonnx writes."""
+def ascending(indices: Indices, _: int) -> Indices:
+    """The lowest level is number 0, weights in C order."""
     return indices
 
 
-def by_frequency(indices: Indices, levels: int) -> Indices:
-    """The most frequent level is number 0."""
-    counts = np.bincount(indices.reshape(-1), minlength=levels)
-    rank = np.empty(levels, np.uint8)
-    rank[np.argsort(-counts, kind="stable")] = np.arange(levels)
-    return rank[indices]
+def frequent_first(indices: Indices, levels: int) -> Indices:
+    """The most frequent level is number 0: what qqonnx writes."""
+    return by_frequency(indices, np.arange(levels), None)[0]
 
 
 def gray(indices: Indices, levels: int) -> Indices:
@@ -56,10 +56,15 @@ def channels_last(indices: Indices, _: int) -> Indices:
 
 
 ORDERS: dict[str, Callable[[Indices, int], Indices]] = {
-    "as it is": as_it_is,
-    "by frequency": by_frequency,
+    "ascending": ascending,
+    "frequent first": frequent_first,
     "Gray": gray,
     "channels last": channels_last,
+}
+
+CODERS: dict[str, Callable[[bytes], int]] = {
+    "brotli": lambda data: len(brotli.compress(data, quality=BROTLI_QUALITY)),
+    "zstd": lambda data: len(zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data)),
 }
 
 
@@ -73,24 +78,36 @@ def main() -> None:
     arguments = parser.parse_args()
     weights = [w for w in select(load(arguments.model))[0] if w.tensor.size >= MIN_SIZE]
     lines = [
-        "| method | bits | entropy % | order | gzip % | brotli % | zstd % |",
-        "|---|---|---|---|---|---|---|",
+        f"| method | bits | entropy | {' | '.join(f'{n}: {o}' for n in CODERS for o in ORDERS)} |",
+        "|---|---:|" + "---:|" * (1 + len(CODERS) * len(ORDERS)),
     ]
     for method in arguments.methods.split(","):
         for bits in map(int, arguments.bits.split(",")):
             levels = method_named(method).levels_for(bits)
             quantized = [_indices(weight.tensor.numpy(), method, levels) for weight in weights]
             entropy = _entropy(quantized, levels) / storage_for(levels).bits_per_weight
-            for name, order in ORDERS.items():
-                parts = [order(indices, levels).reshape(-1) for indices in quantized]
-                planes = [plane for part in parts for plane in pack(part, storage_for(levels))]
-                sizes = " | ".join(f"{size:.1f}" for size in _sizes(b"".join(planes)))
-                lines.append(f"| {method} | {bits} | {100 * entropy:.1f} | {name} | {sizes} |")
-    text = f"`tools/bench_transfer.py` on {arguments.model.name}:\n\n" + "\n".join(lines) + "\n"
+            data = [_packed(quantized, levels, order) for order in ORDERS.values()]
+            shares = [100 * entropy]
+            shares += [100 * size(part) / len(part) for size in CODERS.values() for part in data]
+            cells = " | ".join(f"{share:.1f}" for share in shares)
+            lines.append(f"| {method} | {bits} | {cells} |")
+    lines += [
+        "",
+        f"Percent of the packed bytes of `{arguments.model.name}`; brotli {BROTLI_QUALITY}, "
+        f"zstd {ZSTD_LEVEL}.",
+    ]
     if arguments.write:
-        arguments.write.write_text(text, "utf-8")
+        write_section(arguments.write, "transfer", "\n".join(lines))
     else:
-        print(text)
+        print("\n".join(lines))
+
+
+def _packed(
+    quantized: list[Indices], levels: int, order: Callable[[Indices, int], Indices]
+) -> bytes:
+    storage = storage_for(levels)
+    parts = (order(indices, levels).reshape(-1) for indices in quantized)
+    return b"".join(plane for part in parts for plane in pack(part, storage))
 
 
 def _indices(values: Any, method: str, levels: int) -> Indices:
@@ -102,15 +119,6 @@ def _entropy(quantized: list[Indices], levels: int) -> float:
     total = sum(indices.size for indices in quantized)
     bits = (i.size * index_entropy(np.bincount(i.reshape(-1), minlength=levels)) for i in quantized)
     return sum(bits) / total
-
-
-def _sizes(data: bytes) -> list[float]:
-    packed = (
-        gzip.compress(data, 9),
-        brotli.compress(data, quality=BROTLI_QUALITY),
-        zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data),
-    )
-    return [100 * len(part) / len(data) for part in packed]
 
 
 if __name__ == "__main__":

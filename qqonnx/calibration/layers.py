@@ -75,7 +75,9 @@ def layer_of(weight: Weight) -> Layer | None:
     found: list[Layer] = []
     uses = [use for use in weight.value.uses() if not _is_shape(use.node)]
     for node, index in uses:
-        layer = _layer(weight, node) if index == 1 and isinstance(weight.graph, ir.Graph) else None
+        # What a subgraph computes cannot be looked at from outside.
+        seen = index == 1 and isinstance(weight.graph, ir.Graph) and node.graph is weight.graph
+        layer = _layer(weight, node) if seen else None
         if layer is None:
             return None
         found.append(layer)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qqonnx.calibration.statistics import run, session_with
+from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.metrics import divergence
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def probe(
         batches = [batches[index] for index in spread]
     replaceable = [weight.value for weight in weights]
     with session_with(model, inputs=replaceable) as session:
-        names = [output.name for output in session.get_outputs()]
+        # Sequences and optional values are not compared.
+        names = [out.name for out in session.get_outputs() if out.type.startswith("tensor(")]
+        if not names:
+            raise QqonnxError("calibration: the model has no output that is a tensor")
         expected = [run(session, names, batch) for batch in batches]
 
         def compare(replaced: Replaced) -> tuple[float, float]:

@@ -108,6 +108,9 @@ def run(
     Raises:
         QqonnxError: it does not run on this input.
     """
+    # To ONNX Runtime no names are those of all outputs.
+    if not names:
+        return []
     try:
         return list(session.run(list(names), feed))
     except Exception as error:

@@ -161,7 +161,8 @@ def subjects(
     Raises:
         QqonnxError: a weight is not finite, or the model does not run on the inputs.
     """
-    layers = [layer_of(entry.weight) for entry in plans]
+    weights = [entry.weight for entry in plans]
+    layers = [layer_of(weight) if weight.graph is model.graph else None for weight in weights]
     moments = collect(model, [layer for layer in layers if layer is not None], inputs, progress)
     if inputs.trust < 1:
         # Made-up inputs have other means than real ones: not to be held on to.

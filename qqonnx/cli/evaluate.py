@@ -32,6 +32,7 @@ def evaluate(
 ) -> None:
     """Measure accuracy, agreement with BASELINE, size, load time and latency."""
     from qqonnx.evaluation import evaluate as evaluate_models
+    from qqonnx.tables import unreadable_summary
 
     with progress_bar(quiet) as progress:
         task = progress.add_task("images", total=None)
@@ -45,8 +46,7 @@ def evaluate(
             threads=threads,
             progress=lambda images, total: progress.update(task, total=total, advance=images),
         )
-    for name in result.unreadable:
-        Console(stderr=True).print(f"left out, unreadable: {name}", markup=False, soft_wrap=True)
+    unreadable_summary(result.unreadable, Console(stderr=True))
     if as_json:
         print_json(result.to_dict())
     elif as_csv:

@@ -93,8 +93,12 @@ def batches(dataset: Dataset, preprocessing: Preprocessing, size: int) -> Iterat
             dataset.items[start : start + size], dataset.labels[start : start + size], strict=True
         ):
             try:
-                image = Image.fromarray(item) if isinstance(item, np.ndarray) else Image.open(item)
-                images.append(apply(image, preprocessing))
+                # A named pipe would keep the reader waiting.
+                if not isinstance(item, np.ndarray) and not item.is_file():
+                    raise OSError("no regular file")
+                opened = isinstance(item, np.ndarray) and Image.fromarray(item)
+                with opened or Image.open(item) as image:
+                    images.append(apply(image, preprocessing))
                 labels.append(label)
             # Pillow's decoders raise all kinds of errors on damaged files.
             except Exception:  # noqa: PERF203

@@ -21,6 +21,9 @@ PREPROCESSING_KEY = "qqonnx.preprocessing"
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
+MAX_PIXELS = 2**27
+"""Largest image after resizing: a strip one pixel wide would become as wide as the crop."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -100,7 +103,11 @@ def for_model(metadata: Mapping[str, str], size: int | None) -> tuple[Preprocess
 
 
 def apply(image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return a Pillow image as float32 [channels, crop, crop]."""
+    """Return a Pillow image as float32 [channels, crop, crop].
+
+    Raises:
+        QqonnxError: resized it would have more than `MAX_PIXELS`.
+    """
     from PIL import Image as Pillow
 
     image = image.convert("RGB" if len(preprocessing.mean) == 3 else "L")
@@ -108,6 +115,8 @@ def apply(image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
     short = min(width, height)
     # torchvision cuts the longer side down to a whole pixel.
     size = [int(preprocessing.resize * side / short) for side in (width, height)]
+    if size[0] * size[1] > MAX_PIXELS:
+        raise QqonnxError(f"an image of {width} by {height} pixels is too long to be resized")
     resampling = Pillow.Resampling[preprocessing.interpolation.upper()]
     image = image.resize((size[0], size[1]), resampling)
     left, top = (round((side - preprocessing.crop) / 2) for side in size)

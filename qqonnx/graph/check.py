@@ -32,6 +32,16 @@ _TYPED_FIELDS = {
 }
 """Where TensorProto keeps numbers that are not raw; types not named here are in int32_data."""
 
+_MESSAGE_FIELDS = {
+    onnx.AttributeProto.TENSOR: "t",
+    onnx.AttributeProto.GRAPH: "g",
+    onnx.AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    onnx.AttributeProto.TYPE_PROTO: "tp",
+}
+"""Where AttributeProto keeps what has no default."""
+
+_DATA_FIELDS = ("raw_data", "string_data", "int32_data", *sorted(set(_TYPED_FIELDS.values())))
+
 
 def check(proto: onnx.ModelProto, path: Path) -> None:
     """Check a model's tensors, names and functions, and bring attributes' external data in.
@@ -107,6 +117,9 @@ def _check_node(node: onnx.NodeProto, folder: Path, known: frozenset[str]) -> No
         if not attribute.name:
             raise QqonnxError(f"{node.op_type}: an attribute has no name")
         _add(attributes, attribute.name, f"{node.op_type}: attribute")
+        field = _MESSAGE_FIELDS.get(attribute.type)
+        if field and not attribute.HasField(field) and not attribute.ref_attr_name:
+            raise QqonnxError(f"{node.op_type}: attribute {attribute.name!r} is empty")
     for tensor in _attribute_tensors(node):
         _check_tensor(tensor, folder)
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -137,23 +150,29 @@ def _check_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
     size = prod(tensor.dims)
     try:
         dtype = ir.DataType(tensor.data_type)
-        if dtype == ir.DataType.STRING:
-            _expect(where, len(tensor.string_data), size, "strings")
-            return
-        expected = (size * dtype.bitwidth + 7) // 8
+        expected = size if dtype == ir.DataType.STRING else (size * dtype.bitwidth + 7) // 8
     except (ValueError, TypeError, KeyError) as error:
         raise QqonnxError(f"{where} has an unknown data type: {tensor.data_type}") from error
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if dtype == ir.DataType.STRING:
+            raise QqonnxError(f"{where} holds strings, which cannot be external data")
+        field = "external_data"
         _check_external(tensor, where, expected, folder)
+    elif dtype == ir.DataType.STRING:
+        field = "string_data"
+        _expect(where, len(tensor.string_data), size, "strings")
     elif tensor.HasField("raw_data"):
+        field = "raw_data"
         _expect(where, len(tensor.raw_data), expected, "bytes")
-    elif dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128):
-        _expect(where, len(getattr(tensor, _TYPED_FIELDS[dtype])), 2 * size, "numbers")
     else:
+        field = _TYPED_FIELDS.get(dtype, "int32_data")
         # Numbers of less than a byte are packed into whole bytes, one to an int32.
         count = expected if dtype.bitwidth < 8 else size
-        stored = getattr(tensor, _TYPED_FIELDS.get(dtype, "int32_data"))
-        _expect(where, len(stored), count, "numbers")
+        parts = 2 if dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128) else 1
+        _expect(where, len(getattr(tensor, field)), parts * count, "numbers")
+    for other in _DATA_FIELDS:
+        if other != field and len(getattr(tensor, other)):
+            raise QqonnxError(f"{where} has data in {field} and in {other}")
 
 
 def _expect(where: str, found: int, expected: int, unit: str) -> None:

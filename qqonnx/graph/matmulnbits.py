@@ -17,7 +17,7 @@ import onnx_ir as ir
 from qqonnx.codebooks import distortion
 from qqonnx.errors import QqonnxError
 from qqonnx.graph.rewrite import METADATA_KEY, fresh_names, short
-from qqonnx.graph.scopes import holders
+from qqonnx.graph.scopes import holders, number_of
 from qqonnx.quantize import digest
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def fits(weight: Weight) -> bool:
     return (
         bool(uses)
         and all(_takes_place_of(node, index) for node, index in uses)
-        and (len({_flag(node, "transB") for node, _ in uses}) == 1)
+        and (len({number_of(node, "transB", 0) for node, _ in uses}) == 1)
     )
 
 
@@ -137,7 +137,7 @@ def inner_by_outer(weight: Weight) -> NDArray[np.float32]:
     """Return the values of a weight that `fits`, [K, N]; Gemm may hold them the other way round."""
     node, _ = next(iter(weight.value.uses()))
     values = weight.tensor.numpy()
-    return np.ascontiguousarray(values.T if _flag(node, "transB") else values)
+    return np.ascontiguousarray(values.T if number_of(node, "transB", 0) else values)
 
 
 def rewrite(model: ir.Model, weights: Sequence[tuple[Weight, BlockedWeight]]) -> None:
@@ -303,14 +303,9 @@ def _takes_place_of(node: ir.Node, index: int) -> bool:
         return False
     if node.op_type == "MatMul":
         return True
-    factors = [node.attributes.get(key) for key in ("alpha", "beta")]
-    plain = all(factor is None or factor.as_float() == 1.0 for factor in factors)
-    return plain and not _flag(node, "transA")
-
-
-def _flag(node: ir.Node, key: str) -> int:
-    attribute = node.attributes.get(key)
-    return attribute.as_int() if attribute is not None else 0
+    factors = [number_of(node, key, 1.0) for key in ("alpha", "beta")]
+    known = factors == [1.0, 1.0] and number_of(node, "transA", 0) == 0
+    return known and number_of(node, "transB", 0) is not None
 
 
 def _constant(value: ir.Value | None) -> NDArray[Any]:

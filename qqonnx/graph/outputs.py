@@ -132,9 +132,11 @@ def run_made_up(session: ort.InferenceSession) -> tuple[Inputs, list[Any]]:
         Exception: whatever the smallest inputs fail with, if none run.
     """
     errors = []
-    for size in SYMBOLIC_SIZES:
+    # Inner axes may be a batch too, as that of a state beside a signal.
+    attempts = [(size, inner) for inner in (True, False) for size in SYMBOLIC_SIZES]
+    for size, inner in attempts:
         try:
-            inputs = _made_up_inputs(session, size)
+            inputs = _made_up_inputs(session, size, inner)
             return inputs, _run(session, inputs)
         except TimeoutError:  # noqa: PERF203 - a few sizes
             raise
@@ -174,12 +176,17 @@ def _session(path: Path, optimized: bool) -> ort.InferenceSession:
         raise QqonnxError(f"{path}: ONNX Runtime does not load it: {first_line(error)}") from error
 
 
-def _made_up_inputs(session: ort.InferenceSession, symbolic: int) -> Inputs:
+def _made_up_inputs(session: ort.InferenceSession, symbolic: int, inner: bool) -> Inputs:
+    """Return inputs whose open axes are of size `symbolic`; 1 the first, and inner ones if told."""
     random = np.random.default_rng(0)
     inputs = {}
     sizes: dict[str, int] = {}
     for entry in session.get_inputs():
-        shape = [_size(size, axis, sizes, symbolic) for axis, size in enumerate(entry.shape)]
+        last = len(entry.shape) - 1
+        shape = [
+            _size(size, sizes, symbolic if axis and (inner or axis == last) else 1)
+            for axis, size in enumerate(entry.shape)
+        ]
         if 8 * math.prod(shape) > MAX_INPUT_BYTES:
             raise QqonnxError(f"input {entry.name!r} would be too large")
         if entry.type in _FLOATS:
@@ -195,8 +202,7 @@ def _made_up_inputs(session: ort.InferenceSession, symbolic: int) -> Inputs:
     return inputs
 
 
-def _size(size: object, axis: int, named: dict[str, int], symbolic: int) -> int:
-    made_up = 1 if axis == 0 else symbolic
+def _size(size: object, named: dict[str, int], made_up: int) -> int:
     if isinstance(size, str):
         return named.setdefault(size, made_up)
     return size if isinstance(size, int) and size > 0 else made_up

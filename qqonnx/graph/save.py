@@ -15,8 +15,13 @@ from qqonnx.temporary import temporary_folder, uninterrupted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import onnx
+
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Largest model in one file; what protobuf can hold, less room for the graph."""
+
+SMALL_BYTES = 256
+"""Tensors of no more bytes stay in the file when others go to a second one."""
 
 
 @contextmanager
@@ -85,10 +90,10 @@ def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
                     # Its tensor has them; they need not be stored twice.
                     value.type = value.shape = None
     if external_data or total > PROTOBUF_LIMIT:
-        ir.save(model, path, format="protobuf", external_data=data_file(path).name)
+        proto = _with_external_tensors(model, path)
     else:
         proto = ir.to_proto(_with_inline_tensors(model))
-        path.write_bytes(proto.SerializeToString(deterministic=True))
+    path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def refuse_overwriting(model: ir.Model, source: Path, path: Path) -> None:
@@ -119,6 +124,30 @@ def save(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
     """
     with staged(path) as written:
         write(model, written, external_data=external_data)
+
+
+def _with_external_tensors(model: ir.Model, path: Path) -> onnx.ModelProto:
+    """Write the tensors to the data file of `path`; the model keeps its own."""
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    tensors = {value: value.const_value for value in values}
+    # Strings cannot be external data.
+    strings = [
+        v
+        for v, tensor in tensors.items()
+        if tensor is not None and tensor.dtype == ir.DataType.STRING
+    ]
+    try:
+        for value in strings:
+            value.const_value = None
+        ir.external_data.unload_from_model(
+            model, path.parent, data_file(path).name, size_threshold_bytes=SMALL_BYTES
+        )
+        for value in strings:
+            value.const_value = tensors[value]
+        return ir.to_proto(model)
+    finally:
+        for value, tensor in tensors.items():
+            value.const_value = tensor
 
 
 def _with_inline_tensors(model: ir.Model) -> ir.Model:

@@ -43,6 +43,7 @@ def float_constants(model: ir.Model) -> Iterator[tuple[ir.Value, Holder]]:
                 if (
                     attribute is not None
                     and not attribute.is_ref()
+                    and attribute.type == ir.AttributeType.TENSOR
                     and attribute.as_tensor().dtype in FLOAT_TYPES
                 ):
                     yield node.outputs[0], holder
@@ -53,6 +54,24 @@ def tensor_of(value: ir.Value) -> ir.TensorProtocol:
     tensor = ir.convenience.get_const_tensor(value)
     assert tensor is not None
     return tensor
+
+
+def number_of(node: ir.Node, name: str, default: float) -> float | None:
+    """Return a node's attribute that is a number.
+
+    Args:
+        node: the node.
+        name: the attribute's name.
+        default: what counts if the node does not have it: an int or a float, as it would.
+
+    Returns:
+        The number; None if it is of another type, or the function around the node sets it.
+    """
+    attribute = node.attributes.get(name)
+    if attribute is None:
+        return default
+    value = attribute.value
+    return value if isinstance(value, type(default)) else None
 
 
 def value_names(model: ir.Model) -> Counter[str]:

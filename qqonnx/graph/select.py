@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qqonnx.graph.scopes import Holder, named_float_constants, tensor_of
+from qqonnx.graph.scopes import Holder, named_float_constants, number_of, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -193,6 +193,8 @@ def _through(
         return axis_before
     if node.op_type == "Transpose":
         perm = node.attributes.get("perm")
+        if perm is not None and (perm.is_ref() or perm.type != ir.AttributeType.INTS):
+            return lambda _: None
         order = list(perm.as_ints()) if perm is not None else list(range(rank))[::-1]
 
         def undo(axis: Axis) -> Axis:
@@ -213,8 +215,7 @@ def _is_added_bias(node: ir.Node, index: int) -> bool:
 
 
 def _flag(node: ir.Node, name: str) -> bool:
-    attribute = node.attributes.get(name)
-    return attribute is not None and bool(attribute.as_int())
+    return bool(number_of(node, name, 0))
 
 
 def _weight_axis(node: ir.Node, index: int) -> Axis | bool:

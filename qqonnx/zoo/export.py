@@ -72,7 +72,7 @@ def export(
         model: Name of a torchvision classification model, or "efficientnet_lite0".
         output: File to write: input "input" float32 [batch, 3, size, size], output "logits"
             float32 [batch, classes]. Batch normalization that follows a convolution is folded
-            into it; auxiliary classifiers are left out.
+            into it where nothing else reads that; auxiliary classifiers are left out.
         weights: "DEFAULT" or another name in torchvision's weights enum (downloaded by
             torchvision, cached by it); a local `.pth` or `.safetensors` state dict; or "none"
             for random weights, the same every time.

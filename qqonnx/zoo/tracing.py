@@ -174,10 +174,14 @@ def _order_initializers(graph: ir.Graph) -> None:
 
 def _check_folded(graph: ir.Graph, source: str) -> None:
     for node in graph:
-        if node.op_type == "BatchNormalization" and node.inputs[0] is not None:
-            before = node.inputs[0].producer()
-            if before is not None and before.op_type in ("Conv", "ConvTranspose", "Gemm"):
-                raise QqonnxError(
-                    f"{source}: batch normalization {node.name} was not folded into {before.name}; "
-                    "a newer onnxscript does it"
-                )
+        if node.op_type != "BatchNormalization" or node.inputs[0] is None:
+            continue
+        before = node.inputs[0].producer()
+        if before is None or before.op_type not in ("Conv", "ConvTranspose", "Gemm"):
+            continue
+        # What others read too, as a residual connection does, has to stay as it is.
+        if len(node.inputs[0].uses()) == 1 and not node.inputs[0].is_graph_output():
+            raise QqonnxError(
+                f"{source}: batch normalization {node.name} was not folded into {before.name}; "
+                "a newer onnxscript does it"
+            )

@@ -2,48 +2,29 @@
 //
 //   node test/page.mjs URL IMAGES.json [SCREENSHOT-PREFIX]
 //
-// IMAGES holds lists of 64 pixels. CHROMIUM names the browser, by default /usr/bin/chromium.
+// IMAGES holds lists of 64 pixels.
 
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { chromium } from "playwright-core";
+import { readFile } from "node:fs/promises";
+import { loaded, withPage } from "./browser.mjs";
 
 const [url, imagesFile, screenshots] = process.argv.slice(2);
 const images = JSON.parse(await readFile(imagesFile, "utf8"));
-const profile = await mkdtemp(join(tmpdir(), "qqonnx-chromium-"));
-const flags = [
-  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-  "--disable-background-networking", "--disable-component-update",
-];
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: flags,
-  viewport: { width: 1080, height: 760 },
-  timeout: 120_000,
-});
-try {
-  const page = await context.newPage();
+await withPage(async (page) => {
   const errors = [], elsewhere = [];
   page.on("pageerror", (error) => errors.push(String(error)));
   page.on("console", (message) => { if (message.type() === "error") errors.push(message.text()); });
   page.on("request", (request) => {
     if (!request.url().startsWith(url) && !request.url().startsWith("data:")) elsewhere.push(request.url());
   });
-  page.setDefaultTimeout(120_000);
-  const loaded = async () => {
-    await page.waitForFunction(() => window.demo?.models.small?.first || document.querySelector("#verdict").textContent);
-    await page.evaluate(() => window.demo.ready());
-  };
   await page.goto(url);
-  await loaded();
+  await loaded(page);
   await page.selectOption("#speed", "0");
-  await loaded();
+  await loaded(page);
 
   const logits = {};
   for (const bits of await page.locator("#bits option").allTextContents()) {
     await page.selectOption("#bits", bits);
-    await loaded();
+    await loaded(page);
     if (errors.length) throw new Error(errors.join("\n"));
     logits[bits] = await page.evaluate(async (list) => {
       const answers = [];
@@ -55,7 +36,7 @@ try {
     (list) => list.map((image) => Array.from(window.demo.modelInput(Uint8ClampedArray.from(image)))), images);
 
   await page.selectOption("#bits", "4");
-  await loaded();
+  await loaded(page);
   const cards = async () => Object.fromEntries(await Promise.all(["float", "small"].map(async (id) => [id, {
     digit: await page.locator(`#${id} .digit`).textContent(),
     bytes: await page.locator(`#${id} .bytes`).textContent(),
@@ -98,7 +79,4 @@ try {
   const keyboard = await cards();
 
   console.log(JSON.stringify({ errors, elsewhere, logits, inputs, sent, mouse, keyboard }));
-} finally {
-  await context.close();
-  await rm(profile, { recursive: true, force: true });
-}
+});
