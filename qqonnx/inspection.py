@@ -106,13 +106,18 @@ def _is_rounded(weight: CompressedWeight) -> bool:
     return bool(weight.record.get("method") == FLOAT16)
 
 
+def _is_plane(tensor: ir.TensorProtocol) -> bool:
+    # By how much bytes are shifted is a uint8 as well, without an axis.
+    return tensor.dtype in (ir.DataType.UINT8, ir.DataType.UINT16) and len(tensor.shape) > 0
+
+
 def _report(weight: CompressedWeight, path: Path) -> WeightReport:
     try:
         record = weight.record
         storage = storage_for(record["levels"])
         shape = weight.shape
         size = prod(shape)
-        planes = [t.numpy().reshape(-1) for t in weight.tensors if t.dtype == ir.DataType.UINT8]
+        planes = [t.numpy().reshape(-1).view(np.uint8) for t in weight.tensors if _is_plane(t)]
         # A plane of fewer bits a code is shorter, so the length tells their order.
         planes.sort(key=len, reverse=True)
         floats = [t for t in weight.tensors if t.dtype in FLOAT_TYPES]
