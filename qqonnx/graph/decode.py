@@ -76,6 +76,10 @@ def _decoded(scope: Scope, weight: QuantizedWeight) -> ir.Value:
         digits, codes = add_wide_digits(scope, storage), add_wide_codes(scope, weight)
     else:
         digits, codes = add_digits(scope, storage), add_codes(scope, weight, (-1,))
+        if storage.rows * storage.group > prod(shape):
+            # The table would be larger than the weight.
+            indices = scope.apply("Gather", [digits, codes], "c")
+            return scope.apply("Gather", [codebook, _shaped(scope, indices, weight, shape)], "w")
     table = scope.apply("Gather", [codebook, digits], "t")
     gathered = scope.apply("Gather", [table, codes], "w")
     return _shaped(scope, gathered, weight, shape)
