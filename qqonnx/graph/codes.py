@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 WIDE = np.dtype("<u2")
 """Two bytes of a plane read as one number: half the look-ups, in a table of 2^16 rows."""
 
+MANY_BYTES = 2**14
+"""From here on a node for each amount takes less time than one node for all amounts of a byte."""
+
 
 def add_codes(scope: Scope, weight: QuantizedWeight, shape: tuple[int, ...]) -> ir.Value:
     """Add the nodes that read the codes of a weight: int32, numbers of rows of `add_digits`.
@@ -44,11 +47,12 @@ def add_codes(scope: Scope, weight: QuantizedWeight, shape: tuple[int, ...]) -> 
     parts = [scope.constant(low.reshape(-1, block), "i")]
     for bits, plane in zip(storage.plane_bits[1:], others, strict=True):
         part = scope.constant(plane.reshape(-1, block * bits // 8), "i")
-        amounts = (scope.integers(low_bit, np.uint8) for low_bit in range(bits, 8, bits))
-        shifted = [
-            scope.apply("BitShift", [part, amount], "p", direction="RIGHT") for amount in amounts
-        ]
-        parts += [part, *shifted]
+        amounts: list[int | tuple[int, ...]] = list(range(bits, 8, bits))
+        if block * bits == 8 and plane.size < MANY_BYTES:
+            amounts = [tuple(range(bits, 8, bits))]
+        numbers = (scope.integers(amount, np.uint8) for amount in amounts)
+        parts.append(part)
+        parts += [scope.apply("BitShift", [part, n], "p", direction="RIGHT") for n in numbers]
     parts_joined = scope.apply("Concat", parts, "p", axis=1)
     return scope.apply("MatMulInteger", [parts_joined, _factors(scope, storage)], "c")
 
