@@ -114,8 +114,8 @@ def _planes(weight: CompressedWeight) -> list[NDArray[np.uint8]]:
         tensor.numpy().reshape(-1).view(np.uint8)
         for constant, tensor in zip(weight.constants, weight.tensors, strict=True)
         if tensor.dtype in (ir.DataType.UINT8, ir.DataType.UINT16)
-        # By how much BitShift moves bits is a uint8 as well.
-        and not any(node.op_type == "BitShift" and index == 1 for node, index in constant.uses())
+        # What bytes count in a code is the second input of MatMulInteger.
+        and not any(node.op_type == "MatMulInteger" for node, _ in constant.uses())
     ]
     # A plane of fewer bits a code is shorter, so the length tells their order.
     return sorted(planes, key=len, reverse=True)

@@ -1,9 +1,8 @@
 """The nodes from packed bytes to codes, and from codes to the digits that are indices.
 
-A weight with several planes has for each block of codes [blocks, block] as many bytes of the byte
-plane, and fewer of the others. A field of a byte z is z >> low less its higher fields, that is
-(z >> low) - 2^bits * (z >> low + bits): a sum, so one MatMulInteger makes the codes of a block from
-its bytes and their shifts, without an int32 for each of the parts.
+A weight with several planes has its codes in blocks [blocks, block]. The fields of the higher
+planes are looked up in bytes, not in int32, and one MatMulInteger puts the codes of a block
+together from all its bytes: code = byte * 2^e + fields, where e is the bits above the byte plane's.
 """
 
 from __future__ import annotations
@@ -14,17 +13,12 @@ import numpy as np
 import onnx_ir as ir
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from qqonnx.graph.scope import Scope
     from qqonnx.packing import Storage
     from qqonnx.quantize import QuantizedWeight
 
 WIDE = np.dtype("<u2")
 """Two bytes of a plane read as one number: half the look-ups, in a table of 2^16 rows."""
-
-MANY_BYTES = 2**14
-"""From here on a node for each amount takes less time than one node for all amounts of a byte."""
 
 
 def add_codes(scope: Scope, weight: QuantizedWeight, shape: tuple[int, ...]) -> ir.Value:
@@ -46,15 +40,14 @@ def add_codes(scope: Scope, weight: QuantizedWeight, shape: tuple[int, ...]) -> 
     block = storage.block
     parts = [scope.constant(low.reshape(-1, block), "i")]
     for bits, plane in zip(storage.plane_bits[1:], others, strict=True):
-        part = scope.constant(plane.reshape(-1, block * bits // 8), "i")
-        amounts: list[int | tuple[int, ...]] = list(range(bits, 8, bits))
-        if block * bits == 8 and plane.size < MANY_BYTES:
-            amounts = [tuple(range(bits, 8, bits))]
-        numbers = (scope.integers(amount, np.uint8) for amount in amounts)
+        stored = scope.constant(plane, "i")
+        packed = scope.apply("Cast", [stored], "c", to=ir.DataType.INT32)
+        part = scope.apply("Gather", [_fields(scope, bits), packed], "p")
+        if 8 // bits != block:
+            part = scope.apply("Reshape", [part, scope.integers((-1, block), np.int64)], "p")
         parts.append(part)
-        parts += [scope.apply("BitShift", [part, n], "p", direction="RIGHT") for n in numbers]
-    parts_joined = scope.apply("Concat", parts, "p", axis=1)
-    return scope.apply("MatMulInteger", [parts_joined, _factors(scope, storage)], "c")
+    joined = scope.apply("Concat", parts, "p", axis=1)
+    return scope.apply("MatMulInteger", [joined, _factors(scope, storage)], "c")
 
 
 def add_wide_codes(scope: Scope, weight: QuantizedWeight) -> ir.Value:
@@ -100,32 +93,26 @@ def add_small_digits(scope: Scope, storage: Storage) -> ir.Value:
     return scope.shared[key]
 
 
-def _factors(scope: Scope, storage: Storage) -> ir.Value:
-    """By what each byte and its shifts count in each code of a block: int8 [parts, block]."""
-    key = ("factors", storage.plane_bits)
+def _fields(scope: Scope, bits: int) -> ir.Value:
+    """Fields of every byte, the highest first: uint8 [256, 8 / bits]."""
+    key = ("fields", bits)
     if key not in scope.shared:
-        scope.shared[key] = scope.constant(_factor_matrix(storage), "n")
+        fields = _digits(scope, _numbers(scope, 256), 2**bits, 8 // bits)
+        scope.shared[key] = scope.apply("Cast", [fields], "d", to=ir.DataType.UINT8)
     return scope.shared[key]
 
 
-def _factor_matrix(storage: Storage) -> NDArray[np.int8]:
-    block, extra = storage.block, sum(storage.plane_bits[1:])
-    # No factor is above 64: kernels that add two products in 16 bits do not overflow.
-    matrices = [np.eye(block, dtype=np.int8) * np.int8(2**extra)]
-    unit = 1
-    for bits in storage.plane_bits[1:]:
-        fields = 8 // bits
-        for low_field in range(fields):
-            matrix = np.zeros((block // fields, block), np.int8)
-            for byte in range(block // fields):
-                # The first code of a byte is in its highest bits.
-                code = byte * fields + fields - 1 - low_field
-                matrix[byte, code] = unit
-                if low_field:
-                    matrix[byte, code + 1] = -unit * 2**bits
-            matrices.append(matrix)
-        unit *= 2**bits
-    return np.concatenate(matrices)
+def _factors(scope: Scope, storage: Storage) -> ir.Value:
+    """What each byte of a block counts in each of its codes: uint8 [planes * block, block]."""
+    key = ("factors", storage.plane_bits)
+    if key not in scope.shared:
+        # No factor is above 64: kernels that add two products in 16 bits do not overflow.
+        above = storage.plane_bits[1:]
+        units = [2 ** sum(above), *(2 ** sum(above[:plane]) for plane in range(len(above)))]
+        eye = np.eye(storage.block, dtype=np.uint8)
+        factors = np.concatenate([eye * np.uint8(unit) for unit in units])
+        scope.shared[key] = scope.constant(factors, "n")
+    return scope.shared[key]
 
 
 def _numbers(scope: Scope, count: int) -> ir.Value:

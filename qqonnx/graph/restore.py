@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DECODE_OPERATORS = frozenset(
-    {"Add", "BitShift", "Cast", "Concat", "Constant", "Div", "Expand", "Gather", "GatherElements"}
+    {"Add", "Cast", "Concat", "Constant", "Div", "Expand", "Gather", "GatherElements"}
     | {"MatMulInteger", "Mod", "Mul", "Range", "Reshape", "Slice"}
 )
 """What `qqonnx.graph.decode` writes; a file may claim that other nodes decode a weight."""
