@@ -22,11 +22,13 @@ from qqonnx.graph.restore import (
 )
 from qqonnx.graph.scopes import FLOAT_TYPES
 from qqonnx.graph.select import Skipped, select
-from qqonnx.packing import storage_for, unpack
+from qqonnx.packing import Storage, layouts, unpack
 from qqonnx.quantize import FLOAT16
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 _MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What reading a record that is not of this file, or was made up, can raise."""
@@ -136,15 +138,34 @@ def _is_rounded(weight: CompressedWeight) -> bool:
     return bool(weight.record.get("method") == FLOAT16)
 
 
+def _planes(weight: CompressedWeight) -> list[NDArray[np.uint8]]:
+    """Return the packed indices, the byte plane first."""
+    planes = [
+        tensor.numpy().reshape(-1).view(np.uint8)
+        for constant, tensor in zip(weight.constants, weight.tensors, strict=True)
+        if tensor.dtype in (ir.DataType.UINT8, ir.DataType.UINT16)
+        # What bytes count in a code is the second input of MatMulInteger.
+        and not any(node.op_type == "MatMulInteger" for node, _ in constant.uses())
+    ]
+    # A plane of fewer bits a code is shorter, so the length tells their order.
+    return sorted(planes, key=len, reverse=True)
+
+
+def _storage(levels: int, size: int, plane_sizes: tuple[int, ...]) -> Storage:
+    """Return the layout that planes of these sizes have."""
+    for storage in layouts(levels):
+        if storage.plane_sizes(size) == plane_sizes:
+            return storage
+    raise ValueError("its planes are of no layout")
+
+
 def _report(weight: CompressedWeight, path: Path) -> WeightReport:
     try:
         record = weight.record
-        storage = storage_for(record["levels"])
         shape = weight.shape
         size = prod(shape)
-        planes = [t.numpy().reshape(-1) for t in weight.tensors if t.dtype == ir.DataType.UINT8]
-        # A plane of fewer bits a code is shorter, so the length tells their order.
-        planes.sort(key=len, reverse=True)
+        planes = _planes(weight)
+        storage = _storage(record["levels"], size, tuple(map(len, planes)))
         floats = [t for t in weight.tensors if t.dtype in FLOAT_TYPES]
         counts = np.bincount(unpack(tuple(planes), storage, size))
         return WeightReport(

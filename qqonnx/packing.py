@@ -62,16 +62,21 @@ class Storage:
         """Number of codes stored for `size` weights: groups, padded to a whole block."""
         return ceil(size / (self.group * self.block)) * self.block
 
+    def plane_sizes(self, size: int) -> tuple[int, ...]:
+        """Bytes of each plane for `size` weights."""
+        return tuple(self.code_count(size) * bits // 8 for bits in self.plane_bits)
+
     def packed_bytes(self, size: int) -> int:
         """Bytes stored for `size` weights, all planes together."""
-        return sum(self.code_count(size) * bits // 8 for bits in self.plane_bits)
+        return sum(self.plane_sizes(size))
 
 
 @cache
-def storage_for(levels: int) -> Storage:
-    """Choose the layout with the fewest bits a weight, each further plane costing 3 % of load time.
+def layouts(levels: int) -> tuple[Storage, ...]:
+    """Return every layout for a number of levels, the one that is written first.
 
-    Among equals the one with the smallest table wins.
+    That is the one with the fewest bits a weight, each further plane costing 3 % of load time, and
+    among equals the one with the most weights a code: they are looked up together.
 
     Args:
         levels: number of levels, 1 to 256.
@@ -87,10 +92,17 @@ def storage_for(levels: int) -> Storage:
             break
         extra = tuple(bits for bits in (4, 2, 1) if (code_bits - 8) & bits)
         candidates.append(Storage(levels, group, (8, *extra)))
-    return min(
-        candidates,
-        key=lambda s: (s.bits_per_weight * (1 + PLANE_COST * len(s.plane_bits)), s.rows),
-    )
+
+    def cost(storage: Storage) -> tuple[float, int]:
+        planes = len(storage.plane_bits)
+        return storage.bits_per_weight * (1 + PLANE_COST * planes), -storage.group
+
+    return tuple(sorted(candidates, key=cost))
+
+
+def storage_for(levels: int) -> Storage:
+    """Return the layout that weights with `levels` levels (1 to 256) are written in."""
+    return layouts(levels)[0]
 
 
 def pack(indices: Indices, storage: Storage) -> tuple[Plane, ...]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qqonnx.packing import digits, pack, storage_for, unpack
+from qqonnx.packing import Storage, digits, layouts, pack, storage_for, unpack
 
 
 @given(levels=st.integers(1, 256), size=st.integers(0, 2000), seed=st.integers(0, 2**32 - 1))
@@ -49,3 +49,11 @@ def test_levels_out_of_range(levels: int) -> None:
 def test_digits_are_those_of_the_numbers() -> None:
     for number, row in enumerate(digits(3, 4)):
         assert sum(int(digit) * 3**place for place, digit in enumerate(row[::-1])) == number
+
+
+@given(size=st.integers(1, 2000))
+def test_planes_tell_the_layout_of_old_files(size: int) -> None:
+    """Version 0.1.0 wrote three weights of 3 bits in a byte and a bit."""
+    old = Storage(levels=8, group=3, plane_bits=(8, 1))
+    assert old in layouts(8)
+    assert old.plane_sizes(size) != storage_for(8).plane_sizes(size)

@@ -3,79 +3,41 @@
 For a codebook of k levels and codes of m weights, with D the digits of the numbers below k^m:
 
     table  = Gather(codebook [k], D [k^m, m])                 one row of m levels for each code
-    codes  = Cast(byte plane) + Gather(plane digits, Cast(plane)) + ...
     weight = Reshape(Gather(table, codes))  [* scales]
 
 ONNX Runtime folds all of it into a plain initializer when it loads the model. D is computed by
 nodes too, once for the whole model, so that the file stores only indices and levels.
+
+Until ONNX Runtime has folded the last node it keeps what every node gave, and touching that memory
+is most of what decoding costs. So every form here is the one with the fewest bytes on the way, and
+then the fewest look-ups. `tools/bench_load.py` measures them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from qqonnx.graph.codes import (
+    add_codes,
+    add_digits,
+    add_small_digits,
+    add_wide_codes,
+    add_wide_digits,
+)
 from qqonnx.quantize import broadcastable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
-    from qqonnx.packing import Storage
+    from qqonnx.graph.scope import Scope
     from qqonnx.quantize import QuantizedWeight, RoundedWeight
 
-
-@dataclass
-class Scope:
-    """Where decode nodes are being added: one graph or function.
-
-    Attributes:
-        fresh_name: gives a name that the model does not have yet.
-        in_function: constants become Constant nodes, as functions have no initializers.
-        nodes: the nodes so far, in order.
-        initializers: the constants so far, if not `in_function`.
-        shared: values that several weights use, by what they are.
-    """
-
-    fresh_name: Callable[[str], str]
-    in_function: bool
-    nodes: list[ir.Node] = field(default_factory=list)
-    initializers: list[ir.Value] = field(default_factory=list)
-    shared: dict[tuple[object, ...], ir.Value] = field(default_factory=dict)
-
-    def constant(self, array: NDArray[np.generic], suffix: str) -> ir.Value:
-        """Add a constant."""
-        name = self.fresh_name(suffix)
-        tensor = ir.Tensor(array, name=name)
-        if self.in_function:
-            return self.apply("Constant", [], suffix, value=tensor)
-        value = ir.Value(
-            name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self.initializers.append(value)
-        return value
-
-    def integers(self, numbers: tuple[int, ...] | int, dtype: type[np.integer]) -> ir.Value:
-        """Return a small integer constant, one for all weights that need the same."""
-        key = ("integers", numbers, dtype)
-        if key not in self.shared:
-            self.shared[key] = self.constant(np.array(numbers, dtype), "n")
-        return self.shared[key]
-
-    def apply(
-        self, op_type: str, inputs: list[ir.Value], suffix: str, **attributes: object
-    ) -> ir.Value:
-        """Add a node with one output."""
-        output = ir.Value(name=self.fresh_name(suffix))
-        node = ir.node(op_type, inputs, attributes, outputs=[output])  # type: ignore[arg-type]
-        # A name is optional and would be kept in the file for nothing.
-        node.name = ""
-        self.nodes.append(node)
-        return output
+TABLE_SHARE = 4
+"""A table that is there for speed has at most one number for so many of the weight."""
 
 
 def add_rounded(scope: Scope, weight: RoundedWeight) -> ir.Value:
@@ -86,23 +48,125 @@ def add_rounded(scope: Scope, weight: RoundedWeight) -> ir.Value:
 
 def add_decode(scope: Scope, weight: QuantizedWeight) -> ir.Value:
     """Add the nodes that compute `weight`; returns their last output, of the weight's shape."""
-    storage = weight.storage
-    size = int(np.prod(weight.shape, dtype=np.int64))
-    codes = _codes(scope, weight)
     if weight.codebook.ndim == 2:
-        decoded = _gather_by_channel(scope, weight, codes, size)
+        return _decoded_by_channel(scope, weight)
+    if weight.scales is None:
+        return _decoded(scope, weight)
+    if weight.storage.group == 1 and _looks_up_in_rows(weight):
+        return _decoded_by_scaled_codebooks(scope, weight)
+    axis = weight.plan.weight.channel_axis
+    assert axis is not None
+    scales = scope.constant(broadcastable(weight.scales, axis, len(weight.shape)), "s")
+    return _multiplied(scope, _decoded(scope, weight), scales, weight)
+
+
+def _decoded(scope: Scope, weight: QuantizedWeight) -> ir.Value:
+    """Decode with one codebook for all channels, without scales."""
+    storage, shape = weight.storage, weight.shape
+    codebook = scope.constant(_padded(weight.codebook, storage.levels), "l")
+    if storage.group == 1:
+        codes = add_codes(scope, weight, shape)
+        rows = (*shape[:-1], storage.levels)
+        if not _is_small(prod(rows), weight):
+            return scope.apply("Gather", [codebook, codes], "w")
+        # Along the last axis a look-up takes a fraction of what a Gather of one level does.
+        codebook = scope.apply("Expand", [codebook, scope.integers(rows, np.int64)], "t")
+        return scope.apply("GatherElements", [codebook, codes], "w", axis=len(shape) - 1)
+    if _is_wide(weight):
+        digits, codes = add_wide_digits(scope, storage), add_wide_codes(scope, weight)
     else:
-        codebook = scope.constant(_padded(weight.codebook, storage.levels), "l")
-        if storage.group > 1:
-            codebook = scope.apply("Gather", [codebook, _digits(scope, storage)], "t")
-        gathered = scope.apply("Gather", [codebook, codes], "w")
-        decoded = _shaped(scope, gathered, storage, size, weight.shape)
-    if weight.scales is not None:
-        axis = weight.plan.weight.channel_axis
-        assert axis is not None
-        scales = scope.constant(broadcastable(weight.scales, axis, len(weight.shape)), "s")
-        decoded = _multiplied(scope, decoded, scales, weight)
-    return decoded
+        digits, codes = add_digits(scope, storage), add_codes(scope, weight, (-1,))
+        if storage.rows * storage.group > prod(shape):
+            # The table would be larger than the weight.
+            indices = scope.apply("Gather", [digits, codes], "c")
+            return scope.apply("Gather", [codebook, _shaped(scope, indices, weight, shape)], "w")
+    table = scope.apply("Gather", [codebook, digits], "t")
+    gathered = scope.apply("Gather", [table, codes], "w")
+    return _shaped(scope, gathered, weight, shape)
+
+
+def _decoded_by_channel(scope: Scope, weight: QuantizedWeight) -> ir.Value:
+    """Look every index up in the codebook of its channel."""
+    storage = weight.storage
+    codebooks = _padded(weight.codebook, storage.levels)
+    matrix = _matrix(weight)
+    shape = matrix[0] if matrix else weight.shape
+    if storage.group == 1:
+        indices = add_codes(scope, weight, shape)
+    else:
+        digits, codes = add_small_digits(scope, storage), add_codes(scope, weight, (-1,))
+        small = _shaped(scope, scope.apply("Gather", [digits, codes], "c"), weight, shape)
+        indices = scope.apply("Cast", [small], "c", to=ir.DataType.INT32)
+    if matrix:
+        levels = scope.constant(codebooks if matrix[1] == 1 else codebooks.T, "l")
+        return _looked_up(scope, levels, indices, weight)
+    channels, axis = weight.codebook.shape[0], weight.plan.weight.channel_axis
+    assert axis is not None
+    offsets = _channel_offsets(scope, channels, codebooks.shape[1], len(shape) - 1 - axis)
+    indices = scope.apply("Add", [indices, offsets], "c")
+    levels = scope.constant(codebooks.reshape(-1), "l")
+    return scope.apply("Gather", [levels, indices], "w")
+
+
+def _decoded_by_scaled_codebooks(scope: Scope, weight: QuantizedWeight) -> ir.Value:
+    """Multiply the codebook by each channel's scale, and look every index up in its channel's."""
+    matrix = _matrix(weight)
+    assert matrix is not None
+    assert weight.scales is not None
+    shape, axis = matrix
+    levels = scope.constant(broadcastable(weight.codebook, axis, 2), "l")
+    scales = scope.constant(broadcastable(weight.scales, 1 - axis, 2), "s")
+    codebooks = _multiplied(scope, levels, scales, weight)
+    return _looked_up(scope, codebooks, add_codes(scope, weight, shape), weight)
+
+
+def _looked_up(
+    scope: Scope, codebooks: ir.Value, indices: ir.Value, weight: QuantizedWeight
+) -> ir.Value:
+    """Look indices of the shape of `_matrix` up in the codebooks of their channels."""
+    matrix = _matrix(weight)
+    assert matrix is not None
+    shape, axis = matrix
+    decoded = scope.apply("GatherElements", [codebooks, indices], "w", axis=axis)
+    return decoded if shape == weight.shape else _reshaped(scope, decoded, weight.shape)
+
+
+def _matrix(weight: QuantizedWeight) -> tuple[tuple[int, int], int] | None:
+    """Return the weight's shape as a matrix and the axis that is not the channels', if it is one.
+
+    It is one when all axes before the channels' are of size 1, or all after it.
+    """
+    axis, shape = weight.plan.weight.channel_axis, weight.shape
+    assert axis is not None
+    before, after = prod(shape[:axis]), prod(shape[axis + 1 :])
+    if before == 1:
+        return (shape[axis], after), 1
+    if after == 1:
+        return (before, shape[axis]), 0
+    return None
+
+
+def _looks_up_in_rows(weight: QuantizedWeight) -> bool:
+    """Whether a codebook for each channel is small enough to be computed."""
+    matrix = _matrix(weight)
+    if matrix is None:
+        return False
+    shape, axis = matrix
+    return _is_small(shape[1 - axis] * weight.storage.levels, weight)
+
+
+def _is_wide(weight: QuantizedWeight) -> bool:
+    """Whether two bytes are looked up at once, in a table of 2^16 rows."""
+    storage = weight.storage
+    return (
+        len(weight.planes) == 1
+        and weight.planes[0].size % 2 == 0
+        and _is_small(2**16 * 2 * storage.group, weight)
+    )
+
+
+def _is_small(numbers: int, weight: QuantizedWeight) -> bool:
+    return numbers * TABLE_SHARE <= prod(weight.shape)
 
 
 def _multiplied(
@@ -130,79 +194,20 @@ def _padded(codebook: NDArray[np.generic], levels: int) -> NDArray[np.generic]:
     return np.concatenate([codebook, np.repeat(codebook[..., -1:], missing, axis=-1)], axis=-1)
 
 
-def _codes(scope: Scope, weight: QuantizedWeight) -> ir.Value:
-    """Return the int32 codes: [blocks, block], or [codes] with a single plane."""
-    storage = weight.storage
-    low = weight.planes[0]
-    block = storage.block
-    if block > 1:
-        low = low.reshape(-1, block)
-    codes = scope.apply("Cast", [scope.constant(low, "i")], "c", to=ir.DataType.INT32)
-    shift = 8
-    for bits, plane in zip(storage.plane_bits[1:], weight.planes[1:], strict=True):
-        table = _plane_digits(scope, bits, shift)
-        packed = scope.apply("Cast", [scope.constant(plane, "i")], "c", to=ir.DataType.INT32)
-        part = scope.apply("Gather", [table, packed], "c")
-        if 8 // bits != block:
-            part = scope.apply("Reshape", [part, scope.integers((-1, block), np.int64)], "c")
-        codes = scope.apply("Add", [codes, part], "c")
-        shift += bits
-    return codes
-
-
-def _gather_by_channel(
-    scope: Scope, weight: QuantizedWeight, codes: ir.Value, size: int
-) -> ir.Value:
-    """Decode indices, add each channel's offset into the codebooks [channels * k], and gather."""
-    storage = weight.storage
-    channels, axis = weight.codebook.shape[0], weight.plan.weight.channel_axis
-    assert axis is not None
-    codebooks = _padded(weight.codebook, storage.levels)
-    if storage.group > 1:
-        codes = scope.apply("Gather", [_digits(scope, storage), codes], "c")
-    indices = _shaped(scope, codes, storage, size, weight.shape)
-    offsets = _channel_offsets(scope, channels, codebooks.shape[1], len(weight.shape) - 1 - axis)
-    indices = scope.apply("Add", [indices, offsets], "c")
-    levels = scope.constant(codebooks.reshape(-1), "l")
-    return scope.apply("Gather", [levels, indices], "w")
-
-
 def _shaped(
-    scope: Scope, decoded: ir.Value, storage: Storage, size: int, shape: tuple[int, ...]
+    scope: Scope, decoded: ir.Value, weight: QuantizedWeight, shape: tuple[int, ...]
 ) -> ir.Value:
-    """Cut the padding at the end off and give the values their shape."""
+    """Cut the padding at the end off and give the values `shape`."""
+    storage, size = weight.storage, prod(shape)
     if storage.code_count(size) * storage.group != size:
-        flat = scope.apply("Reshape", [decoded, scope.integers((-1,), np.int64)], "w")
+        flat = _reshaped(scope, decoded, (-1,))
         bounds = [scope.integers((0,), np.int64), scope.constant(np.array([size]), "n")]
         decoded = scope.apply("Slice", [flat, *bounds], "w")
-    return scope.apply("Reshape", [decoded, scope.integers(shape, np.int64)], "w")
+    return _reshaped(scope, decoded, shape)
 
 
-def _digits(scope: Scope, storage: Storage) -> ir.Value:
-    """Digits of every code: int32 [k^m, m], first weight's digit first."""
-    key = ("digits", storage.levels, storage.group)
-    if key not in scope.shared:
-        scope.shared[key] = _digits_of(scope, storage.rows, storage.levels, storage.group)
-    return scope.shared[key]
-
-
-def _plane_digits(scope: Scope, bits: int, shift: int) -> ir.Value:
-    """The parts of codes that a plane's byte holds, in place: int32 [256, 8 / bits]."""
-    key = ("plane", bits, shift)
-    if key not in scope.shared:
-        parts = _digits_of(scope, 256, 2**bits, 8 // bits)
-        factor = scope.integers(2**shift, np.int32)
-        scope.shared[key] = scope.apply("Mul", [parts, factor], "d")
-    return scope.shared[key]
-
-
-def _digits_of(scope: Scope, rows: int, base: int, count: int) -> ir.Value:
-    bounds = [scope.integers(number, np.int32) for number in (0, rows, 1)]
-    numbers = scope.apply("Range", bounds, "d")
-    column = scope.apply("Reshape", [numbers, scope.integers((-1, 1), np.int64)], "d")
-    powers = tuple(base**power for power in range(count - 1, -1, -1))
-    parts = scope.apply("Div", [column, scope.integers(powers, np.int32)], "d")
-    return scope.apply("Mod", [parts, scope.integers(base, np.int32)], "d")
+def _reshaped(scope: Scope, values: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+    return scope.apply("Reshape", [values, scope.integers(shape, np.int64)], "w")
 
 
 def _channel_offsets(scope: Scope, channels: int, levels: int, trailing: int) -> ir.Value:
@@ -211,6 +216,6 @@ def _channel_offsets(scope: Scope, channels: int, levels: int, trailing: int) ->
     if key not in scope.shared:
         bounds = [scope.integers(n, np.int32) for n in (0, channels * levels, levels)]
         offsets = scope.apply("Range", bounds, "o")
-        shape = scope.integers((channels,) + (1,) * trailing, np.int64)
-        scope.shared[key] = scope.apply("Reshape", [offsets, shape], "o")
+        shape = (channels,) + (1,) * trailing
+        scope.shared[key] = _reshaped(scope, offsets, shape)
     return scope.shared[key]

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DECODE_OPERATORS = frozenset(
-    {"Add", "Cast", "Constant", "Div", "Gather", "Mod", "Mul", "Range", "Reshape", "Slice"}
+    {"Add", "Cast", "Concat", "Constant", "Div", "Expand", "Gather", "GatherElements"}
+    | {"MatMulInteger", "Mod", "Mul", "Range", "Reshape", "Slice"}
 )
 """What `qqonnx.graph.decode` writes; a file may claim that other nodes decode a weight."""
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qqonnx.graph.decode import Scope, add_decode, add_rounded
+from qqonnx.graph.decode import add_decode, add_rounded
+from qqonnx.graph.scope import Scope
 from qqonnx.graph.scopes import Holder, value_names
 from qqonnx.quantize import FLOAT16, QuantizedWeight, RoundedWeight
 from qqonnx.version import __version__

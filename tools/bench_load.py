@@ -1,0 +1,195 @@
+"""What a compressed file costs to load and to run: time, peak memory and latency beside float.
+
+    python tools/bench_load.py MODEL [--bits 1,2,...] [--granularities tensor,channel,scale]
+                               [--repeats 5] [--seconds 1] [--write FILE]
+
+Each measurement is a fresh process that loads one file in ONNX Runtime with one thread, default
+optimizations, and runs it on made-up inputs: processor time of creating the session, peak memory
+until then beyond what the process held before, and the median processor time of a run. Files take
+turns, so that what else the machine does falls on all alike; figures are medians of the ratios to
+the float model's of the same turn. Linux only. Levels are uniform: how they are chosen changes
+nothing here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime as ort
+from rich.console import Console
+from rich.markdown import Markdown
+
+from qqonnx import Options, compress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROBE = """
+import json, sys, time
+import onnxruntime as ort
+from qqonnx.graph.outputs import run_made_up
+
+def held(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
+
+path, seconds = sys.argv[1], float(sys.argv[2])
+options = ort.SessionOptions()
+options.log_severity_level = 4
+options.intra_op_num_threads = 1
+before = held("VmRSS")
+start = time.process_time()
+session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+load = time.process_time() - start
+peak = held("VmHWM") - before
+inputs, _ = run_made_up(session)
+times, end = [], time.process_time() + seconds
+while len(times) < 5 or time.process_time() < end:
+    start = time.process_time()
+    session.run(None, inputs)
+    times.append(time.process_time() - start)
+print(json.dumps([load, peak, sorted(times)[len(times) // 2]]))
+"""
+
+BITS = tuple(range(1, 9))
+GRANULARITIES = ("tensor", "channel", "scale")
+MARKERS = "<!-- bench_load {name}: begin -->", "<!-- bench_load {name}: end -->"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compressed file beside the float model.
+
+    Attributes:
+        bits: bits a weight.
+        granularity: "tensor", "channel" or "scale".
+        size: file size, as a share of the float file's.
+        load: processor time of loading, in that of the float model.
+        peak: peak memory until loaded, in that of the float model.
+        latency: processor time of a run, in that of the float model.
+    """
+
+    bits: int
+    granularity: str
+    size: float
+    load: float
+    peak: float
+    latency: float
+
+
+def measure(
+    model: Path,
+    bits: Sequence[int] = BITS,
+    granularities: Sequence[str] = GRANULARITIES,
+    repeats: int = 5,
+    seconds: float = 1.0,
+) -> list[Row]:
+    """Compress `model` in every way asked for and measure the files in turns.
+
+    Args:
+        model: a float model.
+        bits: bit-widths.
+        granularities: granularities.
+        repeats: processes a file.
+        seconds: processor time of the runs in one process.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for granularity in granularities:
+            for width in bits:
+                file = Path(folder) / f"{width}-{granularity}.onnx"
+                options = Options(bits=width, granularity=granularity, method="uq")
+                compress(model, file, options)
+                files[width, granularity] = file
+        ratios: dict[tuple[int, str], list[np.ndarray]] = {key: [] for key in files}
+        for _ in range(repeats):
+            base = _probed(model, seconds)
+            for key, file in files.items():
+                ratios[key].append(_probed(file, seconds) / base)
+        whole = _bytes(model)
+        return [
+            Row(*key, _bytes(file) / whole, *np.median(ratios[key], axis=0).tolist())
+            for key, file in files.items()
+        ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return a Markdown table: a line a bit-width, for each granularity load, peak and latency."""
+    granularities = list(dict.fromkeys(row.granularity for row in rows))
+    by_key = {(row.bits, row.granularity): row for row in rows}
+    heads = ["bits", "file"]
+    heads += [f"{name} {what}" for name in granularities for what in ("load", "peak", "latency")]
+    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
+    for width in dict.fromkeys(row.bits for row in rows):
+        found = [by_key[width, name] for name in granularities]
+        size = statistics.median(row.size for row in found)
+        cells = [str(width), f"{100 * size:.1f} %"]
+        cells += [f"{value:.2f}" for row in found for value in (row.load, row.peak, row.latency)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """Return what the figures were measured with."""
+    return (
+        f"ONNX Runtime {ort.__version__}, one thread, fresh processes, "
+        f"{platform.system()} {platform.machine()}"
+    )
+
+
+def main() -> None:
+    """Measure, print the table, write it into a document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--bits", default=",".join(map(str, BITS)))
+    parser.add_argument("--granularities", default=",".join(GRANULARITIES))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--write", type=Path, help="a document with markers for the model's name")
+    arguments = parser.parse_args()
+    rows = measure(
+        arguments.model,
+        [int(width) for width in arguments.bits.split(",")],
+        arguments.granularities.split(","),
+        arguments.repeats,
+        arguments.seconds,
+    )
+    content = f"{table(rows)}\n\n{machine()}; medians of {arguments.repeats}."
+    Console(width=140).print(Markdown(content))
+    if arguments.write:
+        replace(arguments.write, arguments.model.stem, content)
+
+
+def replace(document: Path, name: str, content: str) -> None:
+    """Put `content` between the markers of `name` in a document."""
+    begin, end = (marker.format(name=name) for marker in MARKERS)
+    before, found, rest = document.read_text("utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"{document}: has no markers {begin} {end}")
+    document.write_text(f"{before}{begin}\n{content}\n{end}{after}", "utf-8")
+
+
+def _probed(file: Path, seconds: float) -> np.ndarray:
+    command = [sys.executable, "-c", PROBE, str(file), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return np.array(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _bytes(file: Path) -> int:
+    data = file.with_name(file.name + ".data")
+    return file.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+
+
+if __name__ == "__main__":
+    main()
