@@ -158,3 +158,10 @@ def test_compressing_imports_no_torch(digits_model: Path, tmp_path: Path) -> Non
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_help_does_not_wait_for_onnx() -> None:
+    slow = "{'onnx', 'onnx_ir', 'onnxruntime', 'PIL', 'torch'}"
+    code = f"import sys, qqonnx.cli; sys.exit(' '.join({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stderr.strip(), done.returncode) == ("", 0)
