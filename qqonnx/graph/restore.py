@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.graph import matmulnbits
-from qqonnx.graph.rewrite import METADATA_KEY
+from qqonnx.graph.rewrite import METADATA_KEY, expanded
 from qqonnx.graph.scopes import FLOAT_TYPES, Holder, holders
 
 if TYPE_CHECKING:
@@ -128,12 +128,17 @@ def metadata(model: ir.Model) -> dict[str, Any]:
         raise QqonnxError("not compressed by qqonnx: its metadata have no record of it")
     try:
         content = json.loads(text)
-        records = content["weights"]
+        common = content.get("common", {})
+        # Files of version 0.1 have a full record, a dict, for each weight.
+        records = {
+            name: expanded(record, common) if isinstance(record, list) else record
+            for name, record in content["weights"].items()
+        }
         if not all(isinstance(record, dict) for record in records.values()):
             raise TypeError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise QqonnxError(f"its metadata {METADATA_KEY!r} are damaged") from error
-    return dict(content)
+    return {**content, "weights": records}
 
 
 def compressed_weights(model: ir.Model) -> tuple[list[CompressedWeight], list[str]]:
