@@ -18,7 +18,7 @@ from qqonnx import Options, QqonnxError, compress, inspect, restore
 from qqonnx.graph import save
 from qqonnx.graph.load import read
 from qqonnx.graph.outputs import compare_arrays
-from qqonnx.graph.verify import compare_weights
+from qqonnx.graph.verify import compare_weights, verify
 
 MATMUL = """<ir_version: 8, opset_import: ["": 17]>
 m (float[N,64] x) => (float[N,M] y) { v = MatMul(x, w)  y = MatMul(v, u) }"""
@@ -47,7 +47,7 @@ def test_interrupted(
         signal.raise_signal(signal.SIGINT)
 
     if stage == "verifying":
-        monkeypatch.setattr("qqonnx.compression.verify_outputs", interrupt)
+        monkeypatch.setattr("qqonnx.compression.verify", interrupt)
     with pytest.raises(KeyboardInterrupt):
         compress(model, target, progress=interrupt if stage == "quantizing" else lambda *_: None)
     assert names_in(tmp_path) == before
@@ -204,3 +204,15 @@ def test_weights_of_one_file_only(build: Build, tmp_path: Path) -> None:
     assert (check.same, check.different) == (1, ())
     assert (check.only_first, check.only_second) == (("u",), ("t",))
     assert not check.equal
+
+
+@pytest.mark.parametrize("planned", [{"w": b"other"}, {"absent": b""}])
+def test_weights_that_are_not_as_planned(
+    model: Path, tmp_path: Path, planned: dict[str, bytes]
+) -> None:
+    packed = tmp_path / "packed.onnx"
+    compress(model, packed, Options(bits=4, min_size=1))
+    before = names_in(tmp_path)
+    with pytest.raises(QqonnxError, match=f"weight '{next(iter(planned))}'"):
+        verify(packed, planned)
+    assert names_in(tmp_path) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from qqonnx.graph.scopes import FLOAT_TYPES, Holder, holders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 DECODE_OPERATORS = frozenset(
     {"Add", "Cast", "Constant", "Div", "Gather", "Mod", "Mul", "Range", "Reshape", "Slice"}
@@ -70,7 +73,7 @@ class CompressedWeight:
             found.append(tensor)
         return found
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """The weight's shape, inferred from the decode nodes.
 
@@ -227,7 +230,9 @@ def _decodes(node: ir.Node) -> bool:
     return node.domain == "" and node.op_type in DECODE_OPERATORS
 
 
-def _decoder(weight: CompressedWeight) -> Callable[[], ir.TensorProtocol]:
+def _decoder(
+    weight: CompressedWeight, decoded: Callable[[str, NDArray[Any]], None] = lambda *_: None
+) -> Callable[[], ir.TensorProtocol]:
     """Return a function that decodes the weight; it holds the packed weight, not the model."""
     name, dtype, shape = weight.name, weight.dtype, weight.shape
     text = _decode_model(weight).SerializeToString()
@@ -244,6 +249,7 @@ def _decoder(weight: CompressedWeight) -> Callable[[], ir.TensorProtocol]:
         except Exception as error:
             raise QqonnxError(f"weight {name!r}: its decode nodes do not run") from error
         array = np.asarray(result).astype(dtype.numpy(), copy=False).reshape(shape)
+        decoded(name, array)
         return ir.Tensor(array, dtype=dtype, name=name)
 
     return run
@@ -259,17 +265,26 @@ def blocked_weights(model: ir.Model) -> dict[str, matmulnbits.BlockedWeight]:
     return {name: matmulnbits.read(nodes[0]) for name, nodes in found.items()}
 
 
-def restore_weights(model: ir.Model) -> int:
+def restore_weights(
+    model: ir.Model, decoded: Callable[[str, NDArray[Any]], None] = lambda *_: None
+) -> int:
     """Put plain floats back in place of the decode nodes; returns how many.
 
     Each weight is decoded when the model is written, and not kept.
+
+    Args:
+        model: the model, changed in place.
+        decoded: called with the name and the values of each weight that decode nodes compute,
+            when it is decoded.
     """
     weights, _ = compressed_weights(model)
     blocked = matmulnbits.blocked_weights(model, metadata(model)["weights"])
     for nodes in blocked.values():
         matmulnbits.restore(nodes)
     tensors = [
-        ir.LazyTensor(_decoder(weight), weight.dtype, ir.Shape(weight.shape), name=weight.name)
+        ir.LazyTensor(
+            _decoder(weight, decoded), weight.dtype, ir.Shape(weight.shape), name=weight.name
+        )
         for weight in weights
     ]
     for weight, tensor in zip(weights, tensors, strict=True):

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 METADATA_KEY = "qqonnx"
 """Key in the model's metadata: JSON with the version and, for each weight, what was done."""
 
-RECORDED = ("method", "levels", "granularity")
-"""What is recorded of a weight besides its error."""
-
 
 def rewrite(model: ir.Model, weights: Sequence[QuantizedWeight | RoundedWeight]) -> None:
     """Replace each weight of `model`, in place, by indices, a codebook and decode nodes.
@@ -77,7 +74,7 @@ def _insert(holder: Holder, scope: Scope) -> None:
 
 
 def _metadata(weights: Sequence[QuantizedWeight | RoundedWeight]) -> str:
-    """Return the record: `RECORDED` of most weights once, then of each weight what is its own."""
+    """Return the record: what most weights have in common once, and what each has of its own."""
     kinds = [_kind(weight) for weight in weights]
     common = max(kinds, key=kinds.count, default={})
     records: dict[str, Any] = {}
@@ -91,13 +88,13 @@ def _metadata(weights: Sequence[QuantizedWeight | RoundedWeight]) -> str:
 
 
 def _kind(weight: QuantizedWeight | RoundedWeight) -> dict[str, str | int]:
-    rounded = isinstance(weight, RoundedWeight)
-    values = (
-        FLOAT16 if rounded else weight.plan.method,
-        0 if rounded else weight.codebook.shape[-1],
-        "tensor" if rounded else weight.plan.granularity,
-    )
-    return dict(zip(RECORDED, values, strict=True))
+    if isinstance(weight, RoundedWeight):
+        return {"method": FLOAT16}
+    return {
+        "method": weight.plan.method,
+        "levels": weight.codebook.shape[-1],
+        "granularity": weight.plan.granularity,
+    }
 
 
 def expanded(record: list[Any], common: dict[str, Any]) -> dict[str, Any]:
