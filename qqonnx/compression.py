@@ -15,9 +15,9 @@ from qqonnx.graph.load import load, read
 from qqonnx.graph.restore import restore_weights
 from qqonnx.graph.rewrite import METADATA_KEY, rewrite
 from qqonnx.graph.runtimes import fit_runtime
-from qqonnx.graph.save import refuse_overwriting, save, staged, write
+from qqonnx.graph.save import data_file, refuse_overwriting, save, staged, write
 from qqonnx.graph.select import Skipped, select
-from qqonnx.graph.verify import verify_outputs, verify_weights
+from qqonnx.graph.verify import verify
 from qqonnx.plan import Options, bits_of, plan
 from qqonnx.quantize import NODE_BYTES, QuantizedWeight, RoundedWeight, quantize
 
@@ -149,9 +149,9 @@ def compress(
                 result = _calibrate(
                     opened, model, written, options, calibration, external_data, progress
                 )
-        verify_weights(written, result.digests)
-        outputs = verify_outputs(written)
-        bytes_after = file_bytes(read(written), written)
+        outputs = verify(written, result.digests)
+        files = [file for file in (written, data_file(written)) if file.exists()]
+        bytes_after = sum(file.stat().st_size for file in files)
     return CompressReport(
         path=output,
         bytes_before=result.bytes_before,

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from qqonnx.codebooks import MAX_LEVELS, method_named
 from qqonnx.errors import QqonnxError
-from qqonnx.graph.select import Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from qqonnx.graph.select import Weight
+    from qqonnx.graph.select import Skipped, Weight
 
 GRANULARITIES = ("tensor", "channel", "scale")
 
@@ -75,6 +74,9 @@ def plan(weights: Sequence[Weight], options: Options) -> tuple[list[WeightPlan],
         QqonnxError: unknown method or granularity, a number out of range, or a pattern of
             `skip` or `bits_for` that matches no weight.
     """
+    # The command line reads `Options` for its help; that must not wait for onnx to load.
+    from qqonnx.graph.select import Skipped
+
     _check(weights, options)
     plans, skipped = [], []
     for weight in weights:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import prod
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -73,6 +74,7 @@ def inspection_summary(inspection: Inspection, console: Console) -> None:
     if inspection.weights:
         columns = _COLUMNS if console.width >= _FULL_WIDTH else _SHORT_COLUMNS
         console.print(_weights_table(inspection.weights, columns))
+        console.print(_entropy_line(inspection.weights), highlight=False)
         left_out = [column for column in _COLUMNS if column not in columns]
         if left_out:
             more = f"in a wider terminal, or with --json: {', '.join(left_out)}"
@@ -93,6 +95,14 @@ def inspection_summary(inspection: Inspection, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _entropy_line(weights: Sequence[WeightReport]) -> str:
+    sizes = [prod(weight.shape) for weight in weights]
+    stored = sum(size * w.bits for size, w in zip(sizes, weights, strict=True)) / 8
+    bound = sum(size * w.entropy for size, w in zip(sizes, weights, strict=True)) / 8
+    above = f", {100 * (stored / bound - 1):.1f} % above" if bound else ""
+    return f"indices: {stored:,.0f} bytes{above} their entropy, {bound:,.0f} bytes"
 
 
 def _weights_table(weights: Sequence[WeightReport], columns: Sequence[str]) -> Table:

@@ -324,6 +324,9 @@ WEIGHT = {"method": "kmeans", "levels": 16, "granularity": "tensor", "l1": 0, "l
         '{"weights": 1}',
         '{"weights": {"w": 1}}',
         '{"weights": []}',
+        '{"weights": {"w": [1, 2]}}',
+        '{"weights": {"w": [1, 2, 3, 4]}}',
+        '{"common": 1, "weights": {"w": [1, 2, 3]}}',
         "1" * 100_000,
     ],
 )
@@ -356,7 +359,7 @@ def test_records_that_do_not_fit(tmp_path: Path, change: dict[str, object]) -> N
     compress(path, packed, SMALL)
     model = onnx.load(packed)
     record = json.loads(model.metadata_props[0].value)
-    record["weights"]["w"].update(change)
+    record["weights"]["w"].append(change)
     model.metadata_props[0].value = json.dumps(record)
     packed.write_bytes(model.SerializeToString())
     with pytest.raises(QqonnxError, match="its record does not fit"):

@@ -53,7 +53,8 @@ def test_what_the_model_says_of_itself_is_kept(digits_model: Path, tmp_path: Pat
     kept = {prop.key: prop.value for prop in after.metadata_props}
     record = json.loads(kept.pop("qqonnx"))
     assert kept == {prop.key: prop.value for prop in before.metadata_props}
-    assert record["weights"]["classifier.0.weight"]["method"] == "kmeans"
+    assert record["common"]["method"] == "kmeans"
+    assert len(record["weights"]["classifier.0.weight"]) == 3
 
 
 def test_convert_model_command(
@@ -158,3 +159,10 @@ def test_compressing_imports_no_torch(digits_model: Path, tmp_path: Path) -> Non
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_help_does_not_wait_for_onnx() -> None:
+    slow = "{'onnx', 'onnx_ir', 'onnxruntime', 'PIL', 'torch'}"
+    code = f"import sys, qqonnx.cli; sys.exit(' '.join({slow} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stderr.strip(), done.returncode) == ("", 0)

@@ -21,7 +21,7 @@ from qqonnx.cli import main
 from qqonnx.graph import save
 from qqonnx.graph.load import read
 from qqonnx.graph.outputs import compare_arrays
-from qqonnx.graph.verify import compare_weights
+from qqonnx.graph.verify import compare_weights, verify
 
 MATMUL = """<ir_version: 8, opset_import: ["": 17]>
 m (float[N,64] x) => (float[N,M] y) { v = MatMul(x, w)  y = MatMul(v, u) }"""
@@ -36,7 +36,7 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-CONVERT = ("load", "select", "quantize", "rewrite", "write", "verify_weights", "verify_outputs")
+CONVERT = ("load", "select", "quantize", "rewrite", "write", "verify")
 CALIBRATE = ("calibration_inputs", "measure", "allocation", "quantize_all", "rounded")
 STAGES = [
     *(("convert", f"qqonnx.compression.{step}") for step in CONVERT),
@@ -245,3 +245,15 @@ def test_weights_of_one_file_only(build: Build, tmp_path: Path) -> None:
     assert (check.same, check.different) == (1, ())
     assert (check.only_first, check.only_second) == (("u",), ("t",))
     assert not check.equal
+
+
+@pytest.mark.parametrize("planned", [{"w": b"other"}, {"absent": b""}])
+def test_weights_that_are_not_as_planned(
+    model: Path, tmp_path: Path, planned: dict[str, bytes]
+) -> None:
+    packed = tmp_path / "packed.onnx"
+    compress(model, packed, Options(bits=4, min_size=1))
+    before = names_in(tmp_path)
+    with pytest.raises(QqonnxError, match=f"weight '{next(iter(planned))}'"):
+        verify(packed, planned)
+    assert names_in(tmp_path) == before

@@ -350,3 +350,14 @@ def test_gates_of_recurrent_layers_in_another_order(build: Build, tmp_path: Path
     assert {weight.name for weight in weights} == {"w", "r"}
     report = compress(path, tmp_path / "o.onnx", Options(bits=4))
     assert report.outputs.equal
+
+
+def test_files_of_the_first_record_format_are_read(tmp_path: Path) -> None:
+    """The file was written when each weight had a full record of its own."""
+    old = Path(__file__).parent / "data" / "compressed_0.1.0.onnx"
+    assert '"common"' not in onnx.load(old).metadata_props[0].value
+    widths = {weight.name: (weight.levels, weight.granularity) for weight in inspect(old).weights}
+    assert widths == {"w": (16, "scale"), "v": (8, "scale")}
+    assert restore(old, tmp_path / "plain.onnx") == 2
+    x = normal(3, 48)
+    np.testing.assert_allclose(run(tmp_path / "plain.onnx", x=x), run(old, x=x), rtol=1e-3)

@@ -10,7 +10,9 @@ are those of plain float weights. Exits with code 1 if a file's size is beyond w
 
 A file's size is compared with `bits / 8 x weights + everything that is not compressed`. What is
 stored beyond that is shown by kind: codebooks and scales, and the graph's decode nodes with their
-names and records, for which `GRAPH_BYTES` a weight are allowed.
+names and records, for which `GRAPH_BYTES` a weight are allowed. "overhead" is what the graph takes
+as a share of the file: all beyond indices, codebooks, scales and what is not compressed. "entropy"
+is how far the stored indices are above their entropy, n x H bits summed over the weights.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import json
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 
 from rich.console import Console
@@ -40,7 +43,7 @@ MODELS = (
     "mobilenet_v3_large",
 )
 
-GRAPH_BYTES = 500
+GRAPH_BYTES = 300
 SHARE = 0.01
 
 
@@ -57,6 +60,8 @@ class Row:
         expected: bits / 8 x their elements, plus the bytes of all that is not compressed.
         codebooks: bytes of codebooks and scales.
         graph: bytes of decode nodes and records.
+        indices: bytes of indices.
+        entropy: bytes of the indices' entropy.
     """
 
     model: str
@@ -67,6 +72,8 @@ class Row:
     expected: float
     codebooks: int
     graph: int
+    indices: float
+    entropy: float
 
     @property
     def fits(self) -> bool:
@@ -94,6 +101,8 @@ def check(model: Path, granularity: str, bits: int, method: str, folder: Path) -
         indices + rest,
         round(payload - indices),
         report.bytes_after - payload - rest,
+        sum(prod(weight.shape) * weight.bits for weight in report.weights) / 8,
+        sum(prod(weight.shape) * weight.entropy for weight in report.weights) / 8,
     )
 
 
@@ -102,15 +111,20 @@ def show(rows: list[Row]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("model", "granularity"):
         table.add_column(column)
-    for column in ("bits", "weights", "file", "bits/8 + rest", "beyond %", "codebooks", "graph"):
+    columns = ("bits", "weights", "file", "bits/8 + rest", "beyond %", "codebooks", "graph")
+    for column in (*columns, "overhead %", "entropy +%"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         beyond = 100 * (row.file / row.expected - 1)
         numbers = (row.bits, row.weights, row.file, round(row.expected))
         cells = [f"{number:,}" for number in numbers]
         cells += [f"{beyond:.2f}", f"{row.codebooks:,}", f"{row.graph:,}"]
+        cells += [
+            f"{100 * row.graph / row.file:.2f}",
+            f"{100 * (row.indices / row.entropy - 1):.1f}",
+        ]
         table.add_row(row.model, row.granularity, *cells, style=None if row.fits else "red")
-    Console(width=120).print(table)
+    Console(width=140).print(table)
 
 
 def main() -> None:

@@ -110,7 +110,6 @@ def convert(
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Compress MODEL: float weights become packed indices and codebooks; verified, then written."""
-    from qqonnx.calibration.fit import Calibration
     from qqonnx.compression import compress
     from qqonnx.tables import compress_summary
 
@@ -128,6 +127,8 @@ def convert(
     budget = _target(target_size, target_bits, target_ratio, max_drop)
     calibrated = None
     if budget is not None or calibration is not None or plan is not None or reconstruct:
+        from qqonnx.calibration.fit import Calibration
+
         data = None if calibration in (None, "none") else Path(calibration)
         calibrated = Calibration(data, calibration_samples, budget, plan, reconstruct)
     with temporary_folder() as folder:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from qqonnx.codebooks.sample import Atoms
 
 
-_SETTLED = 1e-7
+_SETTLED = 1e-6
 """The descent ends with the first step that lowers the error by less than this part of it."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,13 @@ import onnxruntime as ort
 
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.graph import matmulnbits
-from qqonnx.graph.rewrite import METADATA_KEY
+from qqonnx.graph.rewrite import METADATA_KEY, expanded
 from qqonnx.graph.scopes import FLOAT_TYPES, Holder, holders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 DECODE_OPERATORS = frozenset(
     {"Add", "Cast", "Concat", "Constant", "Div", "Expand", "Gather", "GatherElements"}
@@ -71,7 +74,7 @@ class CompressedWeight:
             found.append(tensor)
         return found
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """The weight's shape, inferred from the decode nodes.
 
@@ -129,12 +132,17 @@ def metadata(model: ir.Model) -> dict[str, Any]:
         raise QqonnxError("not compressed by qqonnx: its metadata have no record of it")
     try:
         content = json.loads(text)
-        records = content["weights"]
+        common = content.get("common", {})
+        # Files of version 0.1 have a full record, a dict, for each weight.
+        records = {
+            name: expanded(record, common) if isinstance(record, list) else record
+            for name, record in content["weights"].items()
+        }
         if not all(isinstance(record, dict) for record in records.values()):
             raise TypeError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise QqonnxError(f"its metadata {METADATA_KEY!r} are damaged") from error
-    return dict(content)
+    return {**content, "weights": records}
 
 
 def compressed_weights(model: ir.Model) -> tuple[list[CompressedWeight], list[str]]:
@@ -223,7 +231,9 @@ def _decodes(node: ir.Node) -> bool:
     return node.domain == "" and node.op_type in DECODE_OPERATORS
 
 
-def _decoder(weight: CompressedWeight) -> Callable[[], ir.TensorProtocol]:
+def _decoder(
+    weight: CompressedWeight, decoded: Callable[[str, NDArray[Any]], None] = lambda *_: None
+) -> Callable[[], ir.TensorProtocol]:
     """Return a function that decodes the weight; it holds the packed weight, not the model."""
     name, dtype, shape = weight.name, weight.dtype, weight.shape
     text = _decode_model(weight).SerializeToString()
@@ -240,6 +250,7 @@ def _decoder(weight: CompressedWeight) -> Callable[[], ir.TensorProtocol]:
         except Exception as error:
             raise QqonnxError(f"weight {name!r}: its decode nodes do not run") from error
         array = np.asarray(result).astype(dtype.numpy(), copy=False).reshape(shape)
+        decoded(name, array)
         return ir.Tensor(array, dtype=dtype, name=name)
 
     return run
@@ -255,17 +266,26 @@ def blocked_weights(model: ir.Model) -> dict[str, matmulnbits.BlockedWeight]:
     return {name: matmulnbits.read(nodes[0]) for name, nodes in found.items()}
 
 
-def restore_weights(model: ir.Model) -> int:
+def restore_weights(
+    model: ir.Model, decoded: Callable[[str, NDArray[Any]], None] = lambda *_: None
+) -> int:
     """Put plain floats back in place of the decode nodes; returns how many.
 
     Each weight is decoded when the model is written, and not kept.
+
+    Args:
+        model: the model, changed in place.
+        decoded: called with the name and the values of each weight that decode nodes compute,
+            when it is decoded.
     """
     weights, _ = compressed_weights(model)
     blocked = matmulnbits.blocked_weights(model, metadata(model)["weights"])
     for nodes in blocked.values():
         matmulnbits.restore(nodes)
     tensors = [
-        ir.LazyTensor(_decoder(weight), weight.dtype, ir.Shape(weight.shape), name=weight.name)
+        ir.LazyTensor(
+            _decoder(weight, decoded), weight.dtype, ir.Shape(weight.shape), name=weight.name
+        )
         for weight in weights
     ]
     for weight, tensor in zip(weights, tensors, strict=True):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
@@ -14,7 +16,7 @@ from qqonnx.quantize import FLOAT16, QuantizedWeight, RoundedWeight
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 METADATA_KEY = "qqonnx"
 """Key in the model's metadata: JSON with the version and, for each weight, what was done."""
@@ -73,22 +75,37 @@ def _insert(holder: Holder, scope: Scope) -> None:
 
 
 def _metadata(weights: Sequence[QuantizedWeight | RoundedWeight]) -> str:
-    records = {weight.plan.weight.name: _record(weight) for weight in weights}
-    content = {"version": __version__, "weights": records}
+    """Return the record: what most weights have in common once, and what each has of its own."""
+    kinds = [_kind(weight) for weight in weights]
+    common = max(kinds, key=kinds.count, default={})
+    records: dict[str, Any] = {}
+    for weight, kind in zip(weights, kinds, strict=True):
+        error = weight.error
+        own = {key: value for key, value in kind.items() if common.get(key) != value}
+        numbers = [short(error.l1), short(error.l2), short(min(error.sqnr, 999.0))]
+        records[weight.plan.weight.name] = [*numbers, own] if own else numbers
+    content = {"version": __version__, "common": common, "weights": records}
     return json.dumps(content, separators=(",", ":"), ensure_ascii=False)
 
 
-def _record(weight: QuantizedWeight | RoundedWeight) -> dict[str, str | int | float]:
+def _kind(weight: QuantizedWeight | RoundedWeight) -> dict[str, str | int]:
     if isinstance(weight, RoundedWeight):
         return {"method": FLOAT16}
     return {
         "method": weight.plan.method,
         "levels": weight.codebook.shape[-1],
         "granularity": weight.plan.granularity,
-        "l1": short(weight.error.l1),
-        "l2": short(weight.error.l2),
-        "sqnr": short(min(weight.error.sqnr, 999.0)),
     }
+
+
+def expanded(record: list[Any], common: dict[str, Any]) -> dict[str, Any]:
+    """Return a weight's record as {"method", "levels", "granularity", "l1", "l2", "sqnr"}.
+
+    Raises:
+        TypeError, ValueError: it is no such record.
+    """
+    numbers, own = record[:3], record[3] if len(record) > 3 else {}
+    return {**common, **dict(zip(("l1", "l2", "sqnr"), numbers, strict=True)), **own}
 
 
 def short(number: float) -> float:
@@ -97,12 +114,12 @@ def short(number: float) -> float:
 
 
 def fresh_names(model: ir.Model) -> Callable[[str], str]:
-    """Return a function that gives names that `model` does not have, ending in what it is given."""
+    """Return a function that gives short names that `model` does not have: "i0", "i1" for "i"."""
     taken = set(value_names(model))
-    counter = iter(range(1 << 62))
+    counters: defaultdict[str, Iterator[int]] = defaultdict(count)
 
-    def fresh(suffix: str) -> str:
-        while (name := f"q{next(counter)}{suffix}") in taken:
+    def fresh(kind: str) -> str:
+        while (name := f"{kind}{next(counters[kind])}") in taken:
             pass
         taken.add(name)
         return name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError
 from qqonnx.graph.load import read
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
 
 FOLDED_UP_TO = 2**29
@@ -57,58 +58,54 @@ class WeightCheck:
         return not (self.different or self.only_first or self.only_second)
 
 
-def verify_weights(path: Path, expected: Mapping[str, bytes]) -> None:
-    """Check that the file's decode nodes give exactly the weights that were planned.
+def verify(path: Path, expected: Mapping[str, bytes]) -> OutputCheck:
+    """Check a file's weights and outputs; every weight is decoded once.
+
+    The decode nodes must give exactly the weights that were planned, and the outputs must be
+    those of the same model holding the decoded weights as floats. A model that ONNX Runtime's
+    CPU provider does not load with plain floats either, such as one that computes in bfloat16,
+    is not compared; the check says so.
 
     Args:
         path: the written file.
         expected: SHA-256 of each weight's bytes, by name.
 
     Raises:
-        QqonnxError: a weight is missing or differs; the message names it.
+        QqonnxError: a weight is missing or differs (the message names it), ONNX Runtime does not
+            load the file, or the outputs differ.
     """
     model = read(path)
-    weights, _ = compressed_weights(model)
-    found = {weight.name: weight for weight in weights}
-    blocked = blocked_weights(model)
-    for name, wanted in expected.items():
-        if name in blocked:
-            decoded = blocked[name].digest()
-        elif name in found:
-            decoded = digest(decoded_tensor(found[name]).numpy())
-        else:
-            raise QqonnxError(f"{path}: weight {name!r} is not in the file")
-        if decoded != wanted:
-            raise QqonnxError(f"{path}: weight {name!r} does not decode to what was planned")
+    found = {name: blocked.digest() for name, blocked in blocked_weights(model).items()}
 
+    def decoded(name: str, values: NDArray[Any]) -> None:
+        found[name] = digest(values)
 
-def verify_outputs(path: Path) -> OutputCheck:
-    """Compare a compressed file with the same model holding the decoded weights as floats.
-
-    A model that ONNX Runtime's CPU provider does not load with plain floats either, such as one
-    that computes in bfloat16, is not compared; the check says so.
-
-    Raises:
-        QqonnxError: ONNX Runtime does not load the file, or the outputs differ.
-    """
-    model = read(path)
-    restore_weights(model)
+    restore_weights(model, decoded)
     plain = path.with_name(f"{path.name}.plain.onnx")
     try:
         # As external data, the weights are decoded and written one by one.
         write(model, plain, external_data=True)
         del model
-        # Tensors inside functions are not external data.
-        files = [file for file in (plain, data_file(plain)) if file.exists()]
-        folded = sum(file.stat().st_size for file in files) <= FOLDED_UP_TO
-        check = compare_outputs(plain, path, optimized=folded)
-        if folded and check.reason is None and not check.equal:
-            # Rounding can decide which box is kept or which of two outputs is the greater. With
-            # nothing folded and nothing packed, both models run the same kernels.
-            check = compare_outputs(plain, path, optimized=False)
+        for name, wanted in expected.items():
+            if name not in found:
+                raise QqonnxError(f"{path}: weight {name!r} is not in the file")
+            if found[name] != wanted:
+                raise QqonnxError(f"{path}: weight {name!r} does not decode to what was planned")
+        return _compared(plain, path)
     finally:
         plain.unlink(missing_ok=True)
         data_file(plain).unlink(missing_ok=True)
+
+
+def _compared(plain: Path, path: Path) -> OutputCheck:
+    # Tensors inside functions are not external data.
+    files = [file for file in (plain, data_file(plain)) if file.exists()]
+    folded = sum(file.stat().st_size for file in files) <= FOLDED_UP_TO
+    check = compare_outputs(plain, path, optimized=folded)
+    if folded and check.reason is None and not check.equal:
+        # Rounding can decide which box is kept or which of two outputs is the greater. With
+        # nothing folded and nothing packed, both models run the same kernels.
+        check = compare_outputs(plain, path, optimized=False)
     if check.reason is None and not check.equal:
         raise QqonnxError(
             f"{path}: outputs differ by {check.max_difference:.2g} from those of the same model "

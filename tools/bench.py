@@ -1,0 +1,55 @@
+"""Run every benchmark section in one go and write docs/performance.md.
+
+    python tools/bench.py [--largest 8] [--repeats 3] [--sections conversion,...] [--markdown FILE]
+
+A section is a function that returns markdown; its figures are ratios within one run. Each stands
+between markers of its own, so that sections can be measured again one by one. Peers that are not
+installed are named and left out (`pip install -e ".[bench]"`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import bench_scaling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {"conversion": bench_scaling.section}
+"""What is measured, in the order of the document: name -> from options to markdown."""
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
+
+
+def replaced(text: str, name: str, content: str) -> str:
+    """Return `text` with what stands between the markers of section `name` replaced or added."""
+    block = f"<!-- {name} -->\n{content.strip()}\n<!-- /{name} -->"
+    pattern = re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
+    if pattern.search(text):
+        return pattern.sub(lambda _: block, text)
+    return f"{text.rstrip()}\n\n{block}\n"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="which, by name")
+    parser.add_argument("--largest", type=int, default=8, help="10^N weights at most (8)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each; the least counts (3)")
+    parser.add_argument("--markdown", type=Path, default=DOCUMENT, help="the file to write")
+    options = parser.parse_args()
+    unknown = set(options.sections.split(",")) - set(SECTIONS)
+    if unknown:
+        parser.error(f"no section {min(unknown)!r}; there are {', '.join(SECTIONS)}")
+    for name in options.sections.split(","):
+        content = SECTIONS[name](options)
+        text = options.markdown.read_text("utf-8") if options.markdown.exists() else "# Performance"
+        options.markdown.write_text(replaced(text, name, content), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
