@@ -1,7 +1,10 @@
 """What a compressed file costs to load and to run: time, peak memory and latency beside float.
 
     python tools/bench_load.py MODEL [--bits 1,2,...] [--granularities tensor,channel,scale]
-                               [--repeats 5] [--seconds 1] [--write FILE]
+                               [--repeats 5] [--seconds 1]
+
+`tools/bench.py --sections load` writes the section of docs/performance.md: ResNet-50 with made-up
+weights, the bundled model, four MatMul of 4,096 x 4,096, and other decode nodes on ResNet-50.
 
 Each measurement is a fresh process that loads one file in ONNX Runtime with one thread, default
 optimizations, and runs it on made-up inputs: processor time of creating the session, peak memory
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from rich.console import Console
 from rich.markdown import Markdown
@@ -63,7 +67,7 @@ print(json.dumps([load, peak, sorted(times)[len(times) // 2]]))
 
 BITS = tuple(range(1, 9))
 GRANULARITIES = ("tensor", "channel", "scale")
-MARKERS = "<!-- bench_load {name}: begin -->", "<!-- bench_load {name}: end -->"
+BUNDLED = Path(__file__).parent.parent / "models" / "digits_mobilenet_v3_small.onnx"
 
 
 @dataclass(frozen=True)
@@ -113,9 +117,9 @@ def measure(
                 files[width, granularity] = file
         ratios: dict[tuple[int, str], list[np.ndarray]] = {key: [] for key in files}
         for _ in range(repeats):
-            base = _probed(model, seconds)
+            base = probed(model, seconds)
             for key, file in files.items():
-                ratios[key].append(_probed(file, seconds) / base)
+                ratios[key].append(probed(file, seconds) / base)
         whole = _bytes(model)
         return [
             Row(*key, _bytes(file) / whole, *np.median(ratios[key], axis=0).tolist())
@@ -155,7 +159,6 @@ def main() -> None:
     parser.add_argument("--granularities", default=",".join(GRANULARITIES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--write", type=Path, help="a document with markers for the model's name")
     arguments = parser.parse_args()
     rows = measure(
         arguments.model,
@@ -166,21 +169,54 @@ def main() -> None:
     )
     content = f"{table(rows)}\n\n{machine()}; medians of {arguments.repeats}."
     Console(width=140).print(Markdown(content))
-    if arguments.write:
-        replace(arguments.write, arguments.model.stem, content)
 
 
-def replace(document: Path, name: str, content: str) -> None:
-    """Put `content` between the markers of `name` in a document."""
-    begin, end = (marker.format(name=name) for marker in MARKERS)
-    before, found, rest = document.read_text("utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise SystemExit(f"{document}: has no markers {begin} {end}")
-    document.write_text(f"{before}{begin}\n{content}\n{end}{after}", "utf-8")
+def section(options: argparse.Namespace) -> str:
+    """Return the section of docs/performance.md; `options.repeats` processes a file."""
+    import bench_decode
+
+    from qqonnx import export
+
+    parts = [
+        "## Loading and running",
+        "Processor time of creating a session, its peak memory, and processor time of a run, over "
+        f"the float model's. {machine()}; medians of {options.repeats}. *file* is for the "
+        "first granularity.",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        resnet, matmuls = Path(folder) / "resnet50.onnx", Path(folder) / "matmul.onnx"
+        export("resnet50", resnet, weights="none")
+        _made_up_matmuls(matmuls, 4096, 4)
+        models = {
+            "ResNet-50": resnet,
+            f"The bundled model ({BUNDLED.stat().st_size / 1e6:.0f} MB)": BUNDLED,
+            f"Four MatMul ({matmuls.stat().st_size / 1e6:.0f} MB)": matmuls,
+        }
+        for title, model in models.items():
+            rows = measure(model, repeats=options.repeats)
+            parts += [f"### {title}", table(rows)]
+        parts += [
+            "### Other decode nodes, on ResNet-50 by tensor",
+            "Load time; peak memory. qqonnx writes the forms with a star.",
+            bench_decode.table(resnet, options.repeats),
+        ]
+    return "\n\n".join(parts)
 
 
-def _probed(file: Path, seconds: float) -> np.ndarray:
+def _made_up_matmuls(file: Path, size: int, count: int) -> None:
+    """Write a model of `count` weights [size, size], normally distributed."""
+    values = np.random.default_rng(0)
+    text = " ".join(f"y{n + 1} = MatMul(y{n}, w{n})" for n in range(count))
+    head = f'<ir_version: 8, opset_import: ["": 17]> m (float[N,{size}] y0)'
+    model = onnx.parser.parse_model(f"{head} => (float[N,{size}] y{count}) {{ {text} }}")
+    for number in range(count):
+        array = values.standard_normal((size, size), dtype=np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"w{number}"))
+    onnx.save(model, file)
+
+
+def probed(file: Path, seconds: float) -> np.ndarray:
+    """Load and run a file in a fresh process: load seconds, peak bytes, seconds a run."""
     command = [sys.executable, "-c", PROBE, str(file), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return np.array(json.loads(done.stdout.strip().splitlines()[-1]))
