@@ -29,6 +29,7 @@ LONG = {
     "qqonnx.compression": "the whole way of a model, and its report",
     "qqonnx.graph.matmulnbits": "one storage form from blocks to nodes and back",
     "qqonnx.graph.restore": "recognising every decode graph that was ever written",
+    "qqonnx.sweep.store": "the schema, and all that reads and writes it",
 }
 """Modules of more than 300 lines, and why they are one."""
 

@@ -14,12 +14,16 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import bench_load
 import bench_scaling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {"conversion": bench_scaling.section}
+SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
+    "conversion": bench_scaling.section,
+    "load": bench_load.section,
+}
 """What is measured, in the order of the document: name -> from options to markdown."""
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from qqonnx.cli.terminal import JSON, OUTPUT, print_json
-from qqonnx.zoo.extras import import_extra
+from qqonnx.extras import import_extra
 
 
 def report(
