@@ -112,6 +112,10 @@ def inspect(path: Path) -> Inspection:
     )
 
 
+_PLANE_TYPES = (ir.DataType.UINT8, ir.DataType.UINT16)
+"""Of packed indices: bytes, or two of them read as one number."""
+
+
 def _is_packed(weight: CompressedWeight) -> bool:
     """Whether decoding starts from what was stored; a simplifier may have folded its first steps.
 
@@ -121,7 +125,7 @@ def _is_packed(weight: CompressedWeight) -> bool:
     if _is_rounded(weight):
         return True
     tensors = dict(zip(weight.constants, weight.tensors, strict=True))
-    longest = max((t.size for t in tensors.values() if t.dtype == ir.DataType.UINT8), default=0)
+    longest = max((t.size for t in tensors.values() if t.dtype in _PLANE_TYPES), default=0)
     folded = (
         value
         for value, tensor in tensors.items()
@@ -143,7 +147,7 @@ def _planes(weight: CompressedWeight) -> list[NDArray[np.uint8]]:
     planes = [
         tensor.numpy().reshape(-1).view(np.uint8)
         for constant, tensor in zip(weight.constants, weight.tensors, strict=True)
-        if tensor.dtype in (ir.DataType.UINT8, ir.DataType.UINT16)
+        if tensor.dtype in _PLANE_TYPES
         # What bytes count in a code is the second input of MatMulInteger.
         and not any(node.op_type == "MatMulInteger" for node, _ in constant.uses())
     ]

@@ -29,7 +29,7 @@ PAGES = {
 }
 """Pages that lie outside docs/: their place in the repository, and on the site."""
 
-_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
+_LINK = re.compile(r"(!?)\[([^\]]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -56,13 +56,13 @@ def linked(markdown: str, source: str, uri: str) -> str:
     """
 
     def replaced(match: re.Match[str]) -> str:
-        text, link, anchor = match[1], match[2], match[3] or ""
+        image, text, link, anchor = match[1], match[2], match[3], match[4] or ""
         target = os.path.normpath(PurePosixPath(source).parent / link)
         if not (ROOT / target).exists():
             return match[0]
         place = PAGES.get(target, target.removeprefix("docs/"))
         if place != target:
-            return f"[{text}]({os.path.relpath(place, PurePosixPath(uri).parent)}{anchor})"
+            return f"{image}[{text}]({os.path.relpath(place, PurePosixPath(uri).parent)}{anchor})"
         return f"`{target}`" if text.strip("`") == target else f"{text} (`{target}`)"
 
     return _LINK.sub(replaced, markdown)
