@@ -15,6 +15,7 @@ from qqonnx.graph.load import load, read
 from qqonnx.graph.restore import compressed_weights
 from qqonnx.graph.scopes import FLOAT_TYPES, tensor_of
 from qqonnx.graph.select import select
+from qqonnx.quantize import broadcastable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -107,17 +108,20 @@ def histograms_of(model: Source, path: Path) -> list[dict[str, Any]]:
 def _histogram(original: Weight, weight: CompressedWeight) -> dict[str, Any]:
     values = original.tensor.numpy().astype(np.float64)
     floats = [t.numpy().astype(np.float64) for t in weight.tensors if t.dtype in FLOAT_TYPES]
-    # Scales have the weight's rank, a codebook has one dimension.
-    levels = next(array for array in floats if array.ndim <= 1).reshape(-1)
     name = weight.name
     granularity = weight.record.get("granularity")
+    levels = floats[0].reshape(-1)
     if granularity == "scale":
-        scales = next(array for array in floats if array.ndim > 1)
+        assert original.channel_axis is not None
+        levels, scales = _levels_and_scales(floats, original)
+        scales = broadcastable(scales, original.channel_axis, values.ndim)
         values, name = values / scales, f"{name} / channel's scale"
     elif granularity == "channel":
         assert original.channel_axis is not None
         channels = np.moveaxis(values, original.channel_axis, 0)
-        levels = levels.reshape(len(channels), -1)[0]
+        # A matrix of codebooks has one in each row, or in each column.
+        codebooks = floats[0].T if _across(original) == 0 else floats[0]
+        levels = codebooks.reshape(len(channels), -1)[0]
         values, name = channels[0], f"{name}, first channel"
     counts, edges = np.histogram(values, bins=BINS)
     return {
@@ -126,6 +130,24 @@ def _histogram(original: Weight, weight: CompressedWeight) -> dict[str, Any]:
         "counts": counts.tolist(),
         "levels": _rounded(np.unique(levels)),
     }
+
+
+def _levels_and_scales(
+    floats: Sequence[NDArray[np.float64]], original: Weight
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Tell a codebook and scales apart by their shapes; see `qqonnx.graph.decode`."""
+    codebooks = [array for array in floats if array.ndim == 1]
+    if not codebooks:
+        # A matrix of scaled codebooks: scales lie along the channels' axis, levels across it.
+        codebooks = [array for array in floats if array.shape[_across(original)] > 1]
+    levels = codebooks[0]
+    scales = next(array for array in floats if array is not levels)
+    return levels.reshape(-1), scales.reshape(-1)
+
+
+def _across(original: Weight) -> int:
+    """Return the axis of a matrix of codebooks that is not the channels'."""
+    return 1 if prod(original.shape[: original.channel_axis]) == 1 else 0
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:
