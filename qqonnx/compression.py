@@ -11,11 +11,11 @@ import onnx_ir as ir
 from qqonnx.codebooks import distortion, index_entropy
 from qqonnx.errors import QqonnxError
 from qqonnx.graph import matmulnbits
-from qqonnx.graph.load import load, read
+from qqonnx.graph.load import file_bytes, load, read
 from qqonnx.graph.restore import restore_weights
 from qqonnx.graph.rewrite import METADATA_KEY, rewrite
 from qqonnx.graph.runtimes import fit_runtime
-from qqonnx.graph.save import data_file, refuse_overwriting, save, staged, write
+from qqonnx.graph.save import refuse_overwriting, save, staged, write, written_bytes
 from qqonnx.graph.select import Skipped, select
 from qqonnx.graph.verify import verify
 from qqonnx.plan import Options, bits_of, plan
@@ -150,8 +150,7 @@ def compress(
                     opened, model, written, options, calibration, external_data, progress
                 )
         outputs = verify(written, result.digests)
-        files = [file for file in (written, data_file(written)) if file.exists()]
-        bytes_after = sum(file.stat().st_size for file in files)
+        bytes_after = written_bytes(written)
     return CompressReport(
         path=output,
         bytes_before=result.bytes_before,
@@ -244,7 +243,7 @@ def _calibrate(
         rewrite(fresh, rebound(attempt.weights, names))
         write(fresh, output, external_data=external_data)
         try:
-            attempt = attempts.send(file_bytes(read(output), output))
+            attempt = attempts.send(written_bytes(output))
         except StopIteration:
             break
     rounded = {w.plan.weight.name for w in attempt.weights if isinstance(w, RoundedWeight)}
@@ -323,13 +322,6 @@ def _block_report(weight: Weight, blocked: BlockedWeight) -> WeightReport:
         bytes_before=weight.tensor.nbytes,
         bytes_after=blocked.payload_bytes,
     )
-
-
-def file_bytes(model: ir.Model, path: Path) -> int:
-    """Return the bytes of the file `model` was read from and of its external data."""
-    tensors = (v.const_value for g in model.graphs() for v in g.initializers.values())
-    files = {path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
-    return sum(file.stat().st_size for file in {path, *files})
 
 
 def _reasons(skipped: list[Skipped]) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from qqonnx.codebooks import index_entropy
-from qqonnx.compression import WeightReport, file_bytes
+from qqonnx.compression import WeightReport
 from qqonnx.errors import QqonnxError
-from qqonnx.graph.load import read
+from qqonnx.graph.load import file_bytes, read
 from qqonnx.graph.matmulnbits import GRANULARITY, BlockedWeight, scales_of_blocks
 from qqonnx.graph.restore import (
     CompressedWeight,
@@ -86,10 +86,14 @@ def inspect(path: Path) -> Inspection:
     if "qqonnx" in model.metadata_props:
         try:
             decoded, inflated = compressed_weights(model)
-            compressed = [weight for weight in decoded if _is_packed(weight)]
-            inflated += [weight.name for weight in decoded if not _is_packed(weight)]
+            for weight in decoded:
+                if _is_packed(weight):
+                    compressed.append(weight)
+                else:
+                    inflated.append(weight.name)
             blocked = list(blocked_weights(model).values())
-            version, records = str(metadata(model).get("version")), metadata(model)["weights"]
+            content = metadata(model)
+            version, records = str(content.get("version")), content["weights"]
         except QqonnxError as error:
             raise QqonnxError(f"{path}: {error}") from error
     own = {constant.name for weight in compressed for constant in weight.constants}

@@ -80,7 +80,6 @@ def print_json(content: dict[str, Any]) -> None:
 
 def bounded(*models: Path) -> AbstractContextManager[None]:
     """Bound the memory of a command by the size of the files that it reads."""
-    from qqonnx.compression import file_bytes
-    from qqonnx.graph.load import read
+    from qqonnx.graph.load import file_bytes, read
 
     return limited_memory(sum(file_bytes(read(model), model) for model in models))

@@ -7,7 +7,6 @@ import io
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 from rich.table import Table
 
 from qqonnx.errors import QqonnxError
@@ -17,7 +16,7 @@ from qqonnx.evaluation.preprocessing import for_model, from_json
 from qqonnx.evaluation.session import open_classifier
 from qqonnx.evaluation.timing import latency_ratios, load_ratios
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes, zstd_bytes
-from qqonnx.graph.load import read
+from qqonnx.graph.load import model_files, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -177,6 +176,7 @@ def evaluate(
         latencies = latency_ratios(classifiers, first_image)
         loads = load_ratios(paths, threads)
     compared = baseline is not None
+    stored = [model_files(read(path), path) for path in paths]
     rows = tuple(
         Row(
             model=path.name,
@@ -185,29 +185,18 @@ def evaluate(
             top5=total.top5 / total.images if classes > 5 else None,
             agreement=total.agreeing / total.images if compared else None,
             kl=total.kl / total.images if compared else None,
-            bytes=sum(file.stat().st_size for file in model_files(path)),
-            gzip_bytes=sum(gzip_bytes(file) for file in model_files(path)),
-            brotli_bytes=packed_bytes(model_files(path), brotli_bytes),
-            zstd_bytes=packed_bytes(model_files(path), zstd_bytes),
+            bytes=sum(file.stat().st_size for file in files),
+            gzip_bytes=sum(map(gzip_bytes, files)),
+            brotli_bytes=packed_bytes(files, brotli_bytes),
+            zstd_bytes=packed_bytes(files, zstd_bytes),
             load_ratio=load_ratio,
             latency_ratio=latency_ratio,
         )
-        for path, total, load_ratio, latency_ratio in zip(
-            paths, sums, loads, latencies, strict=True
+        for path, files, total, load_ratio, latency_ratio in zip(
+            paths, stored, sums, loads, latencies, strict=True
         )
     )
     return Evaluation(rows, compared, chosen.to_json(), source, tuple(unreadable))
-
-
-def model_files(path: Path) -> list[Path]:
-    """Return a model's file and those of its external data.
-
-    Raises:
-        QqonnxError: it cannot be read.
-    """
-    tensors = (v.const_value for g in read(path).graphs() for v in g.initializers.values())
-    data = {path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
-    return [path, *sorted(data)]
 
 
 def packed_bytes(files: list[Path], bytes_of: Callable[[Path], int | None]) -> int | None:

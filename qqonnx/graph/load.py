@@ -88,6 +88,18 @@ def read(path: Path) -> ir.Model:
     return model
 
 
+def model_files(model: ir.Model, path: Path) -> list[Path]:
+    """Return the file that `model` was read from and those of its external data."""
+    tensors = (v.const_value for g in model.graphs() for v in g.initializers.values())
+    data = {path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
+    return [path, *sorted(data - {path})]
+
+
+def file_bytes(model: ir.Model, path: Path) -> int:
+    """Return the bytes of the file that `model` was read from and of its external data."""
+    return sum(file.stat().st_size for file in model_files(model, path))
+
+
 def _check_conversion(path: Path, converted: onnx.ModelProto) -> None:
     """Compare outputs before and after: ONNX's converter does not know every operator's past."""
     with temporary_folder() as folder:

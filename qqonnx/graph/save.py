@@ -67,6 +67,13 @@ def data_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
+def written_bytes(path: Path) -> int:
+    """Return the bytes of what `write` made of `path`, the data file included."""
+    # Tensors inside functions are not external data: there may be no second file.
+    files = [file for file in (path, data_file(path)) if file.exists()]
+    return sum(file.stat().st_size for file in files)
+
+
 def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
     """Write `model` to `path`, and its tensors to `data_file(path)` if asked or if over 2 GB.
 
@@ -93,6 +100,8 @@ def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
         proto = _with_external_tensors(model, path)
     else:
         proto = ir.to_proto(_with_inline_tensors(model))
+        # What was written here before may have been larger.
+        data_file(path).unlink(missing_ok=True)
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 

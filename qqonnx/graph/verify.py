@@ -16,7 +16,7 @@ from qqonnx.graph.restore import (
     restore_weights,
 )
 from qqonnx.graph.rewrite import METADATA_KEY
-from qqonnx.graph.save import data_file, write
+from qqonnx.graph.save import data_file, write, written_bytes
 from qqonnx.graph.scopes import named_float_constants, tensor_of
 from qqonnx.quantize import digest
 
@@ -98,9 +98,7 @@ def verify(path: Path, expected: Mapping[str, bytes]) -> OutputCheck:
 
 
 def _compared(plain: Path, path: Path) -> OutputCheck:
-    # Tensors inside functions are not external data.
-    files = [file for file in (plain, data_file(plain)) if file.exists()]
-    folded = sum(file.stat().st_size for file in files) <= FOLDED_UP_TO
+    folded = written_bytes(plain) <= FOLDED_UP_TO
     check = compare_outputs(plain, path, optimized=folded)
     if folded and check.reason is None and not check.equal:
         # Rounding can decide which box is kept or which of two outputs is the greater. With

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.evaluation.runner import model_files
+from qqonnx.graph.load import model_files, read
 from qqonnx.sweep.grid import Run, Source, digest_of
 from qqonnx.sweep.machine import restart_peak
 from qqonnx.sweep.perform import MODEL, RunError, perform
@@ -103,7 +103,9 @@ class Cluster:
     def _model(self, model: Source) -> Any:
         """Return the model's files as data on the cluster."""
         if model.digest not in self._sent:
-            files = {file.name: file.read_bytes() for file in model_files(model.path)}
+            files = {
+                file.name: file.read_bytes() for file in model_files(read(model.path), model.path)
+            }
             with warnings.catch_warnings():
                 # Dask would have large data scattered; but what is scattered is lost with the
                 # workers that hold it, and what a task returns is made again.

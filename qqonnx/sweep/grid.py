@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qqonnx.codebooks import method_named
 from qqonnx.errors import QqonnxError
-from qqonnx.evaluation.runner import model_files
+from qqonnx.graph.load import model_files, read
 from qqonnx.sweep.baselines import BASELINES
 from qqonnx.sweep.config import SPLIT
 from qqonnx.version import __version__
@@ -230,7 +230,7 @@ def model_digest(path: Path) -> str:
     Raises:
         QqonnxError: it cannot be read.
     """
-    digests = [digest_of(file) for file in model_files(path)]
+    digests = [digest_of(file) for file in model_files(read(path), path)]
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from qqonnx.evaluation.runner import model_files
+from qqonnx.graph.load import model_files, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def float32(order: Order) -> dict[str, str]:
     """Copy the model."""
-    for file in model_files(order.source):
+    for file in model_files(read(order.source), order.source):
         name = order.target.name if file == order.source else file.name
         shutil.copyfile(file, order.target.with_name(name))
     return {}

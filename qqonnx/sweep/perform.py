@@ -15,9 +15,9 @@ from qqonnx.calibration.fit import Calibration
 from qqonnx.calibration.inputs import calibration_inputs
 from qqonnx.compression import compress
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.evaluation.runner import model_files, packed_bytes
+from qqonnx.evaluation.runner import packed_bytes
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes
-from qqonnx.graph.load import load, read
+from qqonnx.graph.load import load, model_files, read
 from qqonnx.graph.rewrite import METADATA_KEY
 from qqonnx.inspection import inspect
 from qqonnx.sweep import describe
@@ -147,7 +147,7 @@ def _has_codebooks(path: Path) -> bool:
 
 
 def _measure(run: Run, path: Path, weights: Sequence[WeightReport]) -> dict[str, Any]:
-    files = model_files(path)
+    files = model_files(read(path), path)
     nbytes = sum(file.stat().st_size for file in files)
     count = sum(size for size, _ in describe.weight_squares(run.model).values())
     found: dict[str, Any] = {
