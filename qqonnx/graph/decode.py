@@ -99,7 +99,7 @@ def _decoded_by_channel(scope: Scope, weight: QuantizedWeight) -> ir.Value:
         indices = scope.apply("Cast", [small], "c", to=ir.DataType.INT32)
     if matrix:
         levels = scope.constant(codebooks if matrix[1] == 1 else codebooks.T, "l")
-        return _looked_up(scope, levels, indices, weight)
+        return _looked_up(scope, levels, indices, matrix, weight.shape)
     channels, axis = weight.codebook.shape[0], weight.plan.weight.channel_axis
     assert axis is not None
     offsets = _channel_offsets(scope, channels, codebooks.shape[1], len(shape) - 1 - axis)
@@ -117,27 +117,38 @@ def _decoded_by_scaled_codebooks(scope: Scope, weight: QuantizedWeight) -> ir.Va
     levels = scope.constant(broadcastable(weight.codebook, axis, 2), "l")
     scales = scope.constant(broadcastable(weight.scales, 1 - axis, 2), "s")
     codebooks = _multiplied(scope, levels, scales, weight)
-    return _looked_up(scope, codebooks, add_codes(scope, weight, shape), weight)
+    return _looked_up(scope, codebooks, add_codes(scope, weight, shape), matrix, weight.shape)
 
 
 def _looked_up(
-    scope: Scope, codebooks: ir.Value, indices: ir.Value, weight: QuantizedWeight
+    scope: Scope,
+    codebooks: ir.Value,
+    indices: ir.Value,
+    matrix: tuple[tuple[int, int], int],
+    shape: tuple[int, ...],
 ) -> ir.Value:
-    """Look indices of the shape of `_matrix` up in the codebooks of their channels."""
-    matrix = _matrix(weight)
-    assert matrix is not None
-    shape, axis = matrix
+    """Look indices of the shape of `matrix_of` up in the codebooks of their channels."""
+    flat, axis = matrix
     decoded = scope.apply("GatherElements", [codebooks, indices], "w", axis=axis)
-    return decoded if shape == weight.shape else _reshaped(scope, decoded, weight.shape)
+    return decoded if flat == shape else _reshaped(scope, decoded, shape)
 
 
 def _matrix(weight: QuantizedWeight) -> tuple[tuple[int, int], int] | None:
-    """Return the weight's shape as a matrix and the axis that is not the channels', if it is one.
-
-    It is one when all axes before the channels' are of size 1, or all after it.
-    """
-    axis, shape = weight.plan.weight.channel_axis, weight.shape
+    axis = weight.plan.weight.channel_axis
     assert axis is not None
+    return matrix_of(weight.shape, axis)
+
+
+def matrix_of(shape: tuple[int, ...], axis: int) -> tuple[tuple[int, int], int] | None:
+    """Return a weight's shape as a matrix and the axis that is not the channels', if it is one.
+
+    It is one when all axes before the channels' are of size 1, or all after it. Levels of a
+    codebook for each channel lie along that axis, scales along the other.
+
+    Args:
+        shape: of the weight.
+        axis: the channels'.
+    """
     before, after = prod(shape[:axis]), prod(shape[axis + 1 :])
     if before == 1:
         return (shape[axis], after), 1

@@ -22,15 +22,14 @@ def advice(subject: Subject) -> str:
     if not others:
         return "nothing but the float model was run."
     reference = subject.reference
+    best = max(others, key=lambda o: (subject.of(o), -o.numbers["file_bytes"], -o.number))
     if reference is None:
-        best = max(others, key=lambda o: (subject.of(o), -o.numbers["file_bytes"], -o.number))
         return (
             f"without a run of float32, losses are not known. The best of {len(others)} runs is "
             f"{_told(subject, best)}."
         )
     pick = subject.smallest(ADVISED_LOSS)
     if pick is None:
-        best = max(others, key=lambda o: (subject.of(o), -o.numbers["file_bytes"], -o.number))
         lost = 100 * (reference - subject.of(best))
         return (
             f"no run stays within 1 point of float ({_float(subject, reference)}). The closest "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -194,6 +195,7 @@ def _settings(done: Iterable[Outcome]) -> list[tuple[str, str]]:
     return [(name, ", ".join(sorted(found)[:10])) for name, found in values.items()]
 
 
+@cache
 def _templates() -> Environment:
     environment = Environment(
         autoescape=True,

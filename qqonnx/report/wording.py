@@ -7,6 +7,8 @@ import shlex
 from typing import TYPE_CHECKING
 
 from qqonnx.errors import printable
+from qqonnx.plan import Options
+from qqonnx.sweep.config import parts_of
 from qqonnx.sweep.grid import TARGET
 
 if TYPE_CHECKING:
@@ -16,6 +18,13 @@ LONGEST = 80
 """Characters of a name or message that are shown."""
 
 QUALITIES = {"top1": "top-1 accuracy", "agreement": "agreement with the float model"}
+
+_FLAGS = {
+    "bits": "--target-bits",
+    "ratio": "--target-ratio",
+    "max_drop": "--max-drop",
+    "size": "--target-size",
+}
 
 _GRANULARITIES = {"scale": "scale a channel", "channel": "codebook a channel"}
 
@@ -84,8 +93,8 @@ def command(outcome: Outcome) -> str | None:
     options = outcome.settings["options"]
     words = ["qqonnx", "convert", f"{model}.onnx", "-o", "small.onnx"]
     if outcome.method == TARGET:
-        flag, value = _target(outcome.text.get("budget", ""))
-        words += [flag, value, "--calibration", "DATA"]
+        kind, value = parts_of(outcome.text.get("budget", ""))
+        words += [_FLAGS[kind], value, "--calibration", "DATA"]
     else:
         words += ["--method", outcome.method, "--bits", f"{outcome.numbers.get('bits', 0):g}"]
         if outcome.granularity:
@@ -94,7 +103,7 @@ def command(outcome: Outcome) -> str | None:
         words += ["--skip", str(pattern)]
     if options.get("include_bias"):
         words.append("--include-bias")
-    if options.get("min_size", 1024) != 1024:
+    if options.get("min_size", Options.min_size) != Options.min_size:
         words += ["--min-size", str(options["min_size"])]
     calibration = options.get("calibration")
     if isinstance(calibration, dict) and outcome.method == TARGET:
@@ -102,14 +111,3 @@ def command(outcome: Outcome) -> str | None:
         if calibration.get("reconstruct"):
             words.append("--reconstruct")
     return printable(" ".join(map(shlex.quote, words)))
-
-
-def _target(budget: str) -> tuple[str, str]:
-    text = budget.strip()
-    if text.endswith("bits"):
-        return "--target-bits", text.removesuffix("bits").strip()
-    if text.endswith("x"):
-        return "--target-ratio", text.removesuffix("x").strip()
-    if text.endswith("%"):
-        return "--max-drop", text
-    return "--target-size", text

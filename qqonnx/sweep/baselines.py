@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,11 +42,6 @@ class Baseline:
         """The function; it returns what a reader of the results should know."""
         made: Callable[[Order], dict[str, str]] = getattr(import_module(self.home), self.function)
         return made
-
-    @property
-    def installed(self) -> bool:
-        """Whether this process finds the package."""
-        return self.package is None or find_spec(self.package) is not None
 
 
 @dataclass(frozen=True)

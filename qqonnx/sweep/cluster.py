@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.graph.load import model_files, read
 from qqonnx.sweep.grid import Run, Source, digest_of
-from qqonnx.sweep.machine import restart_peak
+from qqonnx.sweep.machine import has_package, restart_peak
 from qqonnx.sweep.perform import MODEL, RunError, perform
 from qqonnx.temporary import temporary_folder
 from qqonnx.version import __version__
@@ -79,7 +79,7 @@ class Cluster:
 
     def installed(self, package: str) -> bool:
         """Return whether all the workers there are have a package."""
-        found = self._client.run(_has_package, package)
+        found = self._client.run(has_package, package)
         return bool(found) and all(found.values())
 
     def submit(self, run: Run, target: Path) -> Future[dict[str, Any]]:
@@ -137,12 +137,6 @@ def _hand_over(task: Any, future: Future[dict[str, Any]], target: Path) -> None:
 
 def _held(files: Files) -> Files:
     return files
-
-
-def _has_package(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
 
 
 def _perform(run: Run, model: Files, version: str) -> tuple[dict[str, Any], Files]:

@@ -107,19 +107,28 @@ def target_of(budget: str) -> Target:
     Raises:
         QqonnxError: it is none.
     """
-    text = budget.strip()
+    kind, value = parts_of(budget)
     try:
-        if text.endswith("bits"):
-            return Target(bits=float(text.removesuffix("bits")))
-        if text.endswith("x"):
-            return Target(ratio=float(text.removesuffix("x")))
-        if text.endswith("%"):
-            return Target(max_drop=share_of(text))
-        return Target(size=bytes_of(text))
+        if kind == "bits":
+            return Target(bits=float(value))
+        if kind == "ratio":
+            return Target(ratio=float(value))
+        if kind == "max_drop":
+            return Target(max_drop=share_of(value))
+        return Target(size=bytes_of(value))
     except (ValueError, QqonnxError) as error:
         raise QqonnxError(
             f"budgets: {budget!r} is none; examples: '4.4 bits', '2.5MB', '8x', '1%'"
         ) from error
+
+
+def parts_of(budget: str) -> tuple[str, str]:
+    """Return which field of a `Target` a budget sets, and the value, as it was written."""
+    text = budget.strip()
+    for end, kind in (("bits", "bits"), ("x", "ratio")):
+        if text.endswith(end):
+            return kind, text.removesuffix(end).strip()
+    return ("max_drop" if text.endswith("%") else "size"), text
 
 
 def _config(path: Path, content: dict[str, Any]) -> SweepConfig:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qqonnx.codebooks import distortion
+from qqonnx.graph.decode import matrix_of
 from qqonnx.graph.load import load, read
 from qqonnx.graph.restore import compressed_weights
 from qqonnx.graph.scopes import FLOAT_TYPES, tensor_of
@@ -113,14 +114,14 @@ def _histogram(original: Weight, weight: CompressedWeight) -> dict[str, Any]:
     levels = floats[0].reshape(-1)
     if granularity == "scale":
         assert original.channel_axis is not None
-        levels, scales = _levels_and_scales(floats, original)
+        levels, scales = _levels_and_scales(floats, original.shape, original.channel_axis)
         scales = broadcastable(scales, original.channel_axis, values.ndim)
         values, name = values / scales, f"{name} / channel's scale"
     elif granularity == "channel":
         assert original.channel_axis is not None
         channels = np.moveaxis(values, original.channel_axis, 0)
-        # A matrix of codebooks has one in each row, or in each column.
-        codebooks = floats[0].T if _across(original) == 0 else floats[0]
+        matrix = matrix_of(original.shape, original.channel_axis)
+        codebooks = floats[0].T if matrix and matrix[1] == 0 else floats[0]
         levels = codebooks.reshape(len(channels), -1)[0]
         values, name = channels[0], f"{name}, first channel"
     counts, edges = np.histogram(values, bins=BINS)
@@ -133,21 +134,17 @@ def _histogram(original: Weight, weight: CompressedWeight) -> dict[str, Any]:
 
 
 def _levels_and_scales(
-    floats: Sequence[NDArray[np.float64]], original: Weight
+    floats: Sequence[NDArray[np.float64]], shape: tuple[int, ...], axis: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Tell a codebook and scales apart by their shapes; see `qqonnx.graph.decode`."""
     codebooks = [array for array in floats if array.ndim == 1]
     if not codebooks:
-        # A matrix of scaled codebooks: scales lie along the channels' axis, levels across it.
-        codebooks = [array for array in floats if array.shape[_across(original)] > 1]
+        matrix = matrix_of(shape, axis)
+        assert matrix is not None
+        codebooks = [array for array in floats if array.shape[matrix[1]] > 1]
     levels = codebooks[0]
     scales = next(array for array in floats if array is not levels)
     return levels.reshape(-1), scales.reshape(-1)
-
-
-def _across(original: Weight) -> int:
-    """Return the axis of a matrix of codebooks that is not the channels'."""
-    return 1 if prod(original.shape[: original.channel_axis]) == 1 else 0
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:
@@ -176,7 +173,7 @@ def _dequantized(weight: Weight, arrays: Mapping[str, NDArray[Any]]) -> NDArray[
     if scale.size > 1:
         if weight.channel_axis is None or scale.size != integers.shape[weight.channel_axis]:
             return None
-        shape = [1] * integers.ndim
-        shape[weight.channel_axis] = -1
-        scale, zero = scale.reshape(shape), zero.reshape(shape)
+        scale, zero = (
+            broadcastable(array, weight.channel_axis, integers.ndim) for array in (scale, zero)
+        )
     return np.asarray((integers.astype(np.float64) - zero.astype(np.float64)) * scale)

@@ -177,6 +177,7 @@ def runs_of(
     apart = calibration.samples if calibration is not None and calibration.split else 0
     skipped: list[str] = []
     baselines = list(_baselines(config, installed, skipped))
+    codebooks = list(_codebooks(config, skipped))
     runs = []
     for model in models:
         for dataset in datasets:
@@ -196,13 +197,12 @@ def runs_of(
             for name, bits in baselines:
                 used = calibration if BASELINES[name].calibrated else None
                 runs.append(replace(blank, method=name, bits=bits, calibration=used))
-            for method, granularity, bits in _codebooks(config, []):
+            for method, granularity, bits in codebooks:
                 runs.append(replace(blank, method=method, granularity=granularity, bits=bits))
             runs += [
                 replace(blank, method=TARGET, budget=budget, calibration=calibration)
                 for budget in config.budgets
             ]
-    list(_codebooks(config, skipped))
     return runs, list(dict.fromkeys(skipped))
 
 

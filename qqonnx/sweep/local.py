@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.sweep.machine import restart_peak
+from qqonnx.sweep.machine import has_package, restart_peak
 from qqonnx.sweep.perform import RunError, perform, perform_timing
 from qqonnx.sweep.threads import inherited_threads
 
@@ -61,9 +61,7 @@ class LocalPool:
 
     def installed(self, package: str) -> bool:
         """Return whether the workers have a package."""
-        from importlib.util import find_spec
-
-        return find_spec(package) is not None
+        return has_package(package)
 
     def submit(self, run: Run, target: Path) -> Future[dict[str, Any]]:
         """Do a run; the model goes to `target`."""

@@ -7,6 +7,7 @@ import platform
 import sys
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 _PACKAGES = ("qqonnx", "onnxruntime", "onnx", "onnx-ir", "numpy", "torch", "coremltools", "nncf")
@@ -41,6 +42,11 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def has_package(name: str) -> bool:
+    """Return whether this process finds a package."""
+    return find_spec(name) is not None
 
 
 def restart_peak() -> bool:

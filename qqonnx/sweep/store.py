@@ -157,7 +157,7 @@ def _opened(path: Path, *, create: bool) -> sqlite3.Connection:
 def claim(store: sqlite3.Connection, run: Mapping[str, Any], owner: Owner) -> str:
     """Take a run for `owner` if it is missing; in one transaction, so that nobody else does.
 
-    A run that failed is not missing; `forget_failures` makes it so.
+    A run that failed is not missing; `forget` makes it so.
 
     Args:
         store: the results.
