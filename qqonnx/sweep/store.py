@@ -137,8 +137,7 @@ def _opened(path: Path, *, create: bool) -> sqlite3.Connection:
         if tables and "meta" not in tables:
             raise QqonnxError(f"{path}: a database, but no results of qqonnx sweep")
         if create and "meta" not in tables:
-            # Readers and a writer at once; and what is committed survives the process.
-            store.execute("PRAGMA journal_mode=WAL")
+            _write_ahead(store)
             with _transaction(store):
                 for statement in _CREATE:
                     store.execute(statement)
@@ -152,6 +151,20 @@ def _opened(path: Path, *, create: bool) -> sqlite3.Connection:
             f"{path}: results of version {version}; this qqonnx reads {SCHEMA_VERSION}"
         )
     return store
+
+
+def _write_ahead(store: sqlite3.Connection) -> None:
+    """Let there be readers and a writer at once; and what is committed survives the process."""
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            store.execute("PRAGMA journal_mode=WAL")
+            return
+        # For this statement SQLite does not wait: others may be making the same new file.
+        except sqlite3.OperationalError as error:  # noqa: PERF203 - rarely more than once
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def claim(store: sqlite3.Connection, run: Mapping[str, Any], owner: Owner) -> str:
