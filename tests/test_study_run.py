@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
+from qqonnx.cache import cache_folder
 from qqonnx.codebooks import METHODS, assign, fit
 from qqonnx.errors import QqonnxError
 from qqonnx.study import jobs as jobs_module
@@ -24,7 +25,6 @@ from qqonnx.study import reference, run, sources
 from qqonnx.study.cache import StudyModel
 from qqonnx.study.claims import claims
 from qqonnx.study.distributions import draw
-from qqonnx.study.folder import cache_folder
 from qqonnx.study.jobs import run_jobs
 from qqonnx.study.layers import LayerJob, TailsJob
 from qqonnx.study.networks import NetworkJob
@@ -54,8 +54,8 @@ TINY = replace(
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert cache_folder() == tmp_path / "cache" / "qqonnx" / "study"
-    return cache_folder()
+    assert cache_folder("study") == tmp_path / "cache" / "qqonnx" / "study"
+    return cache_folder("study")
 
 
 @pytest.fixture

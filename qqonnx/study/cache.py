@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qqonnx.cache import cache_folder
 from qqonnx.study.data import write_npz
-from qqonnx.study.folder import cache_folder
 from qqonnx.study.reference import RECIPES, recipe_text, train_reference
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def reference_models(
     Args:
         images: what to train on.
         names: keys of `RECIPES`.
-        folder: where they are kept; by default in `cache_folder()`. The images' digest names a
-            folder there, the recipe's a file in it: what is found is what would be trained.
+        folder: where they are kept; by default in the study's `cache_folder`. The images' digest
+            names a folder there, the recipe's a file in it: what is found is what would be trained.
         progress: called with a model's name, steps just done and steps in all.
 
     Raises:
@@ -73,7 +73,7 @@ def reference_models(
     """
     parts = images.training + images.held_out
     arrays = [array.tobytes() for array in parts]
-    home = (folder or cache_folder() / "models") / digest_of(*arrays)
+    home = (folder or cache_folder("study") / "models") / digest_of(*arrays)
     held_out, calibration = write_splits(images, home)
     models = []
     for name in names:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from qqonnx.cache import cache_folder
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.data import open_dataset
 from qqonnx.extras import import_extra
-from qqonnx.study.folder import cache_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ def mnist(path: Path) -> ImageSet:
 
 def _download_mnist() -> Path:
     datasets = import_extra("torchvision.datasets", "study")
-    home = cache_folder() / "mnist"
+    home = cache_folder("study") / "mnist"
     try:
         datasets.MNIST(home, download=True)
     except (OSError, RuntimeError) as error:

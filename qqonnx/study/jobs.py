@@ -8,8 +8,8 @@ import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qqonnx.cache import cache_folder
 from qqonnx.study.cache import digest_of
-from qqonnx.study.folder import cache_folder
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run_jobs(
         fresh: measure again what the cache holds.
         progress: called with the cost of each finished job.
     """
-    folder = cache_folder() / "results"
+    folder = cache_folder("study") / "results"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{digest_of(__version__, job.key)}.json" for job in jobs]
     results: list[Result | None] = [None] * len(jobs)

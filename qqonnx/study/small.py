@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from qqonnx.cache import cache_folder
 from qqonnx.evaluation.preprocessing import PREPROCESSING_KEY, Preprocessing
 from qqonnx.extras import import_extra
 from qqonnx.study.cache import StudyModel, digest_of, write_splits
 from qqonnx.study.data import Split, digits, read_npz, write_npz
-from qqonnx.study.folder import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def small_network(images: ImageSet) -> StudyModel:
         QqonnxError: scikit-learn is not installed.
     """
     arrays = [array.tobytes() for array in images.training + images.held_out]
-    home = cache_folder() / "models" / digest_of(*arrays)
+    home = cache_folder("study") / "models" / digest_of(*arrays)
     held_out, calibration = write_splits(images, home)
     path = home / f"small-{digest_of(repr((HIDDEN, SEED, EPOCHS, EPOCHS_OF_MANY)))}.onnx"
     if not path.exists():
@@ -125,7 +125,7 @@ def bundled_network(checkout: Path) -> StudyModel | None:
     labels = np.concatenate([everything.training.labels, everything.held_out.labels])
     held_out = {image.tobytes() for image in read_npz(data).images}
     other = np.array([image.tobytes() not in held_out for image in images])
-    calibration = cache_folder() / "models" / f"bundled-{digest_of(data)}.npz"
+    calibration = cache_folder("study") / "models" / f"bundled-{digest_of(data)}.npz"
     if not calibration.exists():
         calibration.parent.mkdir(parents=True, exist_ok=True)
         unfinished = calibration.with_suffix(f".{os.getpid()}.npz")

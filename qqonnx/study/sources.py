@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qqonnx.cache import cache_folder
 from qqonnx.errors import QqonnxError
 from qqonnx.study.cache import StudyModel, digest_of, reference_models
 from qqonnx.study.data import ImageSet, digits, image_folder
-from qqonnx.study.folder import cache_folder
 from qqonnx.study.jobs import run_jobs
 from qqonnx.study.reference import IMAGE_SIZE, RECIPES
 from qqonnx.study.small import bundled_network
@@ -108,7 +108,7 @@ def _pretrained(imagenette: Path, weights: str) -> list[StudyModel]:
     held_out = next((imagenette / n for n in ("val", "test") if (imagenette / n).is_dir()), None)
     if held_out is None or not (imagenette / "train").is_dir():
         raise QqonnxError(f"{imagenette}: has no folders train and val")
-    home = cache_folder() / "pretrained"
+    home = cache_folder("study") / "pretrained"
     home.mkdir(parents=True, exist_ok=True)
     models = []
     for name, recipe in RECIPES.items():

@@ -129,8 +129,7 @@ def _hand_over(task: Any, future: Future[dict[str, Any]], target: Path) -> None:
     except (QqonnxError, RunError) as error:
         future.set_exception(error)
     except BaseException as error:  # of Dask's errors, a cancelled task is no Exception
-        text = f"{type(error).__name__}: {first_line(error)}"
-        future.set_exception(RunError(f"lost on the cluster: {text}"))
+        future.set_exception(RunError(f"lost on the cluster: {RunError.told(error)}"))
     else:
         future.set_result(row)
 

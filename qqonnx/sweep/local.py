@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from qqonnx.errors import QqonnxError, first_line
+from qqonnx.errors import QqonnxError
 from qqonnx.sweep.machine import has_package, restart_peak
 from qqonnx.sweep.perform import RunError, perform, perform_timing
 from qqonnx.sweep.threads import inherited_threads
@@ -141,7 +141,7 @@ def _serve(pipe: Connection) -> None:
         except (QqonnxError, RunError) as error:
             outcome = error
         except Exception as error:
-            outcome = RunError(f"{type(error).__name__}: {first_line(error)}")
+            outcome = RunError.told(error)
         pipe.send(outcome)
 
 

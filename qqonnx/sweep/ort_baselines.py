@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from qqonnx.graph.load import model_files, read
+from qqonnx.logs import logging_disabled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from qqonnx.calibration.inputs import CalibrationInputs
     from qqonnx.sweep.baselines import Order
 
@@ -30,7 +27,7 @@ def float16(order: Order) -> dict[str, str]:
     """Convert all floats that float16 can hold; inputs and outputs stay float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    with _quiet():
+    with logging_disabled():
         converted = convert_float_to_float16(onnx.load(order.source), keep_io_types=True)
         onnx.save(converted, order.target)
     return {}
@@ -40,7 +37,7 @@ def dynamic_int8(order: Order) -> dict[str, str]:
     """Quantize weights ahead, activations at every run."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _quiet():
+    with logging_disabled():
         # ConvInteger runs with unsigned weights only.
         quantize_dynamic(order.source, order.target, weight_type=QuantType.QUInt8)
     return {"weight type": "QUInt8"}
@@ -72,7 +69,7 @@ def _static(order: Order, *, per_channel: bool) -> dict[str, str]:
 
     assert order.calibration is not None
     prepared = order.target.with_name(f"prepared-{order.target.name}")
-    with _quiet():
+    with logging_disabled():
         quant_pre_process(order.source, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
@@ -83,14 +80,3 @@ def _static(order: Order, *, per_channel: bool) -> dict[str, str]:
         )
     prepared.unlink()
     return {"calibrated with": order.calibration.source}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantizers from logging advice."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

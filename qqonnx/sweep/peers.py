@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import math
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from qqonnx.graph.load import load
 from qqonnx.graph.rewrite import rewrite
 from qqonnx.graph.save import save
 from qqonnx.graph.select import select
+from qqonnx.logs import logging_disabled
 from qqonnx.plan import Options, plan
 from qqonnx.quantize import packed
 
@@ -104,10 +104,5 @@ def _palettized(entry: WeightPlan, bits: int) -> QuantizedWeight:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the packages from telling progress and what they miss."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
+    with logging_disabled(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield

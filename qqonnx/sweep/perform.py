@@ -43,6 +43,11 @@ MODEL = "model.onnx"
 class RunError(Exception):
     """A run failed in a way that another attempt may not; its text is a single line."""
 
+    @classmethod
+    def told(cls, error: BaseException) -> RunError:
+        """Return what another package raised, in a line."""
+        return cls(f"{type(error).__name__}: {first_line(error)}")
+
 
 def perform(run: Run, target: Path) -> dict[str, Any]:
     """Do a run, the only one in this process meanwhile.
@@ -68,7 +73,7 @@ def perform(run: Run, target: Path) -> dict[str, Any]:
         # The user knows the run, not the file in the making.
         raise QqonnxError(str(error).replace(str(target), "its model")) from error
     except Exception as error:  # what other packages raise has no common class
-        raise RunError(f"{type(error).__name__}: {first_line(error)}") from error
+        raise RunError.told(error) from error
     return {
         "status": "done",
         "error": None,
@@ -92,7 +97,7 @@ def perform_timing(run: Run, path: Path, repeats: int) -> dict[str, Any]:
     try:
         load_ratio, latency_ratio = time_ratios(path, run, repeats)
     except Exception as error:
-        raise RunError(f"{type(error).__name__}: {first_line(error)}") from error
+        raise RunError.told(error) from error
     return {"load_ratio": load_ratio, "latency_ratio": latency_ratio}
 
 

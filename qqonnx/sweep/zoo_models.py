@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
+
+from qqonnx.cache import cache_folder
 
 
 def exported(model: Path | str, weights: str) -> Path:
@@ -21,10 +22,8 @@ def exported(model: Path | str, weights: str) -> Path:
         return model
     from qqonnx.zoo import export
 
-    home = os.environ.get("XDG_CACHE_HOME")
-    cache = (Path(home) if home else Path.home() / ".cache") / "qqonnx" / "models"
     which = hashlib.sha256(weights.encode()).hexdigest()[:8]
-    path = cache / which / f"{model}.onnx"
+    path = cache_folder("models") / which / f"{model}.onnx"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         export(model, path, weights=weights)

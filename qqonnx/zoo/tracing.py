@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from qqonnx.errors import QqonnxError
 from qqonnx.extras import import_extra
+from qqonnx.logs import logging_disabled
 from qqonnx.zoo.simplify import simplify as simplify_graph
 
 if TYPE_CHECKING:
@@ -104,14 +105,9 @@ def write(model: ir.Model, path: Path) -> list[Path]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's warnings and log lines, which speak to its developers, off stderr."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    with logging_disabled(logging.CRITICAL), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _restore_parameter_names(graph: ir.Graph, module: nn.Module) -> None:
