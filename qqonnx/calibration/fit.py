@@ -19,6 +19,7 @@ from qqonnx.calibration.search import (
 )
 from qqonnx.calibration.subject import Subject, subjects
 from qqonnx.errors import QqonnxError
+from qqonnx.graph.save import staged
 from qqonnx.packing import storage_for
 from qqonnx.plan import WeightPlan
 from qqonnx.quantize import FLOAT16, QuantizedWeight, RoundedWeight, rounded
@@ -257,12 +258,8 @@ def write_plan(path: Path, at: Allocation) -> None:
         for name, (levels, scaled) in at.items()
     }
     text = json.dumps({"weights": weights}, indent=1, ensure_ascii=False) + "\n"
-    try:
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(text, "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise QqonnxError(f"{path}: cannot write: {error.strerror or error}") from error
+    with staged(path) as written:
+        written.write_text(text, "utf-8")
 
 
 def read_plan(path: Path, found: Sequence[Subject]) -> Allocation:

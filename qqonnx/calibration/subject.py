@@ -110,12 +110,9 @@ class Subject:
         if self.moments is None:
             ones = np.ones((len(self.matrix), self.matrix.shape[2]), np.float32)
             return by_importance(self.matrix, ones, levels, scaled=scaled)
-        moment, mean = self.moments.all
-        samples = self.trust.samples
-        if half:
-            moment, mean, samples = self.moments.halves[0], self.moments.means[0], samples / 2
         expected = self.trust.weight * used_together(self.matrix) if self.trust.weight else None
-        believed = shrunk(moment, mean, samples, expected)
+        believe = _believed_half if half else _believed
+        believed = believe(self.moments, self.trust.samples, expected)
         return error_feedback(self.matrix, believed, levels, scaled=scaled)
 
     def values(self, quantized: Quantized) -> NDArray[Any]:
@@ -191,6 +188,15 @@ def _matrix(values: Floats, entry: WeightPlan, layer: Layer | None) -> Floats:
     return np.ascontiguousarray(np.moveaxis(values, axis, 0)).reshape(1, values.shape[axis], -1)
 
 
+def _believed(moments: Moments, samples: float, expected: Floats | None) -> Floats:
+    return shrunk(*moments.all, samples, expected)
+
+
+def _believed_half(moments: Moments, samples: float, expected: Floats | None) -> Floats:
+    """Return what the first half of the samples says."""
+    return shrunk(moments.halves[0], moments.means[0], samples / 2, expected)
+
+
 def _trust(subject: Subject, share: float) -> Trust:
     """Return what to believe of the moments: fitted to one half, judged by the other.
 
@@ -203,8 +209,7 @@ def _trust(subject: Subject, share: float) -> Trust:
     moments, together = subject.moments, used_together(subject.matrix)
 
     def error(divisor: float, weight: float) -> float:
-        samples = moments.samples / 2 / divisor
-        believed = shrunk(moments.halves[0], moments.means[0], samples, weight * together)
+        believed = _believed_half(moments, moments.samples / divisor, weight * together)
         quantized = error_feedback(
             subject.matrix, believed, _TRIED_LEVELS, scaled=subject.can_scale, rounds=1
         )

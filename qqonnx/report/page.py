@@ -12,6 +12,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from qqonnx.errors import QqonnxError
+from qqonnx.graph.save import staged
 from qqonnx.report import wording
 from qqonnx.report.advice import ADVISED_LOSS, advice, certainty, times_smaller
 from qqonnx.report.bits import bits_charts
@@ -20,7 +21,6 @@ from qqonnx.report.outcomes import read_outcomes
 from qqonnx.report.sizes import size_chart, size_words
 from qqonnx.report.subjects import LOSSES, Subject, subjects_of
 from qqonnx.report.table import columns_of, values_of
-from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -77,13 +77,8 @@ def write_report(results: Path, output: Path) -> list[Subject]:
     if output.exists() and output.samefile(results):
         raise QqonnxError(f"{output}: is the results file itself")
     text = _fitting_page(outcomes)
-    try:
-        with temporary_folder(output.parent) as folder:
-            written = folder / "report.html"
-            written.write_text(text, "utf-8", newline="\n")
-            written.replace(output)
-    except OSError as error:
-        raise QqonnxError(f"{output}: cannot write: {error.strerror or error}") from error
+    with staged(output) as written:
+        written.write_text(text, "utf-8", newline="\n")
     return subjects_of(outcomes)
 
 

@@ -8,8 +8,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError
+from qqonnx.graph.save import staged
 from qqonnx.sweep.store import COLUMNS, read_rows
-from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,17 +38,12 @@ def export_results(path: Path, form: str) -> Path:
         raise QqonnxError(f"--export {form}: must be one of {', '.join(FORMATS)}")
     rows = [{name: row[name] for name in EXPORTED} for row in read_rows(path)]
     target = path.with_suffix(f".{form}")
-    try:
-        with temporary_folder(path.parent) as folder:
-            written = folder / target.name
-            if form == "parquet":
-                _write_parquet(written, rows)
-            else:
-                text = _csv(rows) if form == "csv" else _json(rows)
-                written.write_text(text, "utf-8", newline="")
-            written.replace(target)
-    except OSError as error:
-        raise QqonnxError(f"{target}: cannot write: {error.strerror or error}") from error
+    with staged(target) as written:
+        if form == "parquet":
+            _write_parquet(written, rows)
+        else:
+            text = _csv(rows) if form == "csv" else _json(rows)
+            written.write_text(text, "utf-8", newline="")
     return target
 
 
