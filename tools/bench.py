@@ -10,12 +10,12 @@ installed are named and left out (`pip install -e ".[bench]"`).
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import bench_load
 import bench_scaling
+from sections import add_sections, write_section
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,15 +29,6 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
-def replaced(text: str, name: str, content: str) -> str:
-    """Return `text` with what stands between the markers of section `name` replaced or added."""
-    block = f"<!-- {name} -->\n{content.strip()}\n<!-- /{name} -->"
-    pattern = re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
-    if pattern.search(text):
-        return pattern.sub(lambda _: block, text)
-    return f"{text.rstrip()}\n\n{block}\n"
-
-
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -49,10 +40,10 @@ def main() -> None:
     unknown = set(options.sections.split(",")) - set(SECTIONS)
     if unknown:
         parser.error(f"no section {min(unknown)!r}; there are {', '.join(SECTIONS)}")
-    for name in options.sections.split(","):
-        content = SECTIONS[name](options)
-        text = options.markdown.read_text("utf-8") if options.markdown.exists() else "# Performance"
-        options.markdown.write_text(replaced(text, name, content), "utf-8")
+    names = options.sections.split(",")
+    add_sections(options.markdown, "Performance", names)
+    for name in names:
+        write_section(options.markdown, name, SECTIONS[name](options))
 
 
 if __name__ == "__main__":

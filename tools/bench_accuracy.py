@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from sections import write_section
 
 import qqonnx
 from qqonnx import Options, compress
@@ -32,8 +33,6 @@ from qqonnx.evaluation.data import batches, output_indices
 from qqonnx.evaluation.metrics import Counts, count
 from qqonnx.evaluation.preprocessing import for_model
 from qqonnx.evaluation.session import open_classifier
-
-MARKERS = "<!-- bench_accuracy {name}: begin -->", "<!-- bench_accuracy {name}: end -->"
 
 
 @dataclass(frozen=True)
@@ -262,17 +261,11 @@ def show(rows: list[Row]) -> None:
 
 
 def write_markdown(path: Path, name: str, rows: list[Row], machine: str) -> None:
-    """Replace what stands between the markers of `name` in a document."""
-    begin, end = (marker.format(name=name) for marker in MARKERS)
-    text = path.read_text("utf-8")
-    before, _, rest = text.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise SystemExit(f"{path}: has no markers {begin} {end}")
+    """Replace the section `bench_accuracy NAME` of a document."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
     lines += [f"| {line(row)} |" for row in rows]
     content = "\n".join(lines)
-    path.write_text(f"{before}{begin}\n{content}\n\n{machine}.\n{end}{after}", "utf-8")
+    write_section(path, f"bench_accuracy {name}", f"{content}\n\n{machine}.")
 
 
 def draw(rows: list[Row], name: str, path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from bench_load import machine, probed
+from bench_load import machine, ratios_in_turns
 from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ PLANES: dict[int, tuple[int, tuple[int, ...]]] = {
     4: (2, ()),
     5: (2, (2,)),
     6: (2, (4,)),
+    7: (2, (4, 2)),
+    8: (1, ()),
 }
-PLANES |= {7: (2, (4, 2)), 8: (1, ())}
 """Bits a weight -> weights a code, and the bits of each plane above the byte plane."""
 
 
@@ -215,19 +216,14 @@ def table(model: Path, repeats: int) -> str:
             for bits in widths:
                 file = files[number, bits] = Path(folder) / f"{number}-{bits}.onnx"
                 file.write_bytes(built(proto, form, bits))
-        ratios: dict[tuple[int, int], list[np.ndarray]] = {key: [] for key in files}
-        for _ in range(repeats):
-            base = probed(model, 0)
-            for key, file in files.items():
-                ratios[key].append(probed(file, 0) / base)
+        ratios = ratios_in_turns(model, files, repeats, 0)
     lines = ["| form | " + " | ".join(f"{bits} bits" for bits in PLANES) + " |"]
     lines.append("|---" + "|---:" * len(PLANES) + "|")
     for number, (name, _, _) in enumerate(FORMS):
         cells = []
         for bits in PLANES:
             found = ratios.get((number, bits))
-            load, peak, _ = np.median(found, axis=0) if found else (0, 0, 0)
-            cells.append(f"{load:.2f}; {peak:.2f}" if found else "")
+            cells.append("" if found is None else f"{found[0]:.2f}; {found[1]:.2f}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -25,7 +25,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import onnx
@@ -34,9 +34,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from qqonnx import Options, compress
+from qqonnx.graph.save import written_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 PROBE = """
 import json, sys, time
@@ -64,6 +65,8 @@ while len(times) < 5 or time.process_time() < end:
     times.append(time.process_time() - start)
 print(json.dumps([load, peak, sorted(times)[len(times) // 2]]))
 """
+
+Key = TypeVar("Key")
 
 BITS = tuple(range(1, 9))
 GRANULARITIES = ("tensor", "channel", "scale")
@@ -115,14 +118,10 @@ def measure(
                 options = Options(bits=width, granularity=granularity, method="uq")
                 compress(model, file, options)
                 files[width, granularity] = file
-        ratios: dict[tuple[int, str], list[np.ndarray]] = {key: [] for key in files}
-        for _ in range(repeats):
-            base = probed(model, seconds)
-            for key, file in files.items():
-                ratios[key].append(probed(file, seconds) / base)
-        whole = _bytes(model)
+        ratios = ratios_in_turns(model, files, repeats, seconds)
+        whole = written_bytes(model)
         return [
-            Row(*key, _bytes(file) / whole, *np.median(ratios[key], axis=0).tolist())
+            Row(*key, written_bytes(file) / whole, *ratios[key].tolist())
             for key, file in files.items()
         ]
 
@@ -222,9 +221,16 @@ def probed(file: Path, seconds: float) -> np.ndarray:
     return np.array(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def _bytes(file: Path) -> int:
-    data = file.with_name(file.name + ".data")
-    return file.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+def ratios_in_turns(
+    model: Path, files: Mapping[Key, Path], repeats: int, seconds: float
+) -> dict[Key, np.ndarray]:
+    """Measure files in turns; returns the median ratios of load, peak and run to the model's."""
+    ratios: dict[Key, list[np.ndarray]] = {key: [] for key in files}
+    for _ in range(repeats):
+        base = probed(model, seconds)
+        for key, file in files.items():
+            ratios[key].append(probed(file, seconds) / base)
+    return {key: np.median(found, axis=0) for key, found in ratios.items()}
 
 
 if __name__ == "__main__":

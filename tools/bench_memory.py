@@ -26,7 +26,7 @@ from typing import Any
 
 import compatibility_models
 import onnxruntime as ort
-from sections import write_section
+from sections import write_or_print
 
 from qqonnx import Options, QqonnxError, compress
 
@@ -92,10 +92,7 @@ def main() -> None:
         print(json.dumps(measured, indent=2))
         return
     text = _table(measured, arguments)
-    if arguments.write:
-        write_section(arguments.write, "memory", text)
-    else:
-        print(text)
+    write_or_print(arguments.write, "memory", text)
 
 
 def _rows(name: str, arguments: argparse.Namespace) -> dict[str, Row]:

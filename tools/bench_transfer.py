@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import brotli
 import numpy as np
 import zstandard
-from sections import write_section
+from sections import write_or_print
 
 from qqonnx.codebooks import assign, fit, index_entropy, method_named
 from qqonnx.evaluation.transfer import BROTLI_QUALITY, ZSTD_LEVEL
@@ -96,10 +96,7 @@ def main() -> None:
         f"Percent of the packed bytes of `{arguments.model.name}`; brotli {BROTLI_QUALITY}, "
         f"zstd {ZSTD_LEVEL}.",
     ]
-    if arguments.write:
-        write_section(arguments.write, "transfer", "\n".join(lines))
-    else:
-        print("\n".join(lines))
+    write_or_print(arguments.write, "transfer", "\n".join(lines))
 
 
 def _packed(

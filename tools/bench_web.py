@@ -19,7 +19,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from sections import write_section
+from sections import write_or_print
 
 WEB = Path(__file__).parent.parent / "examples" / "web"
 BITS = 4
@@ -56,10 +56,7 @@ def main() -> None:
         f"{sizes['float'] / 1e6:.2f} MB; ONNX Runtime Web's wasm, one thread, in headless Chromium "
         f"on {platform.system()} {platform.machine()}; medians of {arguments.repeats}.",
     ]
-    if arguments.write:
-        write_section(arguments.write, "web", "\n".join(lines))
-    else:
-        print("\n".join(lines))
+    write_or_print(arguments.write, "web", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +20,12 @@ from typing import TYPE_CHECKING
 import onnxruntime as ort
 from rich.console import Console
 from rich.progress import track
+from sections import write_section
 
 from qqonnx import Options, compress, evaluate
 
 if TYPE_CHECKING:
     from qqonnx.evaluation import Evaluation
-
-MARKERS = ("<!-- compare -->", "<!-- /compare -->")
 
 
 def compare(arguments: argparse.Namespace) -> Evaluation:
@@ -77,16 +75,6 @@ def markdown(result: Evaluation, arguments: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def write_between_markers(file: Path, text: str) -> None:
-    """Put `text` between the markers of `file`."""
-    start, end = MARKERS
-    pattern = re.compile(f"(?<={re.escape(start)}\n).*?(?={re.escape(end)})", re.DOTALL)
-    content, count = pattern.subn(lambda _: text + "\n", file.read_text("utf-8"))
-    if count != 1:
-        raise SystemExit(f"{file}: has no line {start} before a line {end}")
-    file.write_text(content, "utf-8")
-
-
 def main() -> None:
     """Compress, evaluate, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -100,7 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     result = compare(arguments)
     if arguments.markdown:
-        write_between_markers(arguments.markdown, markdown(result, arguments))
+        write_section(arguments.markdown, "compare", markdown(result, arguments))
     else:
         Console().print(result.table())
         print(f"{result.rows[0].images} images; load and run: ratios to the float model")

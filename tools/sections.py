@@ -21,3 +21,20 @@ def write_section(file: Path, name: str, text: str) -> None:
     if count != 1:
         raise SystemExit(f"{file}: has no line {start.strip()} before a line {end}")
     file.write_text(content, "utf-8")
+
+
+def add_sections(file: Path, title: str, names: list[str]) -> None:
+    """Make `file`, titled so, if it is not there, and add the sections that it lacks, empty."""
+    text = file.read_text("utf-8") if file.exists() else f"# {title}\n"
+    for name in names:
+        if f"<!-- {name} -->\n" not in text:
+            text = f"{text.rstrip()}\n\n<!-- {name} -->\n<!-- /{name} -->\n"
+    file.write_text(text, "utf-8")
+
+
+def write_or_print(file: Path | None, name: str, text: str) -> None:
+    """Write a section of `file`, as `write_section` does; print it if there is no file."""
+    if file is not None:
+        write_section(file, name, text)
+    else:
+        print(text)
