@@ -11,8 +11,7 @@ from qqonnx.errors import QqonnxError
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
-    from qqonnx.calibration.fit import Calibration
-    from qqonnx.calibration.target import Target
+    from qqonnx.calibration.request import Calibration, Target
     from qqonnx.compression import compress, restore
     from qqonnx.evaluation import evaluate
     from qqonnx.inspection import inspect
@@ -33,9 +32,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Calibration": "qqonnx.calibration.fit",
+    "Calibration": "qqonnx.calibration.request",
     "Options": "qqonnx.plan",
-    "Target": "qqonnx.calibration.target",
+    "Target": "qqonnx.calibration.request",
     "compress": "qqonnx.compression",
     "evaluate": "qqonnx.evaluation",
     "export": "qqonnx.zoo",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 
-from qqonnx.codebooks import distortion, index_entropy
+from qqonnx.codebooks import distortion
 from qqonnx.errors import QqonnxError
 from qqonnx.graph import matmulnbits
 from qqonnx.graph.load import file_bytes, load, read
@@ -18,81 +17,18 @@ from qqonnx.graph.runtimes import fit_runtime
 from qqonnx.graph.save import refuse_overwriting, save, staged, write, written_bytes
 from qqonnx.graph.select import Skipped, select
 from qqonnx.graph.verify import verify
-from qqonnx.plan import Options, bits_of, plan
+from qqonnx.parallel import available_cores, in_order
+from qqonnx.plan import Options, WeightPlan, bits_of, plan
 from qqonnx.quantize import NODE_BYTES, QuantizedWeight, RoundedWeight, quantize
+from qqonnx.reports import CompressReport, WeightReport, weight_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from qqonnx.calibration.fit import Calibration
+    from qqonnx.calibration.request import Calibration
     from qqonnx.graph.matmulnbits import BlockedWeight
-    from qqonnx.graph.outputs import OutputCheck
     from qqonnx.graph.select import Weight
-
-
-@dataclass(frozen=True)
-class WeightReport:
-    """What became of one weight.
-
-    Attributes:
-        name: the weight's name.
-        shape: its shape.
-        method: the codebook method.
-        granularity: "tensor", "channel" or "scale".
-        levels: levels of a codebook.
-        levels_used: levels that occur in the indices.
-        bits: bits of index stored a weight.
-        entropy: index entropy in bits a weight.
-        l1: mean absolute error.
-        l2: mean squared error.
-        sqnr: signal-to-quantization-noise ratio in dB.
-        bytes_before: bytes of the float tensor.
-        bytes_after: bytes of indices, codebook and scales.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    method: str
-    granularity: str
-    levels: int
-    levels_used: int
-    bits: float
-    entropy: float
-    l1: float
-    l2: float
-    sqnr: float
-    bytes_before: int
-    bytes_after: int
-
-
-@dataclass(frozen=True)
-class CompressReport:
-    """What `compress` wrote.
-
-    Attributes:
-        path: the file.
-        bytes_before: bytes of the input file, its external data included.
-        bytes_after: bytes of the written file, its external data included.
-        weights: what was compressed.
-        skipped: what was not, and why.
-        outputs: the check of the outputs.
-        calibration: what the model was calibrated with; None if it was not.
-        unreadable: calibration images that were left out.
-    """
-
-    path: Path
-    bytes_before: int
-    bytes_after: int
-    weights: tuple[WeightReport, ...]
-    skipped: tuple[Skipped, ...]
-    outputs: OutputCheck
-    calibration: str | None = None
-    unreadable: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report for JSON."""
-        return {**asdict(self), "path": str(self.path)}
 
 
 def compress(
@@ -103,6 +39,7 @@ def compress(
     calibration: Calibration | None = None,
     external_data: bool = False,
     runtime_min: str | None = None,
+    threads: int | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> CompressReport:
     """Compress an ONNX file.
@@ -115,6 +52,8 @@ def compress(
             the options' method and granularity nothing counts then.
         external_data: put tensors into a second file, `output` with ".data" appended.
         runtime_min: an ONNX Runtime release, such as "1.15", that must read the file.
+        threads: weights worked on at once; by default as many as there are cores. The file is
+            the same.
         progress: called with a weight's name or what is being done, an amount, such as the
             weight's elements, and the total.
 
@@ -127,6 +66,7 @@ def compress(
             `runtime_min` does not read such a model.
     """
     options = options or Options()
+    threads = threads or available_cores()
 
     def opened() -> ir.Model:
         graph = load(model)
@@ -139,15 +79,17 @@ def compress(
 
     with staged(output) as written:
         if calibration is None:
-            result = _compress(opened, model, written, options, external_data, progress)
-        elif options.target != "standard":
-            raise QqonnxError(f"--target {options.target} takes neither calibration nor a budget")
+            result = _compress(opened, model, written, options, external_data, threads, progress)
+        elif options.operators != "standard":
+            raise QqonnxError(
+                f"--operators {options.operators} takes neither calibration nor a budget"
+            )
         else:
             from qqonnx.calibration.threads import one_blas_thread
 
             with one_blas_thread():
                 result = _calibrate(
-                    opened, model, written, options, calibration, external_data, progress
+                    opened, model, written, options, calibration, external_data, threads, progress
                 )
         outputs = verify(written, result.digests)
         bytes_after = written_bytes(written)
@@ -179,6 +121,7 @@ def _compress(
     output: Path,
     options: Options,
     external_data: bool,
+    threads: int,
     progress: Callable[[str, int, int], None],
 ) -> _Compressed:
     """Write the compressed file; what was read is let go before the file is verified."""
@@ -189,21 +132,27 @@ def _compress(
     total = sum(entry.weight.tensor.size for entry in plans)
     quantized = []
     blocked: list[tuple[Weight, BlockedWeight]] = []
-    for entry in plans:
+
+    def stored(entry: WeightPlan) -> QuantizedWeight | BlockedWeight:
         tensor = entry.weight.tensor
-        progress(entry.weight.name, tensor.size, total)
-        if options.target == "matmulnbits" and matmulnbits.fits(entry.weight):
-            bits = bits_of(entry.weight, options)
-            blocked.append((entry.weight, matmulnbits.block(entry.weight, bits)))
-            continue
+        if options.operators == "matmulnbits" and matmulnbits.fits(entry.weight):
+            return matmulnbits.block(entry.weight, bits_of(entry.weight, options))
         result = quantize(entry)
         if isinstance(tensor, ir.ExternalTensor):
             tensor.release()
-        if result.payload_bytes + NODE_BYTES < tensor.nbytes:
+        return result
+
+    results = in_order(stored, plans, size=lambda entry: entry.weight.tensor.size, threads=threads)
+    for entry, result in zip(plans, results, strict=True):
+        weight, nbytes = entry.weight, entry.weight.tensor.nbytes
+        progress(weight.name, weight.tensor.size, total)
+        if not isinstance(result, QuantizedWeight):
+            blocked.append((weight, result))
+        elif result.payload_bytes + NODE_BYTES < nbytes:
             quantized.append(result)
         else:
             reason = "compressed it would be no smaller"
-            left_out.append(Skipped(entry.weight.name, result.shape, tensor.nbytes, reason))
+            left_out.append(Skipped(weight.name, result.shape, nbytes, reason))
     if not quantized and not blocked:
         raise QqonnxError(f"{model}: holds no weight to compress ({_reasons(skipped + left_out)})")
     reports = tuple(map(_report, quantized)) + tuple(_block_report(*pair) for pair in blocked)
@@ -222,10 +171,11 @@ def _calibrate(
     options: Options,
     calibration: Calibration,
     external_data: bool,
+    threads: int,
     progress: Callable[[str, int, int], None],
 ) -> _Compressed:
     """Write files until one meets the target."""
-    from qqonnx.calibration.fit import fitted, rebound
+    from qqonnx.calibration.attempts import attempts, rebound
 
     graph = opened()
     bytes_before = file_bytes(graph, model)
@@ -234,8 +184,8 @@ def _calibrate(
     plans, left_out = plan([weight for weight in selected if weight not in biases], options)
     if not plans:
         raise QqonnxError(f"{model}: holds no weight to compress ({_reasons(skipped + left_out)})")
-    attempts = fitted(graph, plans, biases, calibration, bytes_before, progress)
-    attempt = next(attempts)
+    tries = attempts(graph, plans, biases, calibration, bytes_before, threads, progress)
+    attempt = next(tries)
     while True:
         # Each attempt is written into a model of its own, as writing changes it.
         fresh = opened()
@@ -243,7 +193,7 @@ def _calibrate(
         rewrite(fresh, rebound(attempt.weights, names))
         write(fresh, output, external_data=external_data)
         try:
-            attempt = attempts.send(written_bytes(output))
+            attempt = tries.send(written_bytes(output))
         except StopIteration:
             break
     rounded = {w.plan.weight.name for w in attempt.weights if isinstance(w, RoundedWeight)}
@@ -288,37 +238,30 @@ def restore(model: Path, output: Path, *, external_data: bool = False) -> int:
 
 
 def _report(weight: QuantizedWeight) -> WeightReport:
-    return WeightReport(
-        name=weight.plan.weight.name,
-        shape=weight.shape,
+    return weight_report(
+        weight.plan.weight.name,
+        weight.shape,
         method=weight.plan.method,
         granularity=weight.plan.granularity,
         levels=weight.codebook.shape[-1],
-        levels_used=weight.levels_used,
+        counts=weight.counts,
         bits=weight.storage.bits_per_weight,
-        entropy=weight.entropy,
-        l1=weight.error.l1,
-        l2=weight.error.l2,
-        sqnr=weight.error.sqnr,
+        error=weight.error,
         bytes_before=weight.plan.weight.tensor.nbytes,
         bytes_after=weight.payload_bytes,
     )
 
 
 def _block_report(weight: Weight, blocked: BlockedWeight) -> WeightReport:
-    error = distortion(matmulnbits.inner_by_outer(weight), blocked.decoded())
-    return WeightReport(
-        name=weight.name,
-        shape=weight.shape,
+    return weight_report(
+        weight.name,
+        weight.shape,
         method="uq",
         granularity=matmulnbits.GRANULARITY,
         levels=2**blocked.bits,
-        levels_used=int(np.count_nonzero(blocked.counts)),
+        counts=blocked.counts,
         bits=blocked.bits,
-        entropy=index_entropy(blocked.counts),
-        l1=error.l1,
-        l2=error.l2,
-        sqnr=error.sqnr,
+        error=distortion(matmulnbits.inner_by_outer(weight), blocked.decoded()),
         bytes_before=weight.tensor.nbytes,
         bytes_after=blocked.payload_bytes,
     )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from qqonnx.codebooks import index_entropy
-from qqonnx.compression import WeightReport
+from qqonnx.codebooks import Distortion
 from qqonnx.errors import QqonnxError
+from qqonnx.graph.holders import FLOAT_TYPES
 from qqonnx.graph.load import file_bytes, read
 from qqonnx.graph.matmulnbits import GRANULARITY, BlockedWeight, scales_of_blocks
 from qqonnx.graph.restore import (
@@ -20,10 +20,10 @@ from qqonnx.graph.restore import (
     compressed_weights,
     metadata,
 )
-from qqonnx.graph.scopes import FLOAT_TYPES
 from qqonnx.graph.select import Skipped, select
 from qqonnx.packing import Storage, layouts, unpack
 from qqonnx.quantize import FLOAT16
+from qqonnx.reports import WeightReport, weight_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,18 +176,15 @@ def _report(weight: CompressedWeight, path: Path) -> WeightReport:
         storage = _storage(record["levels"], size, tuple(map(len, planes)))
         floats = [t for t in weight.tensors if t.dtype in FLOAT_TYPES]
         counts = np.bincount(unpack(tuple(planes), storage, size))
-        return WeightReport(
-            name=weight.name,
-            shape=shape,
+        return weight_report(
+            weight.name,
+            shape,
             method=str(record["method"]),
             granularity=str(record["granularity"]),
             levels=int(record["levels"]),
-            levels_used=int(np.count_nonzero(counts)),
+            counts=counts,
             bits=storage.bits_per_weight,
-            entropy=index_entropy(counts),
-            l1=float(record["l1"]),
-            l2=float(record["l2"]),
-            sqnr=float(record["sqnr"]),
+            error=_error(record),
             bytes_before=int(size * weight.dtype.itemsize),
             bytes_after=sum(p.nbytes for p in planes) + sum(t.nbytes for t in floats),
         )
@@ -197,23 +194,24 @@ def _report(weight: CompressedWeight, path: Path) -> WeightReport:
 
 def _block_report(weight: BlockedWeight, record: dict[str, Any], path: Path) -> WeightReport:
     try:
-        return WeightReport(
-            name=weight.name,
-            shape=weight.size,
+        return weight_report(
+            weight.name,
+            weight.size,
             method=str(record["method"]),
             granularity=GRANULARITY,
             levels=2**weight.bits,
-            levels_used=int(np.count_nonzero(weight.counts)),
+            counts=weight.counts,
             bits=weight.bits,
-            entropy=index_entropy(weight.counts),
-            l1=float(record["l1"]),
-            l2=float(record["l2"]),
-            sqnr=float(record["sqnr"]),
+            error=_error(record),
             bytes_before=4 * weight.size[0] * weight.size[1],
             bytes_after=weight.payload_bytes,
         )
     except _MISFITS as error:
         raise QqonnxError(f"{path}: weight {weight.name!r}: its record does not fit") from error
+
+
+def _error(record: dict[str, Any]) -> Distortion:
+    return Distortion(float(record["l1"]), float(record["l2"]), float(record["sqnr"]))
 
 
 def _join(users: tuple[str, ...]) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 GRANULARITIES = ("tensor", "channel", "scale")
 
-TARGETS = ("standard", "matmulnbits")
+OPERATORS = ("standard", "matmulnbits")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Options:
         bits_for: bit-widths by pattern; the last that matches counts.
         include_bias: biases are weights too.
         min_size: tensors with fewer elements are left alone.
-        target: "standard" (decode nodes of standard operators) or "matmulnbits" (weights of
+        operators: "standard" (decode nodes of standard operators) or "matmulnbits" (weights of
             MatMul and Gemm by blocks, in ONNX Runtime's own operator, which keeps them packed).
     """
 
@@ -46,7 +46,7 @@ class Options:
     bits_for: Mapping[str, int] = field(default_factory=dict)
     include_bias: bool = False
     min_size: int = 1024
-    target: str = "standard"
+    operators: str = "standard"
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def _check(weights: Sequence[Weight], options: Options) -> None:
         raise QqonnxError(
             f"unknown granularity {options.granularity!r}; known: {', '.join(GRANULARITIES)}"
         )
-    if options.target not in TARGETS:
-        raise QqonnxError(f"unknown target {options.target!r}; known: {', '.join(TARGETS)}")
+    if options.operators not in OPERATORS:
+        raise QqonnxError(f"unknown operators {options.operators!r}; known: {', '.join(OPERATORS)}")
     for bits in options.bits_for.values():
         method.levels_for(bits)
     for option, patterns in (("--skip", options.skip), ("--bits-for", options.bits_for)):

@@ -16,7 +16,6 @@ from qqonnx.codebooks import (
     distortion,
     extremes,
     fit,
-    index_entropy,
 )
 from qqonnx.errors import QqonnxError
 from qqonnx.packing import Indices, Plane, Storage, pack, storage_for
@@ -50,8 +49,8 @@ class QuantizedWeight:
         codebook: [k] in the weight's dtype, or [channels, k] with granularity "channel".
         scales: [channels] in the weight's dtype or float16 with granularity "scale", otherwise
             None.
-        levels_used: levels that occur; with granularity "channel", of the richest channel.
-        entropy: index entropy in bits a weight.
+        counts: how often each index occurs, int64 [k]; with granularity "channel", in all
+            channels together.
         error: error of the decoded values.
         digest: SHA-256 of the decoded values' bytes.
     """
@@ -62,8 +61,7 @@ class QuantizedWeight:
     planes: tuple[Plane, ...]
     codebook: Weights
     scales: Weights | None
-    levels_used: int
-    entropy: float
+    counts: NDArray[np.int64]
     error: Distortion
     digest: bytes
 
@@ -116,8 +114,7 @@ def packed(
         planes=pack(indices.reshape(-1), storage),
         codebook=codebook,
         scales=scales,
-        levels_used=int(np.count_nonzero(counts)),
-        entropy=index_entropy(counts),
+        counts=counts,
         error=distortion(values, decoded),
         digest=digest(decoded),
     )

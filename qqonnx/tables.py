@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from qqonnx.compression import CompressReport, WeightReport
     from qqonnx.graph.select import Skipped
     from qqonnx.inspection import Inspection
+    from qqonnx.reports import CompressReport, WeightReport
 
 _COLUMNS = (
     "weight",

@@ -20,11 +20,11 @@ from qqonnx.calibration.feedback import (
 )
 from qqonnx.calibration.inputs import calibration_inputs
 from qqonnx.calibration.layers import layer_of, patches
+from qqonnx.calibration.request import Target, bytes_of, share_of
 from qqonnx.calibration.sensitivity import difference, probe
 from qqonnx.calibration.shrinkage import shrunk, used_together
 from qqonnx.calibration.statistics import collect
 from qqonnx.calibration.synthetic import dead_leaves
-from qqonnx.calibration.target import Target, bytes_of, share_of
 from qqonnx.errors import QqonnxError
 from qqonnx.graph.select import select
 

@@ -51,7 +51,7 @@ def model(build: Build) -> Path:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_whole_way(build: Build, tmp_path: Path, bits: int) -> None:
     path, packed, plain = model(build), tmp_path / "packed.onnx", tmp_path / "plain.onnx"
-    report = compress(path, packed, Options(bits=bits, target="matmulnbits", method="uq"))
+    report = compress(path, packed, Options(bits=bits, operators="matmulnbits", method="uq"))
     assert report.outputs.equal
     blocked = {w.name for w in report.weights if w.granularity == "block"}
     assert blocked == {"first", "second", "third", "last"}
@@ -107,9 +107,9 @@ def test_error_is_at_most_a_step(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options(bits=3, target="matmulnbits"), "takes 4 or 8 bits, not 3"),
-        (Options(bits=8, target="matmulnbits", bits_for={"third": 5}), "not 5 .*third"),
-        (Options(target="coreml"), "unknown target"),
+        (Options(bits=3, operators="matmulnbits"), "takes 4 or 8 bits, not 3"),
+        (Options(bits=8, operators="matmulnbits", bits_for={"third": 5}), "not 5 .*third"),
+        (Options(operators="coreml"), "unknown operators"),
     ],
 )
 def test_bad_options(build: Build, tmp_path: Path, options: Options, message: str) -> None:
@@ -123,7 +123,7 @@ def test_bad_options(build: Build, tmp_path: Path, options: Options, message: st
 )
 def test_nodes_that_do_not_fit(build: Build, tmp_path: Path, change: dict[str, int]) -> None:
     path, packed = model(build), tmp_path / "packed.onnx"
-    compress(path, packed, Options(bits=4, target="matmulnbits"))
+    compress(path, packed, Options(bits=4, operators="matmulnbits"))
     proto = onnx.load(packed)
     node = next(node for node in proto.graph.node if node.op_type == "MatMulNBits")
     for attribute in node.attribute:

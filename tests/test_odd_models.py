@@ -11,9 +11,8 @@ import pytest
 from building import Build, normal
 
 from qqonnx import Options, QqonnxError, compress, inspect, restore
-from qqonnx.calibration.fit import Calibration
-from qqonnx.calibration.target import Target
-from qqonnx.compression import CompressReport
+from qqonnx.calibration.request import Calibration, Target
+from qqonnx.reports import CompressReport
 
 HEAD = '<ir_version: 8, opset_import: ["": 17, "own": 1]>'
 
@@ -128,8 +127,8 @@ def test_a_weight_read_in_several_scopes_is_stored_once(build: Build) -> None:
         assert report.bytes_after < 64 * 64 + 4 * 320 + 2500
 
 
-@pytest.mark.parametrize("target", ["standard", "matmulnbits"])
-def test_attributes_that_a_function_sets(build: Build, tmp_path: Path, target: str) -> None:
+@pytest.mark.parametrize("operators", ["standard", "matmulnbits"])
+def test_attributes_that_a_function_sets(build: Build, tmp_path: Path, operators: str) -> None:
     text = f"""{HEAD}
     m (float[N,64] x) => (float[N,64] y) {{
         y = own.layer <flip = 1, order = [1, 0]> (x)
@@ -143,7 +142,7 @@ def test_attributes_that_a_function_sets(build: Build, tmp_path: Path, target: s
         o = MatMul(a, v)
     }}"""
     model, packed = build(text, {}), tmp_path / "packed.onnx"
-    report = compress(model, packed, Options(bits=8, granularity="scale", target=target))
+    report = compress(model, packed, Options(bits=8, granularity="scale", operators=operators))
     assert {weight.name for weight in report.weights} == {"w", "u"}
     assert report.outputs.equal
     x = normal(3, 64, seed=2)
@@ -159,11 +158,13 @@ def test_attributes_that_a_function_sets(build: Build, tmp_path: Path, target: s
         'v = Transpose <perm = "10"> (w)  y = MatMul(x, v)',
     ],
 )
-@pytest.mark.parametrize("target", ["standard", "matmulnbits"])
-def test_attributes_of_another_type(build: Build, tmp_path: Path, body: str, target: str) -> None:
+@pytest.mark.parametrize("operators", ["standard", "matmulnbits"])
+def test_attributes_of_another_type(
+    build: Build, tmp_path: Path, body: str, operators: str
+) -> None:
     path = build(f"{HEAD} m (float[N,64] x) => (float[N,64] y) {{ {body} }}", {"w": normal(64, 64)})
     assert [plain.name for plain in inspect(path).plain] == ["w"]
-    report = compress(path, tmp_path / "o.onnx", Options(bits=8, target=target))
+    report = compress(path, tmp_path / "o.onnx", Options(bits=8, operators=operators))
     assert "ONNX Runtime does not load it" in (report.outputs.reason or "")
 
 

@@ -25,8 +25,6 @@ TORCH_MODULES = (
 """Modules (and packages) that import PyTorch at once: others import them inside functions."""
 
 LONG = {
-    "qqonnx.calibration.fit": "one target after another, by one generator",
-    "qqonnx.compression": "the whole way of a model, and its report",
     "qqonnx.graph.matmulnbits": "one storage form from blocks to nodes and back",
     "qqonnx.graph.restore": "recognising every decode graph that was ever written",
     "qqonnx.sweep.store": "the schema, and all that reads and writes it",

@@ -82,7 +82,7 @@ def test_weights_stay_packed(model: Path, tmp_path: Path, bits: int, granularity
 
 def test_matmulnbits_never_decodes(model: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed.onnx"
-    report = compress(model, packed, Options(bits=4, target="matmulnbits"))
+    report = compress(model, packed, Options(bits=4, operators="matmulnbits"))
     _, kept = loaded(packed)
     blocked = [weight for weight in report.weights if weight.granularity == "block"]
     assert {weight.name for weight in blocked} == {"large", "small"}

@@ -17,12 +17,12 @@ from sweeping import ROOT, small_sweep
 from qqonnx.codebooks import METHODS
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.data import Dataset
+from qqonnx.parallel import available_cores
 from qqonnx.sweep.baselines import BASELINES
 from qqonnx.sweep.config import read_config, target_of
 from qqonnx.sweep.grid import Run, model_source, runs_of
 from qqonnx.sweep.images import calibration_images, judging, open_images
 from qqonnx.sweep.local import LocalPool
-from qqonnx.sweep.machine import cores
 from qqonnx.sweep.perform import RunError, perform
 from qqonnx.sweep.threads import inherited_threads, session_threads
 
@@ -265,6 +265,7 @@ def test_a_pool_is_no_larger_than_the_machine(
 
     monkeypatch.setattr(module, "LocalPool", Pool)
     config = replace(read_config(small_sweep(tmp_path, "timings = 0\n")), methods=(), baselines=())
-    for threads, workers in ((1, None), (1, 10_000), (cores(), None), (10_000, None), (1, 1)):
+    cores = available_cores()
+    for threads, workers in ((1, None), (1, 10_000), (cores, None), (10_000, None), (1, 1)):
         module.sweep(replace(config, threads=threads), workers=workers)
-    assert sizes == [cores(), cores(), 1, 1, 1]
+    assert sizes == [cores, cores, 1, 1, 1]

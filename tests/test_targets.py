@@ -13,8 +13,7 @@ import pytest
 from building import normal
 
 from qqonnx import Options, compress, inspect, restore
-from qqonnx.calibration.fit import Calibration
-from qqonnx.calibration.target import Target
+from qqonnx.calibration.request import Calibration, Target
 from qqonnx.cli import convert_model
 from qqonnx.errors import QqonnxError
 

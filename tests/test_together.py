@@ -93,7 +93,7 @@ def test_threads_do_not_change_a_byte(
     for threads in (1, 3, 8):
         output = tmp_path / f"{threads}.onnx"
         environment = dict.fromkeys(variables, str(threads))
-        process = converting(model, output, *options, **environment)
+        process = converting(model, output, *options, "--threads", threads, **environment)
         assert process.communicate()[1] == ""
         contents.add(output.read_bytes())
     assert len(contents) == 1

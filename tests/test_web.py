@@ -18,8 +18,7 @@ import onnxruntime as ort
 import pytest
 
 from qqonnx import Options, compress
-from qqonnx.calibration.fit import Calibration
-from qqonnx.calibration.target import Target
+from qqonnx.calibration.request import Calibration, Target
 from qqonnx.evaluation.preprocessing import apply, for_model
 
 WEB = Path(__file__).parent.parent / "examples" / "web"
@@ -133,5 +132,5 @@ def test_other_forms_in_node(digits_model: Path, digits_data: Path, tmp_path: Pa
     models = [mixed]
     for bits in (4, 8):
         models.append(tmp_path / f"matmulnbits {bits}.onnx")
-        compress(digits_model, models[-1], Options(bits=bits, target="matmulnbits"))
+        compress(digits_model, models[-1], Options(bits=bits, operators="matmulnbits"))
     compare_in_node(models, tmp_path)

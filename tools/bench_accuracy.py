@@ -26,8 +26,7 @@ from sections import write_section
 
 import qqonnx
 from qqonnx import Options, compress
-from qqonnx.calibration.fit import Calibration
-from qqonnx.calibration.target import Target
+from qqonnx.calibration.request import Calibration, Target
 from qqonnx.evaluation import open_dataset
 from qqonnx.evaluation.data import batches, output_indices
 from qqonnx.evaluation.metrics import Counts, count

@@ -1,4 +1,4 @@
-"""What a loaded model takes: resident memory and latency of each target, beside the float model.
+"""What a loaded model takes: resident memory and latency of each setup, beside the float model.
 
     python tools/bench_memory.py MODEL ... [--bits 4] [--repeats 5] [--write docs/deployment.md]
 
@@ -100,25 +100,25 @@ def _rows(name: str, arguments: argparse.Namespace) -> dict[str, Row]:
         model = Path(name)
         if not model.is_file():
             model = compatibility_models.write(name, Path(folder))
-        targets = _targets(model, arguments.bits, arguments.granularity, Path(folder))
-        measured: dict[str, list[Row]] = {target: [] for target in targets}
+        setups = _setups(model, arguments.bits, arguments.granularity, Path(folder))
+        measured: dict[str, list[Row]] = {setup: [] for setup in setups}
         for _ in range(arguments.repeats):
-            for target, (file, recipe) in targets.items():
-                measured[target].append(_measured(file, recipe, arguments.seconds))
-        sizes = {target: file.stat().st_size for target, (file, _) in targets.items()}
+            for setup, (file, recipe) in setups.items():
+                measured[setup].append(_measured(file, recipe, arguments.seconds))
+        sizes = {setup: file.stat().st_size for setup, (file, _) in setups.items()}
     return {
-        target: {"file": float(sizes[target])}
+        setup: {"file": float(sizes[setup])}
         | {key: statistics.median(entry[key] for entry in entries) for key in entries[0]}
-        for target, entries in measured.items()
+        for setup, entries in measured.items()
     }
 
 
-def _targets(
+def _setups(
     model: Path, bits: int, granularity: str, folder: Path
 ) -> dict[str, tuple[Path, Recipe]]:
     standard, blocked = folder / "standard.onnx", folder / "blocked.onnx"
     compress(model, standard, Options(bits=bits, granularity=granularity))
-    targets: dict[str, tuple[Path, Recipe]] = {
+    setups: dict[str, tuple[Path, Recipe]] = {
         "float": (model, DEFAULT),
         "float, no arena": (model, SPARING),
         "compressed": (standard, DEFAULT),
@@ -128,13 +128,13 @@ def _targets(
         "compressed, no arena, no folding": (standard, UNFOLDED),
     }
     try:
-        report = compress(model, blocked, Options(bits=bits, target="matmulnbits"))
+        report = compress(model, blocked, Options(bits=bits, operators="matmulnbits"))
     except QqonnxError:
-        return targets
+        return setups
     if any(weight.granularity == "block" for weight in report.weights):
-        targets["matmulnbits"] = (blocked, DEFAULT)
-        targets["matmulnbits, no arena, no folding"] = (blocked, UNFOLDED)
-    return targets
+        setups["matmulnbits"] = (blocked, DEFAULT)
+        setups["matmulnbits, no arena, no folding"] = (blocked, UNFOLDED)
+    return setups
 
 
 def _measured(file: Path, recipe: Recipe, seconds: float) -> dict[str, float]:
@@ -149,15 +149,15 @@ def _table(measured: dict[str, dict[str, Row]], arguments: argparse.Namespace) -
     ratios = ["resident", "peak"] if arguments.memory_only else ["resident", "peak", "load", "run"]
     titles = ["file MB", "resident MB", *(f"{key} ×" for key in ratios)]
     lines = [
-        f"| model | target | {' | '.join(titles)} |",
+        f"| model | setup | {' | '.join(titles)} |",
         "|---|---|" + "---:|" * len(titles),
     ]
     for name, rows in measured.items():
-        for target, row in rows.items():
+        for setup, row in rows.items():
             cells = [f"{row[key] / 1e6:.1f}" for key in ("file", "resident")]
             cells += [f"{row[key] / rows['float'][key]:.2f}" for key in ratios]
-            model = _short(name) if target == "float" else ""
-            lines.append(f"| {model} | {target} | {' | '.join(cells)} |")
+            model = _short(name) if setup == "float" else ""
+            lines.append(f"| {model} | {setup} | {' | '.join(cells)} |")
     lines += [
         "",
         f"{arguments.bits} bits by {arguments.granularity}; × is over the float model's in the "

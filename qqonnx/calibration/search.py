@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qqonnx.calibration.allocation import Choice, allocate, loss_curve
 from qqonnx.calibration.sensitivity import probe
+from qqonnx.calibration.subject import work_size
 from qqonnx.codebooks import assign, fit
 from qqonnx.errors import QqonnxError
+from qqonnx.parallel import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from qqonnx.calibration.feedback import Quantized
     from qqonnx.calibration.inputs import CalibrationInputs
@@ -42,6 +45,7 @@ def measure(
     found: Sequence[Subject],
     inputs: CalibrationInputs,
     budget: int,
+    threads: int,
     progress: Progress,
 ) -> None:
     """Measure what the outputs lose by each weight, around the allocation for `budget` bytes.
@@ -49,21 +53,36 @@ def measure(
     Raises:
         QqonnxError: the budget is too small.
     """
-    for subject in found:
-        _estimate_errors(subject)
+    estimates = in_order(_errors, found, size=work_size, threads=threads)
+    for subject, errors in zip(found, estimates, strict=True):
+        subject.errors.update(errors)
     replaceable = _replaceable(model, found)
     weights = [subject.plan.weight for subject in replaceable]
     with probe(model, weights, inputs) as compare:
         for levels_within in (_even, allocation):
             at = levels_within(found, budget)
-            for subject in replaceable:
+            unknown = [
+                subject
+                for subject in replaceable
+                if not any(_near(at[subject.name], other) for other in subject.measured)
+            ]
+            values = _values_of_half(unknown, at, threads)
+            progress("probe", len(replaceable) - len(unknown), 2 * len(replaceable))
+            for subject, quantized in zip(unknown, values, strict=True):
                 progress(subject.name, 1, 2 * len(replaceable))
-                key = at[subject.name]
-                if any(_near(key, other) for other in subject.measured):
-                    continue
-                values = subject.values(subject.quantized(*key, half=True))
-                subject.measured[key] = compare({subject.name: values})[0]
+                subject.measured[at[subject.name]] = compare({subject.name: quantized})[0]
             _guess_unmeasured(found)
+
+
+def _values_of_half(
+    found: Sequence[Subject], at: Mapping[str, tuple[int, bool]], threads: int
+) -> Iterator[NDArray[Any]]:
+    """Yield weights quantized as allotted, fitted to the first half of the samples."""
+
+    def work(subject: Subject) -> NDArray[Any]:
+        return subject.values(subject.quantized(*at[subject.name], half=True))
+
+    return in_order(work, found, size=work_size, threads=threads)
 
 
 def _replaceable(model: ir.Model, found: Sequence[Subject]) -> list[Subject]:
@@ -94,11 +113,13 @@ def _near(key: tuple[int, bool], other: tuple[int, bool]) -> bool:
     return bool(abs(np.log2(key[0] / other[0])) < _HALF_OCTAVE)
 
 
-def _estimate_errors(subject: Subject) -> None:
+def _errors(subject: Subject) -> dict[tuple[int, bool], float]:
+    """Estimate the error of a weight by levels and whether scaled, weighted by its inputs."""
     matrix = subject.matrix
     importance = np.ones((len(matrix), matrix.shape[2]), np.float32)
     if subject.moments is not None:
         importance = np.einsum("gii->gi", subject.moments.all[0]) + np.float32(1e-20)
+    errors = {}
     for scaled in (True, False) if subject.can_scale else (False,):
         scales = np.ones(matrix.shape[:2], np.float32)
         if scaled:
@@ -115,7 +136,8 @@ def _estimate_errors(subject: Subject) -> None:
             codebook = fit(shares, "kmeans", levels, importance=weight)
             decoded = codebook.levels[assign(shares, codebook)]
             squared = np.square(shares - decoded) * weight
-            subject.errors[levels, scaled] = factor * float(squared.sum())
+            errors[levels, scaled] = factor * float(squared.sum())
+    return errors
 
 
 def allocation(found: Sequence[Subject], budget: int) -> dict[str, tuple[int, bool]]:
@@ -154,6 +176,7 @@ def smallest_within(
     found: Sequence[Subject],
     inputs: CalibrationInputs,
     max_drop: float,
+    threads: int,
     progress: Progress,
 ) -> dict[str, tuple[int, bool]]:
     """Return the smallest allocation at which at most a share `max_drop` of the answers changes.
@@ -170,11 +193,9 @@ def smallest_within(
 
         def changed(budget: int) -> float:
             at = allocation(found, budget)
-            values = {
-                subject.name: subject.values(subject.quantized(*at[subject.name], half=True))
-                for subject in replaceable
-            }
-            return compare(values)[1]
+            values = _values_of_half(replaceable, at, threads)
+            names = (subject.name for subject in replaceable)
+            return compare(dict(zip(names, values, strict=True)))[1]
 
         drop = changed(largest)
         if np.isnan(drop):
@@ -193,12 +214,18 @@ def smallest_within(
 
 
 def quantize_all(
-    found: Sequence[Subject], at: Mapping[str, tuple[int, bool]], progress: Progress
+    found: Sequence[Subject],
+    at: Mapping[str, tuple[int, bool]],
+    threads: int,
+    progress: Progress,
 ) -> list[Quantized]:
     """Quantize every weight as allotted."""
     total = sum(subject.matrix.size for subject in found)
     results = []
-    for subject in found:
+    work = in_order(
+        lambda subject: subject.quantized(*at[subject.name]), found, size=work_size, threads=threads
+    )
+    for subject, quantized in zip(found, work, strict=True):
         progress(subject.name, subject.matrix.size, total)
-        results.append(subject.quantized(*at[subject.name]))
+        results.append(quantized)
     return results

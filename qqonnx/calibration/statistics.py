@@ -14,8 +14,8 @@ import onnxruntime as ort
 
 from qqonnx.calibration.layers import patches
 from qqonnx.errors import QqonnxError, first_line
+from qqonnx.graph.holders import tensor_of
 from qqonnx.graph.save import write
-from qqonnx.graph.scopes import tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +87,8 @@ def session_with(
             write(model, path, external_data=True)
             options = ort.SessionOptions()
             options.log_severity_level = 4
+            # Waiting threads would take the processor from what is quantized meanwhile.
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except QqonnxError:
             raise

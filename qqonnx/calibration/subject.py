@@ -19,6 +19,7 @@ from qqonnx.calibration.statistics import Moments, collect
 from qqonnx.codebooks import extremes
 from qqonnx.errors import QqonnxError
 from qqonnx.packing import storage_for
+from qqonnx.parallel import in_order
 from qqonnx.quantize import NODE_BYTES, PLANE_BYTES, QuantizedWeight, packed
 
 if TYPE_CHECKING:
@@ -147,10 +148,17 @@ class Subject:
         return np.moveaxis(matrix.reshape(moved), 0, axis)
 
 
+def work_size(subject: Subject) -> int:
+    """Return about how many numbers quantizing the weight holds."""
+    groups, _, columns = subject.matrix.shape
+    return int(subject.matrix.size) + (groups * columns**2 if subject.moments is not None else 0)
+
+
 def subjects(
     model: ir.Model,
     plans: Sequence[WeightPlan],
     inputs: CalibrationInputs,
+    threads: int,
     progress: Progress,
 ) -> list[Subject]:
     """Collect what calibration needs to know of each weight.
@@ -171,11 +179,15 @@ def subjects(
             extremes(values.reshape(-1))
         except QqonnxError as error:
             raise QqonnxError(f"weight {entry.weight.name!r}: {error}") from error
-        subject = Subject(
-            entry, layer, _matrix(values, entry, layer), moments.get(entry.weight.name)
-        )
-        subject.trust = _trust(subject, inputs.trust)
-        found.append(subject)
+        matrix = _matrix(values, entry, layer)
+        found.append(Subject(entry, layer, matrix, moments.get(entry.weight.name)))
+
+    def trust(subject: Subject) -> Trust:
+        return _trust(subject, inputs.trust)
+
+    trusts = in_order(trust, found, size=work_size, threads=threads)
+    for subject, believed in zip(found, trusts, strict=True):
+        subject.trust = believed
     return found
 
 

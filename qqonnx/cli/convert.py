@@ -21,11 +21,11 @@ from qqonnx.cli.terminal import (
 )
 from qqonnx.codebooks import METHODS
 from qqonnx.errors import QqonnxError
-from qqonnx.plan import GRANULARITIES, TARGETS, Options
+from qqonnx.plan import GRANULARITIES, OPERATORS, Options
 from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from qqonnx.calibration.target import Target
+    from qqonnx.calibration.request import Target
 
 
 def convert(
@@ -57,16 +57,19 @@ def convert(
     min_size: Annotated[
         int, typer.Option(help="Leave tensors with fewer elements alone.", min=0)
     ] = 1024,
-    target: Annotated[
+    operators: Annotated[
         str,
         typer.Option(
             help="standard: standard operators, runs everywhere; matmulnbits: MatMul and Gemm in "
             "ONNX Runtime's own operator, 4 or 8 bits, packed in memory too."
         ),
-    ] = TARGETS[0],
+    ] = OPERATORS[0],
     runtime_min: Annotated[
         str | None,
         typer.Option(help="Oldest ONNX Runtime that must read the file, such as 1.15."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Weights worked on at once. [one a core]", min=1)
     ] = None,
     simplify: Annotated[
         bool, typer.Option("--simplify", help="Pass the model through onnxsim first.")
@@ -122,12 +125,12 @@ def convert(
         bits_for=dict(map(_pattern_and_bits, bits_for or ())),
         include_bias=include_bias,
         min_size=min_size,
-        target=target,
+        operators=operators,
     )
     budget = _target(target_size, target_bits, target_ratio, max_drop)
     calibrated = None
     if budget is not None or calibration is not None or plan is not None or reconstruct:
-        from qqonnx.calibration.fit import Calibration
+        from qqonnx.calibration.request import Calibration
 
         data = None if calibration in (None, "none") else Path(calibration)
         calibrated = Calibration(data, calibration_samples, budget, plan, reconstruct)
@@ -141,6 +144,7 @@ def convert(
                 calibration=calibrated,
                 external_data=external_data,
                 runtime_min=runtime_min,
+                threads=threads,
                 progress=stages(progress),
             )
     if as_json:
@@ -181,7 +185,7 @@ def _target(
 ) -> Target | None:
     if size is None and bits is None and ratio is None and max_drop is None:
         return None
-    from qqonnx.calibration.target import Target, bytes_of, share_of
+    from qqonnx.calibration.request import Target, bytes_of, share_of
 
     return Target(
         size=None if size is None else bytes_of(size),

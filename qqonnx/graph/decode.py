@@ -33,95 +33,97 @@ from qqonnx.quantize import broadcastable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from qqonnx.graph.scope import Scope
+    from qqonnx.graph.builder import Builder
     from qqonnx.quantize import QuantizedWeight, RoundedWeight
 
 TABLE_SHARE = 4
 """A table that is there for speed has at most one number for so many of the weight."""
 
 
-def add_rounded(scope: Scope, weight: RoundedWeight) -> ir.Value:
+def add_rounded(builder: Builder, weight: RoundedWeight) -> ir.Value:
     """Add a Cast from float16 to the dtype of `weight`; returns its output."""
-    values = scope.constant(weight.values, "h")
-    return scope.apply("Cast", [values], "w", to=ir.DataType.from_numpy(weight.dtype))
+    values = builder.constant(weight.values, "h")
+    return builder.apply("Cast", [values], "w", to=ir.DataType.from_numpy(weight.dtype))
 
 
-def add_decode(scope: Scope, weight: QuantizedWeight) -> ir.Value:
+def add_decode(builder: Builder, weight: QuantizedWeight) -> ir.Value:
     """Add the nodes that compute `weight`; returns their last output, of the weight's shape."""
     if weight.codebook.ndim == 2:
-        return _decoded_by_channel(scope, weight)
+        return _decoded_by_channel(builder, weight)
     if weight.scales is None:
-        return _decoded(scope, weight)
+        return _decoded(builder, weight)
     if weight.storage.group == 1 and _looks_up_in_rows(weight):
-        return _decoded_by_scaled_codebooks(scope, weight)
+        return _decoded_by_scaled_codebooks(builder, weight)
     axis = weight.plan.weight.channel_axis
     assert axis is not None
-    scales = scope.constant(broadcastable(weight.scales, axis, len(weight.shape)), "s")
-    return _multiplied(scope, _decoded(scope, weight), scales, weight)
+    scales = builder.constant(broadcastable(weight.scales, axis, len(weight.shape)), "s")
+    return _multiplied(builder, _decoded(builder, weight), scales, weight)
 
 
-def _decoded(scope: Scope, weight: QuantizedWeight) -> ir.Value:
+def _decoded(builder: Builder, weight: QuantizedWeight) -> ir.Value:
     """Decode with one codebook for all channels, without scales."""
     storage, shape = weight.storage, weight.shape
-    codebook = scope.constant(_padded(weight.codebook, storage.levels), "l")
+    codebook = builder.constant(_padded(weight.codebook, storage.levels), "l")
     if storage.group == 1:
-        codes = add_codes(scope, weight, shape)
+        codes = add_codes(builder, weight, shape)
         rows = (*shape[:-1], storage.levels)
         if not _is_small(prod(rows), weight):
-            return scope.apply("Gather", [codebook, codes], "w")
+            return builder.apply("Gather", [codebook, codes], "w")
         # Along the last axis a look-up takes a fraction of what a Gather of one level does.
-        codebook = scope.apply("Expand", [codebook, scope.integers(rows, np.int64)], "t")
-        return scope.apply("GatherElements", [codebook, codes], "w", axis=len(shape) - 1)
+        codebook = builder.apply("Expand", [codebook, builder.integers(rows, np.int64)], "t")
+        return builder.apply("GatherElements", [codebook, codes], "w", axis=len(shape) - 1)
     if _is_wide(weight):
-        digits, codes = add_wide_digits(scope, storage), add_wide_codes(scope, weight)
+        digits, codes = add_wide_digits(builder, storage), add_wide_codes(builder, weight)
     else:
-        digits, codes = add_digits(scope, storage), add_codes(scope, weight, (-1,))
+        digits, codes = add_digits(builder, storage), add_codes(builder, weight, (-1,))
         if storage.rows * storage.group > prod(shape):
             # The table would be larger than the weight.
-            indices = scope.apply("Gather", [digits, codes], "c")
-            return scope.apply("Gather", [codebook, _shaped(scope, indices, weight, shape)], "w")
-    table = scope.apply("Gather", [codebook, digits], "t")
-    gathered = scope.apply("Gather", [table, codes], "w")
-    return _shaped(scope, gathered, weight, shape)
+            indices = builder.apply("Gather", [digits, codes], "c")
+            return builder.apply(
+                "Gather", [codebook, _shaped(builder, indices, weight, shape)], "w"
+            )
+    table = builder.apply("Gather", [codebook, digits], "t")
+    gathered = builder.apply("Gather", [table, codes], "w")
+    return _shaped(builder, gathered, weight, shape)
 
 
-def _decoded_by_channel(scope: Scope, weight: QuantizedWeight) -> ir.Value:
+def _decoded_by_channel(builder: Builder, weight: QuantizedWeight) -> ir.Value:
     """Look every index up in the codebook of its channel."""
     storage = weight.storage
     codebooks = _padded(weight.codebook, storage.levels)
     matrix = _matrix(weight)
     shape = matrix[0] if matrix else weight.shape
     if storage.group == 1:
-        indices = add_codes(scope, weight, shape)
+        indices = add_codes(builder, weight, shape)
     else:
-        digits, codes = add_small_digits(scope, storage), add_codes(scope, weight, (-1,))
-        small = _shaped(scope, scope.apply("Gather", [digits, codes], "c"), weight, shape)
-        indices = scope.apply("Cast", [small], "c", to=ir.DataType.INT32)
+        digits, codes = add_small_digits(builder, storage), add_codes(builder, weight, (-1,))
+        small = _shaped(builder, builder.apply("Gather", [digits, codes], "c"), weight, shape)
+        indices = builder.apply("Cast", [small], "c", to=ir.DataType.INT32)
     if matrix:
-        levels = scope.constant(codebooks if matrix[1] == 1 else codebooks.T, "l")
-        return _looked_up(scope, levels, indices, matrix, weight.shape)
+        levels = builder.constant(codebooks if matrix[1] == 1 else codebooks.T, "l")
+        return _looked_up(builder, levels, indices, matrix, weight.shape)
     channels, axis = weight.codebook.shape[0], weight.plan.weight.channel_axis
     assert axis is not None
-    offsets = _channel_offsets(scope, channels, codebooks.shape[1], len(shape) - 1 - axis)
-    indices = scope.apply("Add", [indices, offsets], "c")
-    levels = scope.constant(codebooks.reshape(-1), "l")
-    return scope.apply("Gather", [levels, indices], "w")
+    offsets = _channel_offsets(builder, channels, codebooks.shape[1], len(shape) - 1 - axis)
+    indices = builder.apply("Add", [indices, offsets], "c")
+    levels = builder.constant(codebooks.reshape(-1), "l")
+    return builder.apply("Gather", [levels, indices], "w")
 
 
-def _decoded_by_scaled_codebooks(scope: Scope, weight: QuantizedWeight) -> ir.Value:
+def _decoded_by_scaled_codebooks(builder: Builder, weight: QuantizedWeight) -> ir.Value:
     """Multiply the codebook by each channel's scale, and look every index up in its channel's."""
     matrix = _matrix(weight)
     assert matrix is not None
     assert weight.scales is not None
     shape, axis = matrix
-    levels = scope.constant(broadcastable(weight.codebook, axis, 2), "l")
-    scales = scope.constant(broadcastable(weight.scales, 1 - axis, 2), "s")
-    codebooks = _multiplied(scope, levels, scales, weight)
-    return _looked_up(scope, codebooks, add_codes(scope, weight, shape), matrix, weight.shape)
+    levels = builder.constant(broadcastable(weight.codebook, axis, 2), "l")
+    scales = builder.constant(broadcastable(weight.scales, 1 - axis, 2), "s")
+    codebooks = _multiplied(builder, levels, scales, weight)
+    return _looked_up(builder, codebooks, add_codes(builder, weight, shape), matrix, weight.shape)
 
 
 def _looked_up(
-    scope: Scope,
+    builder: Builder,
     codebooks: ir.Value,
     indices: ir.Value,
     matrix: tuple[tuple[int, int], int],
@@ -129,8 +131,8 @@ def _looked_up(
 ) -> ir.Value:
     """Look indices of the shape of `matrix_of` up in the codebooks of their channels."""
     flat, axis = matrix
-    decoded = scope.apply("GatherElements", [codebooks, indices], "w", axis=axis)
-    return decoded if flat == shape else _reshaped(scope, decoded, shape)
+    decoded = builder.apply("GatherElements", [codebooks, indices], "w", axis=axis)
+    return decoded if flat == shape else _reshaped(builder, decoded, shape)
 
 
 def _matrix(weight: QuantizedWeight) -> tuple[tuple[int, int], int] | None:
@@ -181,20 +183,20 @@ def _is_small(numbers: int, weight: QuantizedWeight) -> bool:
 
 
 def _multiplied(
-    scope: Scope, decoded: ir.Value, scales: ir.Value, weight: QuantizedWeight
+    builder: Builder, decoded: ir.Value, scales: ir.Value, weight: QuantizedWeight
 ) -> ir.Value:
     assert weight.scales is not None
     dtype = ir.DataType.from_numpy(weight.codebook.dtype)
     if dtype != ir.DataType.BFLOAT16:
         if weight.scales.dtype != weight.codebook.dtype:
-            scales = scope.apply("Cast", [scales], "s", to=dtype)
-        return scope.apply("Mul", [decoded, scales], "w")
+            scales = builder.apply("Cast", [scales], "s", to=dtype)
+        return builder.apply("Mul", [decoded, scales], "w")
     # ONNX Runtime multiplies no bfloat16 on the CPU; rounding the float32 product is the same.
     factors = [
-        scope.apply("Cast", [factor], "f", to=ir.DataType.FLOAT) for factor in (decoded, scales)
+        builder.apply("Cast", [factor], "f", to=ir.DataType.FLOAT) for factor in (decoded, scales)
     ]
-    product = scope.apply("Mul", factors, "f")
-    return scope.apply("Cast", [product], "w", to=ir.DataType.BFLOAT16)
+    product = builder.apply("Mul", factors, "f")
+    return builder.apply("Cast", [product], "w", to=ir.DataType.BFLOAT16)
 
 
 def _padded(codebook: NDArray[np.generic], levels: int) -> NDArray[np.generic]:
@@ -206,27 +208,27 @@ def _padded(codebook: NDArray[np.generic], levels: int) -> NDArray[np.generic]:
 
 
 def _shaped(
-    scope: Scope, decoded: ir.Value, weight: QuantizedWeight, shape: tuple[int, ...]
+    builder: Builder, decoded: ir.Value, weight: QuantizedWeight, shape: tuple[int, ...]
 ) -> ir.Value:
     """Cut the padding at the end off and give the values `shape`."""
     storage, size = weight.storage, prod(shape)
     if storage.code_count(size) * storage.group != size:
-        flat = _reshaped(scope, decoded, (-1,))
-        bounds = [scope.integers((0,), np.int64), scope.constant(np.array([size]), "n")]
-        decoded = scope.apply("Slice", [flat, *bounds], "w")
-    return _reshaped(scope, decoded, shape)
+        flat = _reshaped(builder, decoded, (-1,))
+        bounds = [builder.integers((0,), np.int64), builder.constant(np.array([size]), "n")]
+        decoded = builder.apply("Slice", [flat, *bounds], "w")
+    return _reshaped(builder, decoded, shape)
 
 
-def _reshaped(scope: Scope, values: ir.Value, shape: tuple[int, ...]) -> ir.Value:
-    return scope.apply("Reshape", [values, scope.integers(shape, np.int64)], "w")
+def _reshaped(builder: Builder, values: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+    return builder.apply("Reshape", [values, builder.integers(shape, np.int64)], "w")
 
 
-def _channel_offsets(scope: Scope, channels: int, levels: int, trailing: int) -> ir.Value:
+def _channel_offsets(builder: Builder, channels: int, levels: int, trailing: int) -> ir.Value:
     """First level of each channel: int32 [channels, 1, ..., 1] with `trailing` ones."""
     key = ("offsets", channels, levels, trailing)
-    if key not in scope.shared:
-        bounds = [scope.integers(n, np.int32) for n in (0, channels * levels, levels)]
-        offsets = scope.apply("Range", bounds, "o")
+    if key not in builder.shared:
+        bounds = [builder.integers(n, np.int32) for n in (0, channels * levels, levels)]
+        offsets = builder.apply("Range", bounds, "o")
         shape = (channels,) + (1,) * trailing
-        scope.shared[key] = _reshaped(scope, offsets, shape)
-    return scope.shared[key]
+        builder.shared[key] = _reshaped(builder, offsets, shape)
+    return builder.shared[key]

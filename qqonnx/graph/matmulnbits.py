@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from qqonnx.codebooks import distortion
 from qqonnx.errors import QqonnxError
+from qqonnx.graph.holders import holders, number_of
 from qqonnx.graph.rewrite import METADATA_KEY, fresh_names, short
-from qqonnx.graph.scopes import holders, number_of
 from qqonnx.quantize import digest
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def block(weight: Weight, bits: int) -> BlockedWeight:
     """
     if bits not in BITS:
         raise QqonnxError(
-            f"--target matmulnbits takes 4 or 8 bits, not {bits} (weight {weight.name!r})"
+            f"--operators matmulnbits takes 4 or 8 bits, not {bits} (weight {weight.name!r})"
         )
     rows = inner_by_outer(weight).T
     if not np.isfinite(rows).all():

@@ -15,8 +15,8 @@ import onnxruntime as ort
 
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.graph import matmulnbits
+from qqonnx.graph.holders import FLOAT_TYPES, Holder, holders
 from qqonnx.graph.rewrite import METADATA_KEY, expanded
-from qqonnx.graph.scopes import FLOAT_TYPES, Holder, holders
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from qqonnx.graph.builder import Builder
 from qqonnx.graph.decode import add_decode, add_rounded
-from qqonnx.graph.scope import Scope
-from qqonnx.graph.scopes import Holder, value_names
+from qqonnx.graph.holders import Holder, value_names
 from qqonnx.quantize import FLOAT16, QuantizedWeight, RoundedWeight
 from qqonnx.version import __version__
 
@@ -29,18 +29,18 @@ def rewrite(model: ir.Model, weights: Sequence[QuantizedWeight | RoundedWeight])
     decoded one.
     """
     fresh_name = fresh_names(model)
-    scopes: dict[int, Scope] = {}
+    builders: dict[int, Builder] = {}
     for weight in weights:
         holder = weight.plan.weight.graph
         in_function = isinstance(holder, ir.Function)
-        scope = scopes.setdefault(id(holder), Scope(fresh_name, in_function))
+        builder = builders.setdefault(id(holder), Builder(fresh_name, in_function))
         if isinstance(weight, RoundedWeight):
-            _replace(weight, add_rounded(scope, weight))
+            _replace(weight, add_rounded(builder, weight))
         else:
-            _replace(weight, add_decode(scope, weight))
+            _replace(weight, add_decode(builder, weight))
     holders = {id(weight.plan.weight.graph): weight.plan.weight.graph for weight in weights}
     for key, holder in holders.items():
-        _insert(holder, scopes[key])
+        _insert(holder, builders[key])
     model.metadata_props[METADATA_KEY] = _metadata(weights)
 
 
@@ -61,16 +61,16 @@ def _replace(weight: QuantizedWeight | RoundedWeight, decoded: ir.Value) -> None
     decoded.name = weight.plan.weight.name
 
 
-def _insert(holder: Holder, scope: Scope) -> None:
+def _insert(holder: Holder, builder: Builder) -> None:
     if isinstance(holder, ir.Graph):
-        for value in scope.initializers:
+        for value in builder.initializers:
             holder.register_initializer(value)
-    names = {id(node): node.name for node in scope.nodes}
+    names = {id(node): node.name for node in builder.nodes}
     if len(holder):
-        holder.insert_before(holder[0], scope.nodes)
+        holder.insert_before(holder[0], builder.nodes)
     else:
-        holder.extend(scope.nodes)
-    for node in scope.nodes:
+        holder.extend(builder.nodes)
+    for node in builder.nodes:
         node.name = names[id(node)]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qqonnx.graph.scopes import Holder, named_float_constants, number_of, tensor_of
+from qqonnx.graph.holders import Holder, named_float_constants, number_of, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError
+from qqonnx.graph.holders import named_float_constants, tensor_of
 from qqonnx.graph.load import read
 from qqonnx.graph.matmulnbits import scales_of_blocks
 from qqonnx.graph.outputs import OutputCheck, compare_outputs
@@ -17,7 +18,6 @@ from qqonnx.graph.restore import (
 )
 from qqonnx.graph.rewrite import METADATA_KEY
 from qqonnx.graph.save import data_file, write, written_bytes
-from qqonnx.graph.scopes import named_float_constants, tensor_of
 from qqonnx.quantize import digest
 
 if TYPE_CHECKING:

@@ -79,7 +79,7 @@ class NetworkJob:
                 include_bias=True,
                 min_size=0,
             )
-            report = compress(self.model.path, output, options)
+            report = compress(self.model.path, output, options, threads=1)
             outputs = _run(open_classifier(output, threads=1), images)
         size = np.array([np.prod(weight.shape) for weight in report.weights], np.float64)
         share = size / size.sum()

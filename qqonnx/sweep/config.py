@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qqonnx.calibration.target import Target, bytes_of, share_of
+from qqonnx.calibration.request import Target, bytes_of, share_of
 from qqonnx.codebooks import METHODS, method_named
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.plan import GRANULARITIES, Options

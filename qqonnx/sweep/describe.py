@@ -12,9 +12,9 @@ import numpy as np
 
 from qqonnx.codebooks import distortion
 from qqonnx.graph.decode import matrix_of
+from qqonnx.graph.holders import FLOAT_TYPES, tensor_of
 from qqonnx.graph.load import load, read
 from qqonnx.graph.restore import compressed_weights
-from qqonnx.graph.scopes import FLOAT_TYPES, tensor_of
 from qqonnx.graph.select import select
 from qqonnx.quantize import broadcastable
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qqonnx.compression import WeightReport
     from qqonnx.graph.restore import CompressedWeight
     from qqonnx.graph.select import Weight
+    from qqonnx.reports import WeightReport
     from qqonnx.sweep.grid import Source
 
 HISTOGRAMS = 3

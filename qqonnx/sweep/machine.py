@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from qqonnx.parallel import available_cores
+
 _PACKAGES = ("qqonnx", "onnxruntime", "onnx", "onnx-ir", "numpy", "torch", "coremltools", "nncf")
 
 
@@ -32,16 +34,9 @@ def hardware() -> dict[str, object]:
         "machine": platform.machine(),
         "system": platform.system(),
         "processor": _processor(),
-        "cores": cores(),
+        "cores": available_cores(),
         "memory": _memory(),
     }
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def has_package(name: str) -> bool:

@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from qqonnx.calibration.fit import Calibration
 from qqonnx.calibration.inputs import calibration_inputs
+from qqonnx.calibration.request import Calibration
 from qqonnx.compression import compress
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.evaluation.runner import packed_bytes
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from qqonnx.compression import WeightReport
+    from qqonnx.reports import WeightReport
 
 
 MODEL = "model.onnx"
@@ -118,7 +118,7 @@ def _make(run: Run, target: Path) -> tuple[dict[str, Any], Sequence[WeightReport
             options = replace(
                 run.options, method=run.method, bits=run.bits, granularity=run.granularity
             )
-            return {}, compress(run.model.path, target, options).weights
+            return {}, compress(run.model.path, target, options, threads=run.threads).weights
         assert calibration is not None
         assert run.budget is not None
         report = compress(
@@ -131,6 +131,7 @@ def _make(run: Run, target: Path) -> tuple[dict[str, Any], Sequence[WeightReport
                 target_of(run.budget),
                 reconstruct=calibration.reconstruct,
             ),
+            threads=run.threads,
         )
         return {"calibrated with": report.calibration}, report.weights
 

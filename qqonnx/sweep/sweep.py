@@ -11,11 +11,11 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError
+from qqonnx.parallel import available_cores
 from qqonnx.sweep import store as results
 from qqonnx.sweep.cluster import Cluster
 from qqonnx.sweep.grid import model_source, runs_of
 from qqonnx.sweep.local import LocalPool
-from qqonnx.sweep.machine import cores
 from qqonnx.sweep.perform import RunError
 from qqonnx.sweep.work import POLL_SECONDS, Place, work
 from qqonnx.sweep.zoo_models import exported
@@ -98,7 +98,7 @@ def _sweep(
     models = [model_source(exported(entry, config.weights)) for entry in config.models]
     owner = results.this_process()
     models_folder = config.results.with_name(f"{config.results.name}.models")
-    most = max(cores() // config.threads, 1)
+    most = max(available_cores() // config.threads, 1)
     with closing(results.open_store(config.results)) as store, _living(config.results, owner):
         place = Place(store, owner, models_folder)
         engine: Engine

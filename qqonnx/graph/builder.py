@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Scope:
+class Builder:
     """Where decode nodes are being added: one graph or function.
 
     Attributes:

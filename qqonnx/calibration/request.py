@@ -1,11 +1,15 @@
-"""The size that the user names."""
+"""What the user asks of calibration: the data, and the size or the accuracy to meet."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qqonnx.errors import QqonnxError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20}
 
@@ -48,6 +52,25 @@ class Target:
             return int(self.bits * weights / 8)
         assert self.ratio is not None
         return int(before / self.ratio)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How to calibrate.
+
+    Attributes:
+        data: folder of images, or .npy or .npz file; None for made-up inputs (data-free).
+        samples: greatest number of samples.
+        target: size or accuracy to meet; without one the levels are those of the options.
+        plan: JSON file of the allocation: written with a target, read without.
+        reconstruct: tune levels, scales and biases end to end afterwards (needs PyTorch).
+    """
+
+    data: Path | None = None
+    samples: int = 256
+    target: Target | None = None
+    plan: Path | None = None
+    reconstruct: bool = False
 
 
 def bytes_of(text: str) -> int:
