@@ -142,6 +142,9 @@ def _compress(
             tensor.release()
         return result
 
+    if options.granularity == "channel":
+        # Work on arrays of a channel's size is Python's more than numpy's: threads would only wait.
+        threads = 1
     results = in_order(stored, plans, size=lambda entry: entry.weight.tensor.size, threads=threads)
     for entry, result in zip(plans, results, strict=True):
         weight, nbytes = entry.weight, entry.weight.tensor.nbytes
