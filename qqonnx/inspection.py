@@ -124,18 +124,23 @@ def _is_packed(weight: CompressedWeight) -> bool:
     """Whether decoding starts from what was stored; a simplifier may have folded its first steps.
 
     Where it did, there is no plane of packed indices, or a folded one: a longer integer constant
-    that is no table.
+    that is no table, or what a plane above the first was to give.
     """
     if _is_rounded(weight):
         return True
     tensors = dict(zip(weight.constants, weight.tensors, strict=True))
-    longest = max((t.size for t in tensors.values() if t.dtype in _PLANE_TYPES), default=0)
-    folded = (
-        value
+    planes = {v for v, t in tensors.items() if t.dtype in _PLANE_TYPES and not _is_table(v)}
+    longest = max((tensors[value].size for value in planes), default=0)
+    folded = any(
+        tensor.dtype in (ir.DataType.INT32, ir.DataType.INT64)
+        and tensor.size >= longest
+        and not _is_table(value)
         for value, tensor in tensors.items()
-        if tensor.dtype in (ir.DataType.INT32, ir.DataType.INT64) and tensor.size >= longest
     )
-    return longest > 0 and all(_is_table(value) for value in folded)
+    fields = any(
+        node.op_type == "Concat" and index > 0 for value in planes for node, index in value.uses()
+    )
+    return longest > 0 and not folded and not fields
 
 
 def _is_table(value: ir.Value) -> bool:
@@ -152,6 +157,7 @@ def _planes(weight: CompressedWeight) -> list[NDArray[np.uint8]]:
         tensor.numpy().reshape(-1).view(np.uint8)
         for constant, tensor in zip(weight.constants, weight.tensors, strict=True)
         if tensor.dtype in _PLANE_TYPES
+        and not _is_table(constant)
         # What bytes count in a code is the second input of MatMulInteger.
         and not any(node.op_type == "MatMulInteger" for node, _ in constant.uses())
     ]
