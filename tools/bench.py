@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import bench_load
 import bench_scaling
+import bench_stages
 from sections import add_sections, write_section
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "conversion": bench_scaling.section,
+    "stages": bench_stages.section,
     "load": bench_load.section,
 }
 """What is measured, in the order of the document: name -> from options to markdown."""

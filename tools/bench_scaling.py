@@ -72,14 +72,14 @@ def qqonnx_kmeans(model: Path, output: Path) -> None:
     """Convert by k-means at 4 bits, verified and written."""
     from qqonnx import Options, compress
 
-    compress(model, output, Options(method="kmeans", bits=4))
+    compress(model, output, Options(method="kmeans", bits=4), threads=1)
 
 
 def qqonnx_quantile(model: Path, output: Path) -> None:
     """Convert by quantiles at 4 bits, verified and written."""
     from qqonnx import Options, compress
 
-    compress(model, output, Options(method="qq", bits=4))
+    compress(model, output, Options(method="qq", bits=4), threads=1)
 
 
 def scikit_learn(model: Path, _: Path) -> None:

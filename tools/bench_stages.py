@@ -1,0 +1,156 @@
+"""Where the time of a conversion goes, stage by stage; for tools/bench.py.
+
+    python tools/bench_stages.py MODEL [MODEL ...]
+
+Each model is compressed at 4 bits by k-means, one codebook a tensor, on one thread and then on as
+many as there are cores. Stages are timed around the functions that `qqonnx.compression` and
+`qqonnx.quantize` call, each without what it calls of the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import numpy as np
+
+from qqonnx import Options, compress
+from qqonnx.graph.load import load
+from qqonnx.graph.select import select
+from qqonnx.parallel import available_cores
+from qqonnx.plan import plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STAGES = {
+    "load": ("compression.load", "compression.select", "compression.plan"),
+    "codebook": ("quantize.fit",),
+    "indices": ("quantize.assign", "quantize.by_frequency", "quantize.pack"),
+    "error, digest": ("quantize.decode", "quantize.distortion", "quantize.digest"),
+    "rewrite, write": ("compression.rewrite", "compression.write"),
+    "verify weights": ("graph.verify.restore_weights", "graph.verify.write"),
+    "verify outputs": ("graph.verify.compare_outputs",),
+}
+"""Stage -> the functions that are timed, by the modules that call them."""
+
+MODEL_NAMES = ("resnet50", "vit_b_16")
+LARGE = 268_000_000
+"""Weights of the model of 1 GiB."""
+
+
+def profile(model: Path, output: Path) -> dict[str, float]:
+    """Compress on one thread; returns seconds by stage, `other` and the `whole`."""
+    spent: dict[str, float] = defaultdict(float)
+
+    def timed(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **named)
+            finally:
+                spent[stage] += time.perf_counter() - start
+
+        return call
+
+    with ExitStack() as patches:
+        for stage, names in STAGES.items():
+            for name in names:
+                module, function = f"qqonnx.{name}".rsplit(".", 1)
+                found = getattr(importlib.import_module(module), function)
+                patches.enter_context(patch(f"{module}.{function}", timed(stage, found)))
+        start = time.perf_counter()
+        compress(model, output, Options(bits=4), threads=1)
+        whole = time.perf_counter() - start
+    return {**{stage: spent[stage] for stage in STAGES}, "other": whole - sum(spent.values())}
+
+
+def sorting(model: Path) -> float:
+    """Return the seconds that `np.sort` takes over all weights, reading included."""
+    weights = [entry.weight for entry in plan(select(load(model))[0], Options())[0]]
+    start = time.perf_counter()
+    for weight in weights:
+        np.sort(weight.tensor.numpy(), axis=None)
+    return time.perf_counter() - start
+
+
+def on_all_cores(model: Path, output: Path) -> float:
+    """Return the seconds of a whole conversion with a thread a core."""
+    start = time.perf_counter()
+    compress(model, output, Options(bits=4))
+    return time.perf_counter() - start
+
+
+def column(model: Path, repeats: int) -> list[str]:
+    """Return the cells of one model; of each time, the least of `repeats` counts."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "output.onnx"
+        turns = [
+            (sorting(model), profile(model, output), on_all_cores(model, output))
+            for _ in range(repeats)
+        ]
+    sort = min(turn[0] for turn in turns)
+    stages = {stage: min(turn[1][stage] for turn in turns) for stage in turns[0][1]}
+    whole = min(sum(turn[1].values()) for turn in turns)
+    cells = [f"{seconds / sort:.2f}" for seconds in stages.values()]
+    return [*cells, f"{whole / sort:.2f}", f"{min(turn[2] for turn in turns) / sort:.2f}"]
+
+
+def table(models: dict[str, Path], repeats: int) -> str:
+    """Return a Markdown table: a line a stage, a column a model."""
+    heads = [*STAGES, "other", "whole", f"whole, {available_cores()} threads"]
+    columns = [column(path, repeats) for path in models.values()]
+    lines = ["| " + " | ".join(["stage", *models]) + " |", "|---" + "|---:" * len(models) + "|"]
+    lines += [
+        f"| {head} | {' | '.join(cells)} |"
+        for head, cells in zip(heads, zip(*columns, strict=True), strict=True)
+    ]
+    return "\n".join(lines)
+
+
+def section(options: argparse.Namespace) -> str:
+    """Return the section of docs/performance.md."""
+    from bench_scaling import make_model
+
+    from qqonnx import export
+
+    with tempfile.TemporaryDirectory() as folder:
+        models = {}
+        for name in MODEL_NAMES:
+            models[name] = Path(folder) / f"{name}.onnx"
+            export(name, models[name], weights="none")
+        models["MatMul, 1 GiB"] = Path(folder) / "large.onnx"
+        make_model(models["MatMul, 1 GiB"], LARGE)
+        found = table(models, options.repeats)
+    return "\n\n".join(
+        [
+            "## Stages of a conversion",
+            "Time at 4 bits, k-means, one codebook a tensor, over that of `np.sort` on all weights "
+            f"(reading included); the least of {options.repeats} runs. One thread but for the last "
+            "line; ONNX Runtime, which checks the outputs, takes its own.",
+            found,
+            f"Python {platform.python_version()}, numpy {np.__version__}, {available_cores()} "
+            f"cores, {platform.system()} {platform.machine()}.",
+        ]
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    print(table({path.stem: path for path in arguments.models}, arguments.repeats))
+
+
+if __name__ == "__main__":
+    main()
