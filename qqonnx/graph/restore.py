@@ -19,7 +19,7 @@ from qqonnx.graph.holders import FLOAT_TYPES, Holder, holders
 from qqonnx.graph.rewrite import METADATA_KEY, expanded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -189,18 +189,21 @@ def decoded_tensor(weight: CompressedWeight) -> ir.TensorProtocol:
 
 def _decode_model(weight: CompressedWeight) -> onnx.ModelProto:
     """Return a model of the decode nodes alone, with the weight as its output."""
+    model = _nodes_model(weight)
+    for name, tensor in _stored(weight):
+        model.graph.initializer.append(_serialized(name, tensor))
+    return model
+
+
+def _nodes_model(weight: CompressedWeight) -> onnx.ModelProto:
+    """Return `_decode_model` without the tensors."""
     model = onnx.ModelProto(ir_version=8)
     model.opset_import.add(domain="", version=18)
     model.graph.name = "decode"
     try:
-        model.graph.node.extend(ir.to_proto(node) for node in weight.nodes)
+        model.graph.node.extend(ir.serde.serialize_node(node) for node in weight.nodes)
     except Exception as error:
         raise QqonnxError(f"weight {weight.name!r}: its decode nodes are damaged") from error
-    for constant, tensor in zip(weight.constants, weight.tensors, strict=True):
-        if constant.producer() is None:
-            initializer = ir.to_proto(ir.Tensor(tensor.numpy()))
-            initializer.name = constant.name or ""
-            model.graph.initializer.append(initializer)
     output, dtype = weight.name, weight.dtype
     # numpy has no bfloat16 of its own; as float32 nothing is lost.
     if dtype == ir.DataType.BFLOAT16:
@@ -213,18 +216,32 @@ def _decode_model(weight: CompressedWeight) -> onnx.ModelProto:
 
 def _light_model(weight: CompressedWeight) -> onnx.ModelProto:
     """Return the decode nodes' model without its large tensors, enough to infer shapes."""
-    model = _decode_model(weight)
-    initializers = list(model.graph.initializer)
-    del model.graph.initializer[:]
-    for tensor in initializers:
+    model = _nodes_model(weight)
+    for name, tensor in _stored(weight):
         # Shapes and bounds are short; inference needs to see them.
-        if len(tensor.dims) <= 1 and prod(tensor.dims) <= 64:
-            model.graph.initializer.append(tensor)
+        if len(tensor.shape) <= 1 and tensor.size <= 64:
+            model.graph.initializer.append(_serialized(name, tensor))
         else:
-            model.graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
+            dims = tensor.shape.numpy()
+            entry = onnx.helper.make_tensor_value_info(name, tensor.dtype.value, dims)
+            model.graph.input.append(entry)
     return model
+
+
+def _stored(weight: CompressedWeight) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """Yield name and tensor of each constant that is an initializer."""
+    for constant, tensor in zip(weight.constants, weight.tensors, strict=True):
+        if constant.producer() is None:
+            yield constant.name or "", tensor
+
+
+def _serialized(name: str, tensor: ir.TensorProtocol) -> onnx.TensorProto:
+    return onnx.TensorProto(
+        name=name,
+        dims=tensor.shape.numpy(),
+        data_type=tensor.dtype.value,
+        raw_data=tensor.tobytes(),
+    )
 
 
 def _decodes(node: ir.Node) -> bool:
