@@ -192,7 +192,7 @@ def mended_accuracies(results: Results) -> Any:
     figure, axes = panels(
         rows, 2, 10.5, 3.6 * rows, left=0.065, right=0.83, top=1 - 0.3 / (3.6 * rows), hspace=0.4
     )
-    figure.subplots_adjust(bottom=0.55 / (3.6 * rows), wspace=0.7)
+    figure.subplots_adjust(bottom=0.55 / (3.6 * rows), wspace=0.85)
     for ax in axes.flat[len(models) :]:
         ax.set_visible(False)
     for ax, model in zip(axes.flat, models, strict=False):

@@ -112,7 +112,7 @@ def other_distributions(results: Results) -> Any:
     figure, axes = panels(
         count, 3, 11, 2.45 * count, left=0.06, right=0.86, top=0.97, bottom=0.04, hspace=0.5
     )
-    figure.subplots_adjust(wspace=0.9)
+    figure.subplots_adjust(wspace=1.05)
     for row, distribution in zip(axes, DISTRIBUTIONS, strict=True):
         values = draw(distribution.key, _DRAWN)
         low, high = np.quantile(values, [0.0005, 0.9995])
