@@ -305,12 +305,18 @@ def draw(rows: list[Row], name: str, path: Path) -> None:
         xlabel="file size in MB",
         ylabel="images answered as by the float model, %",
         title=f"{name} ({rows[0].nbytes / 1e6:.1f} MB in float)",
-        ylim=(0, 102),
+        ylim=(_floor([100 * row.counts.agreeing / row.counts.images for row in rows]), None),
     )
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right")
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     figure.savefig(path, metadata=metadata)
+
+
+def _floor(shares: list[float]) -> float:
+    """Return where an axis of percentages starts: at zero, unless all of them are high."""
+    least = min(shares)
+    return 0.0 if least < 80 else 5 * (least // 5) - 1
 
 
 if __name__ == "__main__":
