@@ -128,14 +128,13 @@ def _is_packed(weight: CompressedWeight) -> bool:
     """
     if _is_rounded(weight):
         return True
-    tensors = dict(zip(weight.constants, weight.tensors, strict=True))
-    planes = {v for v, t in tensors.items() if t.dtype in _PLANE_TYPES and not _is_table(v)}
-    longest = max((tensors[value].size for value in planes), default=0)
+    planes = _plane_tensors(weight)
+    longest = max((tensor.size for tensor in planes.values()), default=0)
     folded = any(
         tensor.dtype in (ir.DataType.INT32, ir.DataType.INT64)
         and tensor.size >= longest
         and not _is_table(value)
-        for value, tensor in tensors.items()
+        for value, tensor in zip(weight.constants, weight.tensors, strict=True)
     )
     fields = any(
         node.op_type == "Concat" and index > 0 for value in planes for node, index in value.uses()
@@ -153,16 +152,21 @@ def _is_rounded(weight: CompressedWeight) -> bool:
 
 def _planes(weight: CompressedWeight) -> list[NDArray[np.uint8]]:
     """Return the packed indices, the byte plane first."""
-    planes = [
-        tensor.numpy().reshape(-1).view(np.uint8)
-        for constant, tensor in zip(weight.constants, weight.tensors, strict=True)
-        if tensor.dtype in _PLANE_TYPES
-        and not _is_table(constant)
-        # What bytes count in a code is the second input of MatMulInteger.
-        and not any(node.op_type == "MatMulInteger" for node, _ in constant.uses())
-    ]
+    planes = [t.numpy().reshape(-1).view(np.uint8) for t in _plane_tensors(weight).values()]
     # A plane of fewer bits a code is shorter, so the length tells their order.
     return sorted(planes, key=len, reverse=True)
+
+
+def _plane_tensors(weight: CompressedWeight) -> dict[ir.Value, ir.TensorProtocol]:
+    """Return the constants that hold packed indices, in no order."""
+    return {
+        value: tensor
+        for value, tensor in zip(weight.constants, weight.tensors, strict=True)
+        if tensor.dtype in _PLANE_TYPES
+        and not _is_table(value)
+        # What bytes count in a code is the second input of MatMulInteger.
+        and not any(node.op_type == "MatMulInteger" for node, _ in value.uses())
+    }
 
 
 def _storage(levels: int, size: int, plane_sizes: tuple[int, ...]) -> Storage:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from qqonnx.evaluation.data import batches, output_indices
 from qqonnx.evaluation.metrics import Counts, count
 from qqonnx.evaluation.preprocessing import for_model
 from qqonnx.evaluation.session import open_classifier
+from qqonnx.sweep.machine import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def main() -> None:
     machine = (
         f"{name}, {rows[0].counts.images} images of {arguments.data.name}, {weights:,} weights; "
         f"qqonnx {qqonnx.__version__}, {platform.machine()}, peak memory "
-        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
+        f"{(peak_bytes() or 0) / 1e9:.2f} GB"
     )
     print(machine)
     if arguments.json:

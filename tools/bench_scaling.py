@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qqonnx.sweep.machine import peak_bytes
+
 if TYPE_CHECKING:
     import argparse
 
@@ -216,25 +218,14 @@ def child(name: str, model: Path, repeats: int) -> None:
         small = Path(folder) / "small.onnx"
         make_model(small, 10_000)
         work(small, Path(folder) / "warm.onnx")
-        before = peak_bytes()
+        before = peak_bytes() or 0
         least = np.inf
         for _ in range(repeats):
             start = time.process_time()
             work(model, Path(folder) / "output.onnx")
             least = min(least, time.process_time() - start)
-        peak = peak_bytes()
+        peak = peak_bytes() or 0
     print(json.dumps({"cpu": least, "memory": peak - before}))
-
-
-def peak_bytes() -> int:
-    """Return the peak memory of this process; Linux only.
-
-    `ru_maxrss` would count from the peak of the process that started this one.
-    """
-    status = Path("/proc/self/status").read_text("ascii")
-    return 1024 * next(
-        int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")
-    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from qqonnx.errors import QqonnxError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+Allocation = dict[str, tuple[int, bool]]
+"""For each weight by name: levels, and whether it has scales."""
+
 CELLS = 1 << 16
 """The budget is counted in so many parts, each choice rounded up to whole ones."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from qqonnx.calibration.feedback import Quantized
 from qqonnx.calibration.inputs import CalibrationInputs, calibration_inputs
-from qqonnx.calibration.plan_file import Allocation, read_plan, write_plan
+from qqonnx.calibration.plan_file import read_plan, write_plan
 from qqonnx.calibration.search import (
     allocation,
     fixed_levels,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from qqonnx.calibration.allocation import Allocation
     from qqonnx.calibration.request import Calibration
     from qqonnx.graph.select import Weight
 

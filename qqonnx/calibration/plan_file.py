@@ -13,10 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from qqonnx.calibration.allocation import Allocation
     from qqonnx.calibration.subject import Subject
-
-Allocation = dict[str, tuple[int, bool]]
-"""For each weight by name: levels, and whether it has scales."""
 
 
 def write_plan(path: Path, at: Allocation) -> None:

@@ -14,11 +14,12 @@ from qqonnx.errors import QqonnxError
 from qqonnx.parallel import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from qqonnx.calibration.allocation import Allocation
     from qqonnx.calibration.feedback import Quantized
     from qqonnx.calibration.inputs import CalibrationInputs
     from qqonnx.calibration.subject import Subject
@@ -35,7 +36,7 @@ _HALF_OCTAVE = 0.5
 _SEARCH_STEPS = 6
 
 
-def fixed_levels(found: Sequence[Subject]) -> dict[str, tuple[int, bool]]:
+def fixed_levels(found: Sequence[Subject]) -> Allocation:
     """Return the levels that were asked for, with scales where there is a channel axis."""
     return {subject.name: (subject.plan.levels, subject.can_scale) for subject in found}
 
@@ -75,7 +76,7 @@ def measure(
 
 
 def _values_of_half(
-    found: Sequence[Subject], at: Mapping[str, tuple[int, bool]], threads: int
+    found: Sequence[Subject], at: Allocation, threads: int
 ) -> Iterator[NDArray[Any]]:
     """Yield weights quantized as allotted, fitted to the first half of the samples."""
 
@@ -140,7 +141,7 @@ def _errors(subject: Subject) -> dict[tuple[int, bool], float]:
     return errors
 
 
-def allocation(found: Sequence[Subject], budget: int) -> dict[str, tuple[int, bool]]:
+def allocation(found: Sequence[Subject], budget: int) -> Allocation:
     """Return levels and whether scaled by weight, for at most `budget` bytes.
 
     Raises:
@@ -162,7 +163,7 @@ def allocation(found: Sequence[Subject], budget: int) -> dict[str, tuple[int, bo
     }
 
 
-def _even(found: Sequence[Subject], budget: int) -> dict[str, tuple[int, bool]]:
+def _even(found: Sequence[Subject], budget: int) -> Allocation:
     """Return about the same number of levels for every weight."""
     fitting = 2
     for levels in LADDER:
@@ -178,7 +179,7 @@ def smallest_within(
     max_drop: float,
     threads: int,
     progress: Progress,
-) -> dict[str, tuple[int, bool]]:
+) -> Allocation:
     """Return the smallest allocation at which at most a share `max_drop` of the answers changes.
 
     Judged by the samples of the second half, with weights fitted to the first.
@@ -215,7 +216,7 @@ def smallest_within(
 
 def quantize_all(
     found: Sequence[Subject],
-    at: Mapping[str, tuple[int, bool]],
+    at: Allocation,
     threads: int,
     progress: Progress,
 ) -> list[Quantized]:
