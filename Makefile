@@ -36,7 +36,7 @@ web-demo: $(VENV)/demo examples/web/node_modules
 # Needs node, npm and Chromium (CHROMIUM=/usr/bin/chromium).
 test-web: $(VENV)/test examples/web/node_modules
 	$(BIN)/python examples/web/build.py
-	$(BIN)/python -m pytest -m web tests/test_web.py tests/test_report_web.py
+	$(BIN)/python -m pytest -m web tests/test_web.py tests/report/test_web.py
 
 examples/web/node_modules: examples/web/package-lock.json
 	cd examples/web && ONNXRUNTIME_NODE_INSTALL=skip npm ci

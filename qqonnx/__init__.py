@@ -11,11 +11,10 @@ from qqonnx.errors import QqonnxError
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
-    from qqonnx.calibration.request import Calibration, Target
-    from qqonnx.compression import compress, restore
+    from qqonnx.compression.inspect import inspect
+    from qqonnx.compression.pipeline import compress, restore
+    from qqonnx.config import Calibration, Options, Target
     from qqonnx.evaluation import evaluate
-    from qqonnx.inspection import inspect
-    from qqonnx.plan import Options
     from qqonnx.zoo import export
 
 __all__ = [
@@ -32,14 +31,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Calibration": "qqonnx.calibration.request",
-    "Options": "qqonnx.plan",
-    "Target": "qqonnx.calibration.request",
-    "compress": "qqonnx.compression",
+    "Calibration": "qqonnx.config",
+    "Options": "qqonnx.config",
+    "Target": "qqonnx.config",
+    "compress": "qqonnx.compression.pipeline",
     "evaluate": "qqonnx.evaluation",
     "export": "qqonnx.zoo",
-    "inspect": "qqonnx.inspection",
-    "restore": "qqonnx.compression",
+    "inspect": "qqonnx.compression.inspect",
+    "restore": "qqonnx.compression.pipeline",
 }
 
 

@@ -18,15 +18,15 @@ ROOT = Path(__file__).parent.parent
 FUNCTIONS = ("compress", "evaluate", "export", "inspect", "restore")
 
 TORCH_MODULES = (
-    "qqonnx.calibration.distillation",
-    "qqonnx.calibration.torch_operators",
-    "qqonnx.calibration.tuning",
+    "qqonnx.finetune.losses",
+    "qqonnx.finetune.operators",
+    "qqonnx.finetune.loop",
 )
 """Modules (and packages) that import PyTorch at once: others import them inside functions."""
 
 LONG = {
-    "qqonnx.graph.matmulnbits": "one storage form from blocks to nodes and back",
-    "qqonnx.graph.restore": "recognising every decode graph that was ever written",
+    "qqonnx.encoding.matmulnbits": "one storage form from blocks to nodes and back",
+    "qqonnx.encoding.restore": "recognising every decode graph that was ever written",
     "qqonnx.sweep.store": "the schema, and all that reads and writes it",
 }
 """Modules of more than 300 lines, and why they are one."""

@@ -18,7 +18,7 @@ import onnxruntime as ort
 import pytest
 
 from qqonnx import Options, compress
-from qqonnx.calibration.request import Calibration, Target
+from qqonnx.config import Calibration, Target
 from qqonnx.evaluation.preprocessing import apply, for_model
 
 WEB = Path(__file__).parent.parent / "examples" / "web"

@@ -25,7 +25,7 @@ from sections import write_section
 
 import qqonnx
 from qqonnx import Options, compress
-from qqonnx.calibration.request import Calibration, Target
+from qqonnx.config import Calibration, Target
 from qqonnx.evaluation import open_dataset
 from qqonnx.evaluation.data import batches, output_indices
 from qqonnx.evaluation.metrics import Counts, count
@@ -176,9 +176,9 @@ def outputs_of(model: Path, inputs: np.ndarray) -> np.ndarray:
 
 def weight_count(model: Path) -> int:
     """Return how many weights the model has that compression is for."""
-    from qqonnx.graph.load import load
-    from qqonnx.graph.select import select
-    from qqonnx.plan import plan
+    from qqonnx.config import plan
+    from qqonnx.model.load import load
+    from qqonnx.model.select import select
 
     plans, _ = plan(select(load(model))[0], Options())
     return sum(entry.weight.tensor.size for entry in plans)

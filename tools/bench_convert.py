@@ -27,8 +27,8 @@ from rich.progress import track
 from rich.table import Table
 
 from qqonnx.codebooks import METHODS, assign, distortion, fit, method_named
+from qqonnx.encoding.packing import pack, storage_for
 from qqonnx.errors import QqonnxError
-from qqonnx.packing import pack, storage_for
 
 RESNET50 = (
     ((64, 3, 7, 7), 1),

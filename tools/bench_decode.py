@@ -4,7 +4,7 @@
 
 Each form decodes the same number of bits of made-up codes into weights of the model's shapes; the
 weights mean nothing, the time and the memory of loading do. Measured as by `tools/bench_load.py`.
-`qqonnx.graph.decode` writes the forms marked with a star, and for rows of 512 weights or more
+`qqonnx.encoding.decode` writes the forms marked with a star, and for rows of 512 weights or more
 GatherElements.
 """
 

@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from qqonnx import Options, compress
-from qqonnx.graph.save import written_bytes
+from qqonnx.model.save import written_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 PROBE = """
 import json, sys, time
 import onnxruntime as ort
-from qqonnx.graph.outputs import run_made_up
+from qqonnx.model.compare import run_made_up
 
 def held(key):
     lines = open("/proc/self/status").read().splitlines()

@@ -33,7 +33,7 @@ from qqonnx import Options, QqonnxError, compress
 PROBE = """
 import gc, json, sys, time
 import numpy as np, onnxruntime as ort
-from qqonnx.graph.outputs import run_made_up
+from qqonnx.model.compare import run_made_up
 
 def resident(key):
     lines = open("/proc/self/status").read().splitlines()

@@ -3,8 +3,8 @@
     python tools/bench_stages.py MODEL [MODEL ...]
 
 Each model is compressed at 4 bits by k-means, one codebook a tensor, on one thread and then on as
-many as there are cores. Stages are timed around the functions that `qqonnx.compression` and
-`qqonnx.quantize` call, each without what it calls of the others.
+many as there are cores. Stages are timed around the functions of `qqonnx.compression.pipeline` and
+`qqonnx.encoding.encode`, each without what it calls of the others.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from unittest.mock import patch
 import numpy as np
 
 from qqonnx import Options, compress
-from qqonnx.graph.load import load
-from qqonnx.graph.select import select
+from qqonnx.config import plan
+from qqonnx.model.load import load
+from qqonnx.model.select import select
 from qqonnx.parallel import available_cores
-from qqonnx.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,11 +22,11 @@ import zstandard
 from sections import write_or_print
 
 from qqonnx.codebooks import assign, fit, index_entropy, method_named
+from qqonnx.encoding.encode import by_frequency
+from qqonnx.encoding.packing import pack, storage_for
 from qqonnx.evaluation.transfer import BROTLI_QUALITY, ZSTD_LEVEL
-from qqonnx.graph.load import load
-from qqonnx.graph.select import select
-from qqonnx.packing import pack, storage_for
-from qqonnx.quantize import by_frequency
+from qqonnx.model.load import load
+from qqonnx.model.select import select
 
 if TYPE_CHECKING:
     from collections.abc import Callable

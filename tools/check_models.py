@@ -30,7 +30,7 @@ from rich.progress import track
 from rich.table import Table
 
 from qqonnx import Options, compress, export
-from qqonnx.plan import GRANULARITIES
+from qqonnx.config import GRANULARITIES
 
 DIGITS = Path(__file__).parent.parent / "models" / "digits_mobilenet_v3_small.onnx"
 MODELS = (

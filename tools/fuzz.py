@@ -4,7 +4,8 @@
     python tools/fuzz.py --atheris [CORPUS]                 coverage-guided (pip install atheris)
 
 Each batch of seeds runs in a process of its own, with its memory bounded; what ends that process,
-or takes more than a minute, is printed with its seed. The checks are those of tests/test_fuzz.py.
+or takes more than a minute, is printed with its seed. The checks are those of
+tests/compression/test_fuzz.py.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ def _batch(start: int, log: Path) -> None:
     from mutation import changed_bytes, changed_fields
     from test_fuzz import original, survives
 
-    from qqonnx.graph import outputs
-    from qqonnx.memory import limited_memory
+    from qqonnx.cli.memory import limited_memory
+    from qqonnx.model import compare
 
-    outputs.RUN_SECONDS = 2.0
+    compare.RUN_SECONDS = 2.0
     originals = [original(which) for which in range(4)]
     with limited_memory(0):
         for seed in range(start, start + BATCH):

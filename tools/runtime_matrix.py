@@ -23,7 +23,7 @@ import onnxruntime as ort
 from onnx import numpy_helper
 
 from qqonnx import Options, compress
-from qqonnx.graph.runtimes import LIMITS
+from qqonnx.model.runtimes import LIMITS
 
 RELEASES = (
     "1.15.0,1.16.3,1.17.3,1.18.1,1.19.2,1.20.1,1.21.1,1.22.1,1.23.2,1.24.4,1.25.1,1.26.0,1.27.0,"

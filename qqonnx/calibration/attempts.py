@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qqonnx.calibration.feedback import Quantized
+from qqonnx.calibration.gptq import Quantized
 from qqonnx.calibration.inputs import CalibrationInputs, calibration_inputs
 from qqonnx.calibration.plan_file import read_plan, write_plan
 from qqonnx.calibration.search import (
@@ -18,9 +18,9 @@ from qqonnx.calibration.search import (
     smallest_within,
 )
 from qqonnx.calibration.subject import Subject, subjects
+from qqonnx.config import WeightPlan
+from qqonnx.encoding.encode import FLOAT16, QuantizedWeight, RoundedWeight, rounded
 from qqonnx.errors import QqonnxError
-from qqonnx.plan import WeightPlan
-from qqonnx.quantize import FLOAT16, QuantizedWeight, RoundedWeight, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from qqonnx.calibration.allocation import Allocation
-    from qqonnx.calibration.request import Calibration
-    from qqonnx.graph.select import Weight
+    from qqonnx.config import Calibration
+    from qqonnx.model.select import Weight
 
     Progress = Callable[[str, int, int], None]
 
@@ -187,8 +187,8 @@ def tune(
     Raises:
         QqonnxError: PyTorch is missing, or the model has an operator that it cannot run.
     """
-    from qqonnx.calibration.reconstruction import reconstruct
-    from qqonnx.calibration.tunable import Tunable
+    from qqonnx.finetune.finetune import reconstruct
+    from qqonnx.finetune.tunable import Tunable
 
     graph = model.graph
     weights = [

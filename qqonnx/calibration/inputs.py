@@ -12,7 +12,7 @@ from qqonnx.calibration.synthetic import dead_leaves
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.data import SUFFIXES, Dataset, batches, open_dataset
 from qqonnx.evaluation.preprocessing import Preprocessing, for_model
-from qqonnx.graph.holders import tensor_of
+from qqonnx.model.scopes import tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

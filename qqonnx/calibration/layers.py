@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qqonnx.graph.select import Weight
+    from qqonnx.model.select import Weight
 
     FloatArray = NDArray[np.float32]
 

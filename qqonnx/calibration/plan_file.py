@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from qqonnx.encoding.packing import storage_for
 from qqonnx.errors import QqonnxError
-from qqonnx.graph.save import staged
-from qqonnx.packing import storage_for
+from qqonnx.model.save import staged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

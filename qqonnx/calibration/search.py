@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.calibration.allocation import Allocation
-    from qqonnx.calibration.feedback import Quantized
+    from qqonnx.calibration.gptq import Quantized
     from qqonnx.calibration.inputs import CalibrationInputs
     from qqonnx.calibration.subject import Subject
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.calibration.statistics import run, session_with
+from qqonnx.calibration.moments import run, session_with
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.metrics import divergence
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.calibration.inputs import CalibrationInputs
-    from qqonnx.graph.select import Weight
+    from qqonnx.model.select import Weight
 
     Replaced = Mapping[str, NDArray[Any]]
 

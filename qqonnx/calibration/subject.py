@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.calibration.feedback import (
+from qqonnx.calibration.gptq import (
     Quantized,
     by_importance,
     error_feedback,
     output_error,
 )
 from qqonnx.calibration.layers import Layer, layer_of
+from qqonnx.calibration.moments import Moments, collect
 from qqonnx.calibration.shrinkage import shrunk, used_together
-from qqonnx.calibration.statistics import Moments, collect
 from qqonnx.codebooks import extremes
+from qqonnx.encoding.encode import NODE_BYTES, PLANE_BYTES, QuantizedWeight, packed
+from qqonnx.encoding.packing import storage_for
 from qqonnx.errors import QqonnxError
-from qqonnx.packing import storage_for
 from qqonnx.parallel import in_order
-from qqonnx.quantize import NODE_BYTES, PLANE_BYTES, QuantizedWeight, packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.calibration.inputs import CalibrationInputs
-    from qqonnx.plan import WeightPlan
+    from qqonnx.config import WeightPlan
 
     Floats = NDArray[np.float32]
     Progress = Callable[[str, int, int], None]

@@ -20,12 +20,12 @@ from qqonnx.cli.terminal import (
     table_console,
 )
 from qqonnx.codebooks import METHODS
+from qqonnx.config import GRANULARITIES, OPERATORS, Options
 from qqonnx.errors import QqonnxError
-from qqonnx.plan import GRANULARITIES, OPERATORS, Options
 from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from qqonnx.calibration.request import Target
+    from qqonnx.config import Target
 
 
 def convert(
@@ -113,8 +113,8 @@ def convert(
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Compress MODEL: float weights become packed indices and codebooks; verified, then written."""
-    from qqonnx.compression import compress
-    from qqonnx.tables import compress_summary
+    from qqonnx.cli.tables import compress_summary
+    from qqonnx.compression.pipeline import compress
 
     options = Options(
         method=method,
@@ -130,7 +130,7 @@ def convert(
     budget = _target(target_size, target_bits, target_ratio, max_drop)
     calibrated = None
     if budget is not None or calibration is not None or plan is not None or reconstruct:
-        from qqonnx.calibration.request import Calibration
+        from qqonnx.config import Calibration
 
         data = None if calibration in (None, "none") else Path(calibration)
         calibrated = Calibration(data, calibration_samples, budget, plan, reconstruct)
@@ -164,7 +164,7 @@ def _as_file(model: str, weights: str, simplify: bool, folder: Path) -> Path:
         from google.protobuf.message import EncodeError
 
         from qqonnx import zoo
-        from qqonnx.graph.load import load
+        from qqonnx.model.load import load
 
         load(path)
         simplified = folder / path.name
@@ -185,7 +185,7 @@ def _target(
 ) -> Target | None:
     if size is None and bits is None and ratio is None and max_drop is None:
         return None
-    from qqonnx.calibration.request import Target, bytes_of, share_of
+    from qqonnx.config import Target, bytes_of, share_of
 
     return Target(
         size=None if size is None else bytes_of(size),

@@ -31,8 +31,8 @@ def evaluate(
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Measure accuracy, agreement with BASELINE, size, load time and latency."""
+    from qqonnx.cli.tables import unreadable_summary
     from qqonnx.evaluation import evaluate as evaluate_models
-    from qqonnx.tables import unreadable_summary
 
     with progress_bar(quiet) as progress:
         task = progress.add_task("images", total=None)

@@ -17,8 +17,8 @@ def inspect(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Show each weight's shape, method, bits, levels, entropy, error and bytes."""
-    from qqonnx.inspection import inspect as inspect_file
-    from qqonnx.tables import inspection_summary
+    from qqonnx.cli.tables import inspection_summary
+    from qqonnx.compression.inspect import inspect as inspect_file
 
     with bounded(model):
         inspection = inspect_file(model)
@@ -37,9 +37,9 @@ def verify(
 
     Exits with code 1 if a weight or an output differs, or a weight is in one file only.
     """
-    from qqonnx.graph.load import read
-    from qqonnx.graph.outputs import compare_outputs
-    from qqonnx.graph.verify import compare_weights
+    from qqonnx.encoding.verify import compare_weights
+    from qqonnx.model.compare import compare_outputs
+    from qqonnx.model.load import read
 
     with bounded(first, second):
         weights = compare_weights(read(first), read(second))
@@ -74,7 +74,7 @@ def restore(
     external_data: Annotated[bool, EXTERNAL] = False,
 ) -> None:
     """Write a compressed model with plain float weights again."""
-    from qqonnx.compression import restore as restore_file
+    from qqonnx.compression.pipeline import restore as restore_file
 
     with bounded(model):
         count = restore_file(model, output, external_data=external_data)

@@ -41,7 +41,7 @@ def study(
     Models and measurements are kept in the cache folder; a run that was interrupted goes on.
     """
     from qqonnx.study.claims import claims
-    from qqonnx.study.report import write_report
+    from qqonnx.study.page import write_report
     from qqonnx.study.run import FULL, QUICK, run_study
     from qqonnx.study.sources import Sources
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qqonnx.memory import limited_memory
+from qqonnx.cli.memory import limited_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +80,6 @@ def print_json(content: dict[str, Any]) -> None:
 
 def bounded(*models: Path) -> AbstractContextManager[None]:
     """Bound the memory of a command by the size of the files that it reads."""
-    from qqonnx.graph.load import file_bytes, read
+    from qqonnx.model.load import file_bytes, read
 
     return limited_memory(sum(file_bytes(read(model), model) for model in models))

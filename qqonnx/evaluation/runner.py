@@ -16,7 +16,7 @@ from qqonnx.evaluation.preprocessing import for_model, from_json
 from qqonnx.evaluation.session import open_classifier
 from qqonnx.evaluation.timing import latency_ratios, load_ratios
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes, zstd_bytes
-from qqonnx.graph.load import model_files, read
+from qqonnx.model.load import model_files, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -12,7 +12,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from qqonnx.errors import QqonnxError
-from qqonnx.graph.save import staged
+from qqonnx.model.save import staged
 from qqonnx.report import wording
 from qqonnx.report.advice import ADVISED_LOSS, advice, certainty, times_smaller
 from qqonnx.report.bits import bits_charts

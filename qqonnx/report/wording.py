@@ -6,8 +6,8 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
+from qqonnx.config import Options
 from qqonnx.errors import printable
-from qqonnx.plan import Options
 from qqonnx.sweep.config import parts_of
 from qqonnx.sweep.grid import TARGET
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.compression import compress
+from qqonnx.compression.pipeline import compress
+from qqonnx.config import Options
 from qqonnx.evaluation.data import batches, open_dataset, output_indices
 from qqonnx.evaluation.metrics import count
 from qqonnx.evaluation.preprocessing import for_model
 from qqonnx.evaluation.session import open_classifier
-from qqonnx.plan import Options
 from qqonnx.study.cache import digest_of
 
 if TYPE_CHECKING:

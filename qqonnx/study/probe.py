@@ -12,8 +12,8 @@ import onnxruntime as ort
 from onnx import numpy_helper
 
 from qqonnx.codebooks import assign, fit
-from qqonnx.graph.load import load
-from qqonnx.graph.select import select
+from qqonnx.model.load import load
+from qqonnx.model.select import select
 from qqonnx.study.networks import load_images
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.graph.load import model_files, read
+from qqonnx.model.load import model_files, read
 from qqonnx.sweep.grid import Run, Source, digest_of
 from qqonnx.sweep.machine import has_package, restart_peak
 from qqonnx.sweep.perform import MODEL, RunError, perform

@@ -6,10 +6,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qqonnx.calibration.request import Target, bytes_of, share_of
 from qqonnx.codebooks import METHODS, method_named
+from qqonnx.config import GRANULARITIES, Options, Target, bytes_of, share_of
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.plan import GRANULARITIES, Options
 from qqonnx.sweep.baselines import BASELINES
 
 if sys.version_info >= (3, 11):

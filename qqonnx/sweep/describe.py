@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qqonnx.codebooks import distortion
-from qqonnx.graph.decode import matrix_of
-from qqonnx.graph.holders import FLOAT_TYPES, tensor_of
-from qqonnx.graph.load import load, read
-from qqonnx.graph.restore import compressed_weights
-from qqonnx.graph.select import select
-from qqonnx.quantize import broadcastable
+from qqonnx.encoding.decode import matrix_of
+from qqonnx.encoding.encode import broadcastable
+from qqonnx.encoding.restore import compressed_weights
+from qqonnx.model.load import load, read
+from qqonnx.model.scopes import FLOAT_TYPES, tensor_of
+from qqonnx.model.select import select
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qqonnx.graph.restore import CompressedWeight
-    from qqonnx.graph.select import Weight
-    from qqonnx.reports import WeightReport
+    from qqonnx.compression.results import WeightReport
+    from qqonnx.encoding.restore import CompressedWeight
+    from qqonnx.model.select import Weight
     from qqonnx.sweep.grid import Source
 
 HISTOGRAMS = 3
@@ -136,7 +136,7 @@ def _histogram(original: Weight, weight: CompressedWeight) -> dict[str, Any]:
 def _levels_and_scales(
     floats: Sequence[NDArray[np.float64]], shape: tuple[int, ...], axis: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Tell a codebook and scales apart by their shapes; see `qqonnx.graph.decode`."""
+    """Tell a codebook and scales apart by their shapes; see `qqonnx.encoding.decode`."""
     codebooks = [array for array in floats if array.ndim == 1]
     if not codebooks:
         matrix = matrix_of(shape, axis)

@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError
-from qqonnx.graph.save import staged
+from qqonnx.model.save import staged
 from qqonnx.sweep.store import COLUMNS, read_rows
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qqonnx.codebooks import method_named
 from qqonnx.errors import QqonnxError
-from qqonnx.graph.load import model_files, read
+from qqonnx.model.load import model_files, read
 from qqonnx.sweep.baselines import BASELINES
 from qqonnx.sweep.config import SPLIT
 from qqonnx.version import __version__
@@ -18,7 +18,7 @@ from qqonnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from qqonnx.plan import Options
+    from qqonnx.config import Options
     from qqonnx.sweep.config import SweepConfig
 
 TARGET = "target"

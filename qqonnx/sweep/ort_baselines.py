@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from qqonnx.graph.load import model_files, read
 from qqonnx.logs import logging_disabled
+from qqonnx.model.load import model_files, read
 
 if TYPE_CHECKING:
     from qqonnx.calibration.inputs import CalibrationInputs

@@ -11,19 +11,19 @@ import numpy as np
 import onnx
 from onnx import version_converter
 
-from qqonnx.graph.load import load
-from qqonnx.graph.rewrite import rewrite
-from qqonnx.graph.save import save
-from qqonnx.graph.select import select
+from qqonnx.config import Options, plan
+from qqonnx.encoding.encode import packed
+from qqonnx.encoding.rewrite import rewrite
 from qqonnx.logs import logging_disabled
-from qqonnx.plan import Options, plan
-from qqonnx.quantize import packed
+from qqonnx.model.load import load
+from qqonnx.model.save import save
+from qqonnx.model.select import select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qqonnx.plan import WeightPlan
-    from qqonnx.quantize import QuantizedWeight
+    from qqonnx.config import WeightPlan
+    from qqonnx.encoding.encode import QuantizedWeight
     from qqonnx.sweep.baselines import Order
 
 _INT4_OPSET = 21

@@ -12,14 +12,14 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.calibration.inputs import calibration_inputs
-from qqonnx.calibration.request import Calibration
-from qqonnx.compression import compress
+from qqonnx.compression.inspect import inspect
+from qqonnx.compression.pipeline import compress
+from qqonnx.config import Calibration
+from qqonnx.encoding.rewrite import METADATA_KEY
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.evaluation.runner import packed_bytes
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes
-from qqonnx.graph.load import load, model_files, read
-from qqonnx.graph.rewrite import METADATA_KEY
-from qqonnx.inspection import inspect
+from qqonnx.model.load import load, model_files, read
 from qqonnx.sweep import describe
 from qqonnx.sweep.baselines import BASELINES, FLOAT32, Order
 from qqonnx.sweep.config import target_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from qqonnx.reports import WeightReport
+    from qqonnx.compression.results import WeightReport
 
 
 MODEL = "model.onnx"

@@ -1,0 +1,152 @@
+"""What the commands print: tables of weights and a summary line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from qqonnx.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
+
+    from qqonnx.compression.inspect import Inspection
+    from qqonnx.compression.results import CompressReport, WeightReport
+    from qqonnx.model.select import Skipped
+
+_COLUMNS = (
+    "weight",
+    "shape",
+    "method",
+    "bits",
+    "levels",
+    "entropy",
+    "L1",
+    "L2",
+    "SQNR dB",
+    "bytes before",
+    "after",
+)
+
+_FULL_WIDTH = 110
+"""Columns of text that a table of all columns takes with short names."""
+
+_SHORT_COLUMNS = ("weight", "shape", "bits", "entropy", "SQNR dB", "bytes before", "after")
+
+
+def compress_summary(report: CompressReport, console: Console) -> None:
+    """Print what was compressed, what was not, and what it saved."""
+    console.print(_weights_table(report.weights, _SHORT_COLUMNS))
+    _print_skipped(report.skipped, console)
+    if report.calibration is not None:
+        console.print(f"calibrated with {report.calibration}", highlight=False, markup=False)
+    unreadable_summary(report.unreadable, console)
+    ratio = report.bytes_before / report.bytes_after
+    if report.outputs.reason is None:
+        checked = "its outputs agree with those of plain float weights"
+    else:
+        checked = f"outputs not compared: {printable(report.outputs.reason)}"
+    console.print(
+        f"{report.path}: {report.bytes_after:,} bytes, {ratio:.2f} times smaller than "
+        f"{report.bytes_before:,}. Every weight decodes as planned; {checked}.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def unreadable_summary(names: Sequence[str], console: Console) -> None:
+    """Print how many image files were left out, and which."""
+    if names:
+        console.print(f"{len(names)} images left out, as they cannot be read:", highlight=False)
+    for name in names:
+        console.print(f"  {printable(name)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def inspection_summary(inspection: Inspection, console: Console) -> None:
+    """Print a file's weights and what else it holds."""
+    if inspection.weights:
+        columns = _COLUMNS if console.width >= _FULL_WIDTH else _SHORT_COLUMNS
+        console.print(_weights_table(inspection.weights, columns))
+        console.print(_entropy_line(inspection.weights), highlight=False)
+        left_out = [column for column in _COLUMNS if column not in columns]
+        if left_out:
+            more = f"in a wider terminal, or with --json: {', '.join(left_out)}"
+            console.print(more, highlight=False)
+    _print_skipped(inspection.plain, console, "plain float tensors")
+    version = inspection.version
+    state = f"compressed by qqonnx {printable(version)}" if version else "not compressed"
+    console.print(
+        f"{inspection.path}: {inspection.file_bytes:,} bytes, {state}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    if inspection.inflated:
+        console.print(
+            f"{len(inspection.inflated)} weights were compressed once and are packed no more: a "
+            "graph simplifier or an optimizer folded their decoding. Compress last.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _entropy_line(weights: Sequence[WeightReport]) -> str:
+    sizes = [prod(weight.shape) for weight in weights]
+    stored = sum(size * w.bits for size, w in zip(sizes, weights, strict=True)) / 8
+    bound = sum(size * w.entropy for size, w in zip(sizes, weights, strict=True)) / 8
+    above = f", {100 * (stored / bound - 1):.1f} % above" if bound else ""
+    return f"indices: {stored:,.0f} bytes{above} their entropy, {bound:,.0f} bytes"
+
+
+def _weights_table(weights: Sequence[WeightReport], columns: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        left = column in _COLUMNS[:3]
+        table.add_column(
+            column,
+            justify="left" if left else "right",
+            no_wrap=column != "weight",
+            overflow="fold" if column == "weight" else "ellipsis",
+        )
+    for weight in weights:
+        granularity = "" if weight.granularity == "tensor" else f"/{weight.granularity}"
+        cells = (
+            weight.name,
+            "×".join(map(str, weight.shape)),
+            weight.method + granularity,
+            f"{weight.bits:.2f}".removesuffix(".00"),
+            f"{weight.levels_used} of {weight.levels}",
+            f"{weight.entropy:.2f}",
+            f"{weight.l1:.2e}",
+            f"{weight.l2:.2e}",
+            f"{weight.sqnr:.1f}",
+            f"{weight.bytes_before:,}",
+            f"{weight.bytes_after:,}",
+        )
+        shown = dict(zip(_COLUMNS, cells, strict=True))
+        table.add_row(*(escape(printable(shown[column])) for column in columns))
+    return table
+
+
+def _print_skipped(
+    skipped: Iterable[Skipped], console: Console, title: str = "left as they are"
+) -> None:
+    entries = list(skipped)
+    if not entries:
+        return
+    total = sum(entry.nbytes for entry in entries)
+    reasons = Counter(entry.reason for entry in entries)
+    parts = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
+    console.print(
+        f"{title}: {len(entries)} tensors, {total:,} bytes: {parts}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

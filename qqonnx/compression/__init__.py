@@ -1,0 +1,1 @@
+"""The whole way of one model: compress, restore, inspect."""

@@ -1,0 +1,1 @@
+"""The stored form of a weight: encode it, write it as ONNX nodes, read it back, verify it."""

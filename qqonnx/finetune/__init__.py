@@ -1,0 +1,1 @@
+"""Fine-tuning of levels, scales and biases; the modules that import PyTorch are here."""

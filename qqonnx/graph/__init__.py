@@ -1,1 +1,0 @@
-"""ONNX graphs: find weights, put decode nodes in their place, check, undo, load and save."""

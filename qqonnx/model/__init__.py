@@ -1,0 +1,1 @@
+"""An ONNX model as such: load, save, select weights, run in ONNX Runtime, compare outputs."""

@@ -1,0 +1,251 @@
+"""Find the weights of a model: which initializers, used by what, with which channel axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from qqonnx.model.scopes import Holder, named_float_constants, number_of, tensor_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_PASS_THROUGH = {
+    "Cast",
+    "Flatten",
+    "Identity",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
+
+_BIAS_INPUTS = {
+    "Conv": (2,),
+    "FusedConv": (2,),
+    "NhwcFusedConv": (2,),
+    "ConvTranspose": (2,),
+    "Gemm": (2,),
+    "FusedGemm": (2,),
+    "LSTM": (3,),
+    "GRU": (3,),
+    "RNN": (3,),
+    "Attention": (2,),
+}
+
+Axis = int | None
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A float tensor that can be stored as indices and a codebook.
+
+    Attributes:
+        name: the initializer's name, or that of a Constant node's output; with a number
+            appended where a weight in another subgraph or function has the same name.
+        value: what the model's nodes read; unique, however many nodes share it.
+        graph: the graph or function that holds it.
+        users: operators that read it as a weight, e.g. ("Conv",).
+        channel_axis: axis of output channels; None where the users do not tell or disagree.
+        is_bias: it is only ever added.
+    """
+
+    name: str
+    value: ir.Value
+    graph: Holder
+    users: tuple[str, ...]
+    channel_axis: Axis
+    is_bias: bool
+
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        """The tensor's data."""
+        return tensor_of(self.value)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return tuple(self.tensor.shape.numpy())
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A float tensor that stays as it is, and why.
+
+    Attributes:
+        name: the initializer's name.
+        shape: its shape.
+        nbytes: its size in bytes.
+        reason: a few words.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    nbytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Use:
+    op_type: str
+    channel_axis: Axis
+    is_bias: bool
+
+
+def select(model: ir.Model, *, include_bias: bool = False) -> tuple[list[Weight], list[Skipped]]:
+    """Return the weights of `model` in graph order, and the float tensors that are none.
+
+    Args:
+        model: the model, unchanged.
+        include_bias: biases count as weights too.
+    """
+    weights: list[Weight] = []
+    skipped: list[Skipped] = []
+    for name, value, holder in named_float_constants(model):
+        tensor = tensor_of(value)
+        shape = tuple(tensor.shape.numpy())
+        uses = list(_uses(model, value, len(shape)))
+        reason = _reason_to_skip(value, holder, uses, include_bias)
+        if reason:
+            skipped.append(Skipped(name, shape, tensor.nbytes, reason))
+            continue
+        axes = {use.channel_axis for use in uses if not use.is_bias}
+        weights.append(
+            Weight(
+                name=name,
+                value=value,
+                graph=holder,
+                users=tuple(sorted({use.op_type for use in uses})),
+                channel_axis=axes.pop() if len(axes) == 1 else None,
+                is_bias=all(use.is_bias for use in uses),
+            )
+        )
+    return weights, skipped
+
+
+def _reason_to_skip(
+    value: ir.Value, holder: Holder, uses: list[_Use], include_bias: bool
+) -> str | None:
+    if not uses:
+        return "no operator uses it as a weight"
+    if not include_bias and all(use.is_bias for use in uses):
+        return "a bias"
+    if value.is_graph_input():
+        return "also an input of the model, which a caller may set"
+    opset = holder.opset_imports.get("", 0) if isinstance(holder, ir.Function) else None
+    if opset is not None and opset < 13:
+        return f"in a function of opset {opset}; decoding takes 13"
+    return None
+
+
+def _uses(model: ir.Model, value: ir.Value, rank: int) -> Iterator[_Use]:
+    """Follow `value` through operators that only rearrange it to those that use it as a weight."""
+    pending: list[tuple[ir.Value, Callable[[Axis], Axis]]] = [(value, lambda axis: axis)]
+    seen: set[ir.Value] = set()
+    while pending:
+        current, axis_before = pending.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for node, index in current.uses():
+            function = model.functions.get(node.op_identifier())
+            if function is not None:
+                pending.append((function.inputs[index], axis_before))
+            elif _rearranges(node, index):
+                through = _through(node, axis_before, rank)
+                pending.extend((output, through) for output in node.outputs)
+            elif index in _BIAS_INPUTS.get(node.op_type, ()) or _is_added_bias(node, index):
+                yield _Use(node.op_type, None, is_bias=True)
+            elif (axis := _weight_axis(node, index)) is not False:
+                found = axis_before(axis)
+                if found is not None:
+                    found = found % rank if -rank <= found < rank else None
+                yield _Use(node.op_type, found, is_bias=False)
+
+
+def _rearranges(node: ir.Node, index: int) -> bool:
+    if node.domain != "":
+        return False
+    # Exporters cut the gates of a recurrent layer apart and join them in another order.
+    if node.op_type == "Concat":
+        return all(value is not None and _is_constant(value) for value in node.inputs)
+    return node.op_type in _PASS_THROUGH and index == 0
+
+
+def _is_constant(value: ir.Value) -> bool:
+    producer = value.producer()
+    if producer is None:
+        return value.is_initializer() and not value.is_graph_input()
+    if producer.op_type not in (*_PASS_THROUGH, "Concat", "Constant"):
+        return False
+    return all(entry is None or _is_constant(entry) for entry in producer.inputs)
+
+
+def _through(
+    node: ir.Node, axis_before: Callable[[Axis], Axis], rank: int
+) -> Callable[[Axis], Axis]:
+    """Return how an axis of the node's output is found in the original tensor."""
+    if node.op_type in ("Identity", "Cast"):
+        return axis_before
+    if node.op_type == "Transpose":
+        perm = node.attributes.get("perm")
+        if perm is not None and (perm.is_ref() or perm.type != ir.AttributeType.INTS):
+            return lambda _: None
+        order = list(perm.as_ints()) if perm is not None else list(range(rank))[::-1]
+
+        def undo(axis: Axis) -> Axis:
+            if axis is None or not -len(order) <= axis < len(order):
+                return None
+            return axis_before(order[axis])
+
+        return undo
+    return lambda _: None
+
+
+def _is_added_bias(node: ir.Node, index: int) -> bool:
+    if node.op_type != "Add" or node.domain != "":
+        return False
+    other = node.inputs[1 - index]
+    producer = other.producer() if other is not None else None
+    return producer is not None and producer.op_type in ("MatMul", "FusedMatMul", "Einsum")
+
+
+def _flag(node: ir.Node, name: str) -> bool:
+    return bool(number_of(node, name, 0))
+
+
+def _weight_axis(node: ir.Node, index: int) -> Axis | bool:
+    """Return the channel axis of the node's input `index`, or False if it is not a weight.
+
+    None means a weight whose channel axis is not defined.
+    """
+    op = node.op_type
+    if node.domain not in ("", "ai.onnx", "com.microsoft"):
+        return False
+    if op in ("Conv", "FusedConv", "NhwcFusedConv"):
+        return 0 if index == 1 else False
+    if op == "ConvTranspose":
+        return 1 if index == 1 else False
+    if op in ("Gemm", "FusedGemm", "GemmFastGelu"):
+        if index == 1:
+            return 0 if _flag(node, "transB") else 1
+        return (1 if _flag(node, "transA") else 0) if index == 0 else False
+    if op in ("MatMul", "FusedMatMul", "TransposeMatMul"):
+        if index == 1:
+            return -2 if _flag(node, "transB") else -1
+        return (-1 if _flag(node, "transA") else -2) if index == 0 else False
+    if op == "Gather":
+        return 0 if index == 0 else False
+    if op in ("LSTM", "GRU", "RNN"):
+        return 1 if index in (1, 2) else False
+    if op == "Einsum":
+        return None
+    if op == "Attention" and node.domain == "com.microsoft":
+        return 1 if index == 1 else False
+    if op == "EmbedLayerNormalization":
+        return 0 if index in (2, 3, 4) else False
+    return False

@@ -1,0 +1,353 @@
+"""Calibration's parts: against brute force, finite sums, and what they must never make worse."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qqonnx.calibration.allocation import Choice, allocate, loss_curve
+from qqonnx.calibration.gptq import (
+    by_importance,
+    error_feedback,
+    output_error,
+)
+from qqonnx.calibration.inputs import calibration_inputs
+from qqonnx.calibration.layers import layer_of, patches
+from qqonnx.calibration.moments import collect
+from qqonnx.calibration.sensitivity import difference, probe
+from qqonnx.calibration.shrinkage import shrunk, used_together
+from qqonnx.calibration.synthetic import dead_leaves
+from qqonnx.config import Target, bytes_of, share_of
+from qqonnx.errors import QqonnxError
+from qqonnx.model.select import select
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(0, 120))
+def test_allocation_is_the_best_there_is(seed, weights, budget):
+    random = np.random.default_rng(seed)
+    rows = [
+        [Choice(2, False, int(random.integers(1, 40)), float(random.random())) for _ in range(4)]
+        for _ in range(weights)
+    ]
+    fitting = [
+        chosen
+        for chosen in itertools.product(*rows)
+        if sum(choice.nbytes for choice in chosen) <= budget
+    ]
+    if not fitting:
+        with pytest.raises(QqonnxError, match="target is too small"):
+            allocate(rows, budget)
+        return
+    best = min(sum(choice.loss for choice in chosen) for chosen in fitting)
+    chosen = allocate(rows, budget)
+    assert sum(choice.nbytes for choice in chosen) <= budget
+    assert sum(choice.loss for choice in chosen) == pytest.approx(best)
+
+
+def test_allocation_of_large_budgets_stays_within_them():
+    random = np.random.default_rng(0)
+    rows = [
+        [Choice(k, True, int(size), 1 / k) for k, size in ((2, 10**6 * r), (16, 4 * 10**6 * r))]
+        for r in random.uniform(0.5, 2, 20)
+    ]
+    budget = 60 * 10**6
+    chosen = allocate(rows, budget)
+    used = sum(choice.nbytes for choice in chosen)
+    assert budget - 4 * 10**6 * 2 < used <= budget
+
+
+def test_loss_curve_goes_through_what_was_measured_and_rises_with_the_error():
+    errors = {(2, True): 1.0, (4, True): 0.25, (8, True): 0.06, (16, True): 0.015}
+    curve = loss_curve(errors, {(4, True): 0.5, (16, True): 0.02})
+    assert curve[4, True] == pytest.approx(0.5)
+    assert curve[16, True] == pytest.approx(0.02)
+    assert curve[2, True] > curve[4, True] > curve[8, True] > curve[16, True]
+
+
+def correlated(
+    random: np.random.Generator, groups: int, columns: int, samples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return E[x xT] and E[x] of samples."""
+    mixing = random.standard_normal((groups, columns, columns)) / np.sqrt(columns)
+    x = random.standard_normal((groups, samples, columns)) @ mixing + 0.5
+    moment = x.transpose(0, 2, 1) @ x / samples
+    return moment.astype(np.float32), x.mean(axis=1).astype(np.float32)
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(1, 6, 80), (1, 5, 7), (4, 1, 9), (2, 3, 1)]),
+    st.sampled_from([2, 3, 8, 16]),
+    st.booleans(),
+)
+def test_error_feedback_lowers_the_error_of_the_outputs(seed, shape, levels, scaled):
+    random = np.random.default_rng(seed)
+    groups, rows, columns = shape
+    matrix = random.standard_normal(shape).astype(np.float32)
+    moment = shrunk(*correlated(random, groups, columns, 4 * columns + 8), 1000)
+    importance = np.einsum("gii->gi", moment)
+    plain = by_importance(matrix, importance, levels, scaled=scaled)
+    fed = error_feedback(matrix, moment, levels, scaled=scaled)
+    assert (np.diff(fed.levels) > 0).all()
+    assert fed.levels.size <= levels
+    assert fed.indices.max() < fed.levels.size
+    assert (fed.scales == fed.scales.astype(np.float16)).all()
+    if not scaled:
+        assert (fed.scales == 1).all()
+    before, after = (output_error(matrix, q.decoded, moment) for q in (plain, fed))
+    assert after <= before * 1.05 + 1e-6
+
+
+def test_rounds_never_raise_the_error():
+    random = np.random.default_rng(5)
+    matrix = random.standard_normal((1, 12, 90)).astype(np.float32)
+    moment = shrunk(*correlated(random, 1, 90, 400), 400)
+    errors = [
+        output_error(
+            matrix, error_feedback(matrix, moment, 6, scaled=False, rounds=rounds).decoded, moment
+        )
+        for rounds in (0, 1, 2, 4)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.95 * errors[0]
+
+
+def test_feedback_finds_the_best_indices_of_two_weights():
+    moment = np.array([[[1.0, 0.9], [0.9, 1.0]]], np.float32)
+    matrix = np.array([[[0.4, 0.4]]], np.float32)
+    # Rounded each by itself both become 0; together 0 and 1 make up for each other.
+    fed = error_feedback(np.tile(matrix, (1, 3, 1)), moment, 2, scaled=False)
+    best = min(
+        output_error(matrix, np.array([[pair]], np.float32), moment)
+        for pair in itertools.product(fed.levels.tolist(), repeat=2)
+    )
+    assert output_error(matrix, fed.decoded[:, :1], moment) == pytest.approx(best, abs=1e-6)
+
+
+def covariance(moment: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    return moment - mean[:, :, None] * mean[:, None, :]
+
+
+def test_shrinking_is_positive_definite_and_fades_with_samples():
+    random = np.random.default_rng(0)
+    off = ~np.eye(40, dtype=bool)
+    ratios = []
+    for samples in (5, 10**5):
+        moment, mean = correlated(random, 1, 40, samples)
+        result = shrunk(moment, mean, samples)
+        assert np.linalg.eigvalsh(result.astype(np.float64)).min() > 0
+        kept, given = (np.abs(covariance(m, mean)[0][off]).sum() for m in (result, moment))
+        ratios.append(kept / given)
+    assert ratios[0] < 0.6 < 0.98 < ratios[1]
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 6, 9), (3, 1, 4), (1, 2, 12)]))
+def test_what_few_samples_say_gives_way_to_the_mean_and_what_is_expected(seed, shape):
+    random = np.random.default_rng(seed)
+    groups, _, columns = shape
+    x = (random.standard_normal((groups, 50, columns)) + 0.5).astype(np.float32)
+    moment, mean = x.transpose(0, 2, 1) @ x / np.float32(50), x.mean(axis=1)
+    together = used_together(random.standard_normal(shape).astype(np.float32))
+    result = shrunk(moment, mean, 1, np.float32(0.5) * together)
+    assert np.linalg.eigvalsh(result.astype(np.float64)).min() > 0
+    left = covariance(result, mean)
+    deviation = np.sqrt(np.einsum("gii->gi", left))
+    correlation = left / deviation[:, :, None] / deviation[:, None, :]
+    off = ~np.eye(columns, dtype=bool)
+    np.testing.assert_allclose(correlation[:, off], 0.5 * together[:, off], atol=2e-3)
+    np.testing.assert_allclose(
+        np.einsum("gii->gi", result), np.einsum("gii->gi", moment), rtol=2e-3
+    )
+
+
+def test_used_together_is_the_correlation_of_columns():
+    random = np.random.default_rng(3)
+    matrix = random.standard_normal((2, 30, 5)).astype(np.float32)
+    for group, found in zip(matrix, used_together(matrix), strict=True):
+        np.testing.assert_allclose(found, np.corrcoef(group.T), atol=1e-5)
+    assert not used_together(np.zeros((1, 4, 3), np.float32)).any()
+
+
+CONV = """
+<ir_version: 8, opset_import: ["" : 17]>
+m (float[N, {channels}, 9, 8] x) => (float[N, a, b, c] y)
+<float[{shape}] w = {{{zeros}}}>
+{{ y = Conv<{attributes}>(x, w) }}
+"""
+
+
+def conv_model(shape, attributes, groups):
+    zeros = ",".join(["0"] * int(np.prod(shape)))
+    text = CONV.format(
+        channels=shape[1] * groups,
+        shape=",".join(map(str, shape)),
+        zeros=zeros,
+        attributes=f"group={groups}, {attributes}",
+    )
+    return ir.from_proto(onnx.parser.parse_model(text))
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes", "groups"),
+    [
+        ((4, 3, 1, 1), "strides=[1, 1]", 1),
+        ((4, 3, 3, 3), "pads=[1, 1, 1, 1], strides=[2, 2]", 1),
+        ((6, 1, 3, 3), "pads=[1, 0, 2, 1]", 6),
+        ((4, 2, 3, 2), 'auto_pad="SAME_UPPER", strides=[2, 1]', 2),
+        ((4, 2, 3, 2), 'auto_pad="SAME_LOWER", strides=[2, 3]', 2),
+        ((2, 3, 2, 2), "dilations=[2, 3]", 1),
+    ],
+)
+def test_patches_times_rows_is_the_convolution(shape, attributes, groups):
+    from onnx.reference import ReferenceEvaluator
+
+    model = conv_model(shape, attributes, groups)
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, shape[1] * groups, 9, 8)).astype(np.float32)
+    w = random.standard_normal(shape).astype(np.float32)
+    model.graph.initializers["w"].const_value = ir.Tensor(w, name="w")
+    layer = layer_of(select(model)[0][0])
+    assert layer is not None
+    seen = patches(layer, x, 10**6, random)
+    outputs = layer.matrix(w) @ seen.transpose(0, 2, 1)
+    expected = ReferenceEvaluator(ir.to_proto(model)).run(None, {"x": x})[0]
+    samples, channels = expected.shape[:2]
+    found = outputs.reshape(channels, samples, -1).transpose(1, 0, 2).reshape(expected.shape)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert (layer.weight(layer.matrix(w)) == w).all()
+
+
+MLP = """
+<ir_version: 8, opset_import: ["" : 17]>
+m (float[N, 5] x) => (float[N, 3] y)
+<float[5, 8] a = {%s}, float[3, 8] b = {%s}, float[3] c = {0.1, 0.2, 0.3}>
+{ h = MatMul(x, a)  r = Relu(h)  y = Gemm<transB=1>(r, b, c) }
+"""
+
+
+@pytest.fixture
+def mlp():
+    random = np.random.default_rng(1)
+    texts = [",".join(f"{v:.4f}" for v in random.standard_normal(n)) for n in (40, 24)]
+    return ir.from_proto(onnx.parser.parse_model(MLP % tuple(texts)))
+
+
+def test_moments_are_those_of_the_activations(mlp, tmp_path):
+    random = np.random.default_rng(2)
+    x = random.standard_normal((64, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    inputs = calibration_inputs(mlp, tmp_path / "x.npy", 256)
+    weights = select(mlp)[0]
+    layers = [layer_of(weight) for weight in weights]
+    moments = collect(mlp, layers, inputs)
+    a = mlp.graph.initializers["a"].const_value.numpy()
+    hidden = np.maximum(x @ a, 0)
+    np.testing.assert_allclose(moments["a"].all[0][0], x.T @ x / 64, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(moments["b"].all[0][0], hidden.T @ hidden / 64, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(moments["b"].all[1][0], hidden.mean(axis=0), rtol=1e-3, atol=1e-4)
+    even = np.concatenate([x[i : i + 8] for i in range(0, 64, 16)])
+    np.testing.assert_allclose(moments["a"].halves[0][0], even.T @ even / 32, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(moments["a"].means[0][0], even.mean(axis=0), rtol=1e-3, atol=1e-4)
+    assert len(mlp.graph.outputs) == 1
+    assert len(mlp.graph.inputs) == 1
+
+
+def test_probe_measures_what_the_definition_says(mlp, tmp_path):
+    random = np.random.default_rng(3)
+    x = random.standard_normal((32, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    inputs = calibration_inputs(mlp, tmp_path / "x.npy", 256)
+    a, b, c = (mlp.graph.initializers[name].const_value.numpy() for name in "abc")
+    other = (b + 0.3 * random.standard_normal(b.shape)).astype(np.float32)
+    judged = np.concatenate([x[i : i + 8] for i in (8, 24)])
+    hidden = np.maximum(judged @ a, 0)
+
+    def probabilities(weight):
+        logits = hidden @ weight.T + c
+        share = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return share / share.sum(axis=1, keepdims=True)
+
+    p, q = probabilities(b), probabilities(other)
+    with probe(mlp, select(mlp)[0], inputs) as compare:
+        loss, changed = compare({"b": other})
+        assert compare({})[0] == pytest.approx(0, abs=1e-9)
+    assert loss == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-3)
+    assert changed == pytest.approx((p.argmax(axis=1) != q.argmax(axis=1)).mean())
+
+
+def test_difference_of_outputs_that_are_no_classes():
+    reference = np.random.default_rng(0).standard_normal((4, 3, 5, 5)).astype(np.float32)
+    assert difference(reference, reference) == 0
+    off = difference(reference, reference + 0.1)
+    assert off == pytest.approx(0.01 / (2 * reference.var()), rel=1e-3)
+    assert difference(np.array([1, 2]), np.array([1, 3])) == 0
+
+
+def test_made_up_images_are_the_same_every_time_and_vary():
+    image = dead_leaves(40, 30, 3, np.random.default_rng(7))
+    assert image.shape == (3, 40, 30)
+    assert image.dtype == np.float32
+    assert (image >= 0).all()
+    assert (image <= 1).all()
+    assert (image == dead_leaves(40, 30, 3, np.random.default_rng(7))).all()
+    assert image.std() > 0.02
+    # Neighbors are alike, as in photographs.
+    steps = np.abs(np.diff(image, axis=2)).mean()
+    assert (
+        steps
+        < 0.5
+        * np.abs(
+            image - np.random.default_rng(0).permutation(image.reshape(-1)).reshape(image.shape)
+        ).mean()
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("2.5MB", 2_500_000), ("800 kB", 800_000), ("3MiB", 3 << 20), ("7", 7)]
+)
+def test_sizes(text, expected):
+    assert bytes_of(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-3MB", "2.5XB", "1e6", "nan"])
+def test_bad_sizes(text):
+    with pytest.raises(QqonnxError, match="--target-size"):
+        bytes_of(text)
+
+
+def test_shares():
+    assert share_of("1%") == pytest.approx(0.01)
+    assert share_of("0.02") == pytest.approx(0.02)
+    with pytest.raises(QqonnxError, match="--max-drop"):
+        share_of("much")
+
+
+@pytest.mark.parametrize("fields", [{}, {"size": 3, "bits": 2}, {"bits": -1}, {"max_drop": 1.5}])
+def test_bad_targets(fields):
+    with pytest.raises(QqonnxError):
+        Target(**fields)
+
+
+def test_the_probe_sees_no_sample_of_the_first_half(mlp, tmp_path):
+    x = np.random.default_rng(4).standard_normal((250, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    inputs = calibration_inputs(mlp, tmp_path / "x.npy", 256)
+    first_half = np.concatenate([batch["x"] for batch in list(inputs.batches())[0::2]])
+    weights = select(mlp)[0]
+    # With samples of the first half spoiled, nothing that the probe reports may change.
+    spoiled = x.copy()
+    spoiled[(x[:, None] == first_half[None]).all(axis=2).any(axis=1)] = 1000
+    np.save(tmp_path / "spoiled.npy", spoiled)
+    others = calibration_inputs(mlp, tmp_path / "spoiled.npy", 256)
+    replaced = {"b": np.roll(mlp.graph.initializers["b"].const_value.numpy(), 1)}
+    with probe(mlp, weights, inputs) as compare, probe(mlp, weights, others) as again:
+        assert compare(replaced) == again(replaced)
