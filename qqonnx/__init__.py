@@ -1,24 +1,26 @@
 """Make an ONNX model several times smaller and still run it in a stock ONNX Runtime.
 
-The command line's verbs as functions: `export`, `compress`, `inspect`, `restore`, `evaluate`.
+The commands as functions: `export`, `compress`, `inspect`, `verify`, `restore`, `evaluate`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import OptionError, QqonnxError
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
     from qqonnx.compression.inspect import inspect
     from qqonnx.compression.pipeline import compress, restore
+    from qqonnx.compression.verify import verify
     from qqonnx.config import Calibration, Options, Target
     from qqonnx.evaluation import evaluate
     from qqonnx.zoo import export
 
 __all__ = [
     "Calibration",
+    "OptionError",
     "Options",
     "QqonnxError",
     "Target",
@@ -28,6 +30,7 @@ __all__ = [
     "export",
     "inspect",
     "restore",
+    "verify",
 ]
 
 _HOMES = {
@@ -39,6 +42,7 @@ _HOMES = {
     "export": "qqonnx.zoo",
     "inspect": "qqonnx.compression.inspect",
     "restore": "qqonnx.compression.pipeline",
+    "verify": "qqonnx.compression.verify",
 }
 
 

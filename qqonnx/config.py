@@ -1,4 +1,4 @@
-"""What each weight is to become: method, number of levels, granularity."""
+"""What the user asks for, and what each weight is to become."""
 
 from __future__ import annotations
 
@@ -6,62 +6,72 @@ import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from qqonnx.codebooks import MAX_LEVELS, method_named
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    import os
+    from collections.abc import Callable, Mapping, Sequence
 
     from qqonnx.model.select import Skipped, Weight
 
-GRANULARITIES = ("tensor", "channel", "scale")
+    Progress = Callable[[str, int, int], None]
+    """Called with what is being done, an amount, and the total of the amounts."""
 
-OPERATORS = ("standard", "matmulnbits")
+Granularity = Literal["tensor", "channel", "scale"]
+Operators = Literal["standard", "matmulnbits"]
+Value = TypeVar("Value")
+
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+OPERATORS: tuple[Operators, ...] = get_args(Operators)
+
+DEFAULT_METHOD = "kmeans"
+DEFAULT_BITS = 8
+DEFAULT_GRANULARITY: Granularity = "tensor"
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for.
+    """How weights are compressed.
 
     Attributes:
-        method: a codebook method's name.
-        bits: bit-width of the method, 1 to 8.
-        levels: number of levels, 2 to 256; given, it overrules `bits`.
-        granularity: "tensor" (one codebook), "channel" (a codebook for each output channel) or
-            "scale" (one codebook, a scale for each output channel).
-        skip: patterns (`*`, `?`, `[...]`) of names of weights to leave alone.
-        bits_for: bit-widths by pattern; the last that matches counts.
-        include_bias: biases are weights too.
-        min_size: tensors with fewer elements are left alone.
+        method: name of a codebook method; by default "kmeans".
+        bits: bit-width, 1 to 8; by default 8.
+        levels: number of levels, 2 to 256, instead of `bits`.
+        granularity: "tensor" (one codebook; the default), "channel" (a codebook for each output
+            channel) or "scale" (one codebook, and a scale for each output channel).
+        skip: patterns (`*`, `?`, `[...]`) of names of weights that stay as they are.
+        bits_for: bit-widths by name pattern; the last matching pattern decides.
+        include_bias: compress biases too.
+        min_size: smallest number of elements of a tensor that is compressed.
         operators: "standard" (decode nodes of standard operators) or "matmulnbits" (weights of
-            MatMul and Gemm by blocks, in ONNX Runtime's own operator, which keeps them packed).
+            MatMul and Gemm in blocks, for ONNX Runtime's own operator, which keeps them packed).
     """
 
-    method: str = "kmeans"
-    bits: int = 8
+    method: str | None = None
+    bits: int | None = None
     levels: int | None = None
-    granularity: str = "tensor"
+    granularity: Granularity | None = None
     skip: Sequence[str] = ()
     bits_for: Mapping[str, int] = field(default_factory=dict)
     include_bias: bool = False
     min_size: int = 1024
-    operators: str = "standard"
+    operators: Operators = "standard"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A size to meet, or an accuracy; exactly one of the four.
+    """A file size or an accuracy to meet; exactly one of the four.
 
     Attributes:
         size: bytes of the file.
-        bits: bits of the file for each weight.
-        ratio: how many times smaller the file is to be.
-        max_drop: share of the answers that may change, between 0 and 1.
+        bits: bits of the file per weight.
+        ratio: bytes of the input file over bytes of the output file.
+        max_drop: largest share of answers that may change, between 0 and 1.
     """
 
     size: int | None = None
@@ -70,46 +80,47 @@ class Target:
     max_drop: float | None = None
 
     def __post_init__(self) -> None:
-        given = [value for value in vars(self).values() if value is not None]
+        given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
-            raise QqonnxError("a target is one of size, bits, ratio and maximum drop")
-        if not 0 < given[0] < float("inf"):
-            raise QqonnxError(f"a target is a positive number, not {given[0]}")
+            raise OptionError("target", "is exactly one of size, bits, ratio and max_drop")
+        ((name, value),) = given.items()
+        if not 0 < value < float("inf"):
+            raise OptionError(f"target.{name}", f"must be a positive number, not {value}")
         if self.max_drop is not None and self.max_drop >= 1:
-            raise QqonnxError("--max-drop is below 100 %")
+            raise OptionError("target.max_drop", "must be below 100 %")
 
-    def nbytes(self, before: int, weights: int) -> int:
-        """Return the bytes of the file, of a target that is no maximum drop.
+    def nbytes(self, bytes_before: int, weights: int) -> int:
+        """Return the largest file size in bytes; not for a target that is a maximum drop.
 
         Args:
-            before: bytes of the file to compress.
-            weights: number of weights in it.
+            bytes_before: bytes of the input file.
+            weights: number of weights in the model.
         """
         if self.size is not None:
             return self.size
         if self.bits is not None:
             return int(self.bits * weights / 8)
         assert self.ratio is not None
-        return int(before / self.ratio)
+        return int(bytes_before / self.ratio)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How to calibrate.
+    """How levels are calibrated on activations.
 
     Attributes:
-        data: folder of images, or .npy or .npz file; None for made-up inputs (data-free).
-        samples: greatest number of samples.
-        target: size or accuracy to meet; without one the levels are those of the options.
-        plan: JSON file of the allocation: written with a target, read without.
-        reconstruct: tune levels, scales and biases end to end afterwards (needs PyTorch).
+        data: a folder of images, or an .npy or .npz file; None for made-up inputs (data-free).
+        samples: largest number of samples.
+        target: a size or accuracy to meet; without one, `Options` says how many levels.
+        plan: JSON file with the levels of each weight: written with a target, read without one.
+        finetune: fine-tune levels, scales and biases end to end afterwards (needs PyTorch).
     """
 
-    data: Path | None = None
+    data: str | os.PathLike[str] | None = None
     samples: int = 256
     target: Target | None = None
-    plan: Path | None = None
-    reconstruct: bool = False
+    plan: str | os.PathLike[str] | None = None
+    finetune: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,10 +129,9 @@ class WeightPlan:
 
     Attributes:
         weight: the weight.
-        method: the codebook method.
-        levels: greatest number of levels of a codebook.
-        granularity: "tensor", "channel" or "scale"; what was asked, or "tensor" where the
-            weight has no channel axis.
+        method: name of the codebook method.
+        levels: largest number of levels of a codebook.
+        granularity: as asked for, but "tensor" for a weight without a channel axis.
     """
 
     weight: Weight
@@ -130,92 +140,126 @@ class WeightPlan:
     granularity: str
 
 
-def plan(weights: Sequence[Weight], options: Options) -> tuple[list[WeightPlan], list[Skipped]]:
-    """Decide for every weight; those left alone come back with the reason.
+def check_options(options: Options, calibration: Calibration | None) -> None:
+    """Refuse options that are out of range, or that would be ignored.
 
     Raises:
-        QqonnxError: unknown method or granularity, a number out of range, or a pattern of
-            `skip` or `bits_for` that matches no weight.
+        OptionError: an option is unknown, out of range, or of no effect beside another one.
     """
-    # The command line reads `Options` for its help; that must not wait for onnx to load.
+    method = method_named(_or_default(options.method, DEFAULT_METHOD))
+    widths = [*options.bits_for.values()]
+    if options.levels is None:
+        widths.append(_or_default(options.bits, DEFAULT_BITS))
+    for bits in widths:
+        method.levels_for(bits)
+    if options.levels is not None and not 2 <= options.levels <= MAX_LEVELS:
+        raise OptionError("levels", f"must be 2 to {MAX_LEVELS}, not {options.levels}")
+    for name, value, known in (
+        ("granularity", _or_default(options.granularity, DEFAULT_GRANULARITY), GRANULARITIES),
+        ("operators", options.operators, OPERATORS),
+    ):
+        if value not in known:
+            raise OptionError(name, f"must be one of {', '.join(known)}, not {value!r}")
+    for name, reason in _ignored(options, calibration).items():
+        if getattr(options, name) not in (None, {}):
+            raise OptionError(name, f"would be ignored: {reason}")
+    if calibration is not None and options.operators != "standard":
+        raise OptionError(
+            "operators", f"{options.operators} takes neither calibration nor a target"
+        )
+
+
+def plan_weights(
+    weights: Sequence[Weight], options: Options
+) -> tuple[list[WeightPlan], list[Skipped]]:
+    """Return a plan for each weight that is compressed, and the other weights with a reason.
+
+    Raises:
+        OptionError: a pattern of `skip` or `bits_for` matches no weight.
+    """
+    # The command line reads `Options` for its help, which must not wait for onnx to load.
     from qqonnx.model.select import Skipped
 
-    _check(weights, options)
+    for name, patterns in (("skip", options.skip), ("bits_for", options.bits_for)):
+        for pattern in patterns:
+            if not any(fnmatchcase(weight.name, pattern) for weight in weights):
+                raise OptionError(name, f"no weight has a name like {pattern}")
     plans, skipped = [], []
     for weight in weights:
-        shape = weight.shape
-        count = prod(shape)
+        size = prod(weight.shape)
         reason = None
         if any(fnmatchcase(weight.name, pattern) for pattern in options.skip):
-            reason = "as --skip says"
-        elif count < max(options.min_size, 1):
+            reason = "skipped by name"
+        elif size < max(options.min_size, 1):
             reason = f"fewer than {options.min_size} elements"
         if reason:
-            skipped.append(Skipped(weight.name, shape, weight.tensor.nbytes, reason))
+            skipped.append(Skipped(weight.name, weight.shape, weight.tensor.nbytes, reason))
             continue
-        granularity = options.granularity
-        if weight.channel_axis is None or len(shape) < 2:
+        method = _or_default(options.method, DEFAULT_METHOD)
+        granularity: str = _or_default(options.granularity, DEFAULT_GRANULARITY)
+        if weight.channel_axis is None or len(weight.shape) < 2:
             granularity = "tensor"
-        plans.append(WeightPlan(weight, options.method, _levels(weight, options), granularity))
+        plans.append(WeightPlan(weight, method, _levels(weight, options), granularity))
     return plans, skipped
 
 
 def bits_of(weight: Weight, options: Options) -> int:
-    """Return the bit-width that the options give a weight, levels left aside."""
+    """Return the bit-width that the options give a weight; `levels` is not looked at."""
     matching = (n for pattern, n in options.bits_for.items() if fnmatchcase(weight.name, pattern))
-    return ([options.bits, *matching])[-1]
+    return [_or_default(options.bits, DEFAULT_BITS), *matching][-1]
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as 2.5MB, 800kB, 3MiB or 120000.
+
+    Raises:
+        OptionError: the text is not a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in _UNITS:
+        raise OptionError("target.size", f"must be a size such as 2.5MB, not {text}")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def parse_share(text: str) -> float:
+    """Return a share such as 1% or 0.01 as a number.
+
+    Raises:
+        OptionError: the text is not a share.
+    """
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number)
+    except ValueError as error:
+        raise OptionError("target.max_drop", f"must be a share such as 1%, not {text}") from error
+    return value / 100 if text.strip().endswith("%") else value
+
+
+def _or_default(value: Value | None, default: Value) -> Value:
+    return default if value is None else value
 
 
 def _levels(weight: Weight, options: Options) -> int:
-    method = method_named(options.method)
-    levels = options.levels or method.levels_for(options.bits)
+    method = method_named(_or_default(options.method, DEFAULT_METHOD))
+    levels = options.levels or method.levels_for(_or_default(options.bits, DEFAULT_BITS))
     for pattern, bits in options.bits_for.items():
         if fnmatchcase(weight.name, pattern):
             levels = method.levels_for(bits)
     return levels
 
 
-def _check(weights: Sequence[Weight], options: Options) -> None:
-    method = method_named(options.method)
-    if options.levels is None:
-        method.levels_for(options.bits)
-    elif not 2 <= options.levels <= MAX_LEVELS:
-        raise QqonnxError(f"--levels is 2 to {MAX_LEVELS}, not {options.levels}")
-    if options.granularity not in GRANULARITIES:
-        raise QqonnxError(
-            f"unknown granularity {options.granularity!r}; known: {', '.join(GRANULARITIES)}"
-        )
-    if options.operators not in OPERATORS:
-        raise QqonnxError(f"unknown operators {options.operators!r}; known: {', '.join(OPERATORS)}")
-    for bits in options.bits_for.values():
-        method.levels_for(bits)
-    for option, patterns in (("--skip", options.skip), ("--bits-for", options.bits_for)):
-        for pattern in patterns:
-            if not any(fnmatchcase(weight.name, pattern) for weight in weights):
-                raise QqonnxError(f"{option} {pattern}: no weight has such a name")
-
-
-def bytes_of(text: str) -> int:
-    """Read a size such as 2.5MB, 800kB, 3MiB or 120000.
-
-    Raises:
-        QqonnxError: it is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if match is None or match[2].upper() not in _UNITS:
-        raise QqonnxError(f"--target-size {text}: must be a size such as 2.5MB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def share_of(text: str) -> float:
-    """Read a share such as 1% or 0.01.
-
-    Raises:
-        QqonnxError: it is none.
-    """
-    number = text.strip().removesuffix("%")
-    try:
-        value = float(number)
-    except ValueError as error:
-        raise QqonnxError(f"--max-drop {text}: must be a share such as 1%") from error
-    return value / 100 if text.strip().endswith("%") else value
+def _ignored(options: Options, calibration: Calibration | None) -> dict[str, str]:
+    """Return the options that have no effect beside the others, and why."""
+    ignored = {}
+    if options.levels is not None:
+        ignored["bits"] = "levels is given"
+    if options.operators == "matmulnbits":
+        ignored["levels"] = "matmulnbits takes bits"
+    if calibration is not None:
+        reason = "calibration chooses codebooks, and where a channel gets a scale"
+        ignored |= dict.fromkeys(("method", "granularity"), reason)
+        if calibration.target is not None or calibration.plan is not None:
+            source = "target" if calibration.target is not None else "plan"
+            reason = f"the {source} decides how many levels a weight has"
+            ignored |= dict.fromkeys(("bits", "levels", "bits_for"), reason)
+    return ignored

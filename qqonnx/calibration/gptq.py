@@ -1,18 +1,18 @@
-"""Error feedback: levels, scales and indices of a matrix, chosen for what it multiplies.
+"""GPTQ with a codebook: levels, scales and indices of a matrix, chosen for the matrix's inputs.
 
-With x the patches that a layer sees, H = E[x xT] and E the error of the weights, the squared
-error of the layer's outputs is tr(E H ET). Column by column, GPTQ rounds to the nearest level and
-makes up for the error in the columns that are still free; then every index is chosen again, the
-others fixed, and levels and scales are fitted by least squares, until the rounds are over.
+With inputs x, their second moment H = E[x xT] and the error E of the weights, the squared error of
+the outputs is tr(E H ET). GPTQ goes column by column: it rounds to the nearest level, and makes up
+for the error in the columns that are still free (error feedback). Then, for some rounds, levels and
+scales are fitted by least squares, and every index is chosen again with the others fixed.
 
-Source: Frantar and others, *GPTQ*, 2023 (the order of columns: Frantar and Alistarh, *Optimal
-Brain Compression*, 2022); second pass as the greedy updates of Chee and others, *QuIP*, 2023.
-All here with a codebook instead of a uniform grid.
+Sources: Frantar and others, *GPTQ*, 2023; order of the columns: Frantar and Alistarh, *Optimal
+Brain Compression*, 2022; second choice of the indices: greedy updates of Chee and others, *QuIP*,
+2023. These papers round to a uniform grid, where this module has a codebook.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     Indices = NDArray[np.uint8]
 
 BLOCK = 64
-"""Columns whose errors reach each other at once; those of a block reach the rest together."""
+"""Columns whose errors are passed on one by one; a block passes on the rest at once."""
 
 ROUNDS = 2
-LEAST_SCALE = 2.0**-14
+MIN_SCALE = 2.0**-14
 """Smallest normal float16."""
 
 _GRADIENT_STEPS = 4
 
 
 @dataclass(frozen=True)
-class Quantized:
+class QuantizedMatrix:
     """A matrix [groups, rows, columns] as levels, scales and indices.
 
     Attributes:
         levels: float32 [k], ascending.
-        scales: float32 [groups, rows], exact in float16; ones where the rows have no scales.
+        scales: float32 [groups, rows], float16 values; ones if the rows have no scales.
         indices: uint8 [groups, rows, columns].
     """
 
@@ -55,45 +55,46 @@ class Quantized:
         return np.asarray(self.levels[self.indices] * self.scales[..., None])
 
 
-def error_feedback(
+def gptq(
     matrix: Floats, moment: Floats, levels: int, *, scaled: bool, rounds: int = ROUNDS
-) -> Quantized:
-    """Quantize a matrix for inputs of second moment `moment`.
+) -> QuantizedMatrix:
+    """Quantize a matrix for inputs with second moments `moment`.
 
     Args:
         matrix: float32 [groups, rows, columns].
         moment: float32 [groups, columns, columns], positive definite (see `shrunk`).
-        levels: greatest number of levels.
+        levels: largest number of levels.
         scaled: whether each row has a scale.
-        rounds: of choosing indices again and fitting levels and scales.
+        rounds: number of rounds of fitting levels and scales and choosing indices again.
     """
     diagonal = np.einsum("gii->gi", moment)
-    start = by_importance(matrix, diagonal, levels, scaled=scaled)
+    start = weighted_kmeans(matrix, diagonal, levels, scaled=scaled)
     codebook, scales = start.levels, start.scales
     if scaled:
         scales = _fitted_scales(matrix, moment * np.eye(matrix.shape[2], dtype=np.float32), start)
         codebook = _codebook(matrix, diagonal, scales, levels)
-    result = Quantized(codebook, scales, _fed_back(matrix, moment, codebook, scales))
+    result = QuantizedMatrix(codebook, scales, _gptq_indices(matrix, moment, codebook, scales))
     for _ in range(rounds):
         if scaled:
-            result = _with_scales(result, _fitted_scales(matrix, moment, result))
-        result = Quantized(_fitted_levels(matrix, moment, result), result.scales, result.indices)
-        indices = _chosen_again(matrix, moment, result)
-        result = Quantized(result.levels, result.scales, indices)
+            result = replace(result, scales=_fitted_scales(matrix, moment, result))
+        result = replace(result, levels=_fitted_levels(matrix, moment, result))
+        result = replace(result, indices=_updated_indices(matrix, moment, result))
     return result
 
 
-def by_importance(matrix: Floats, importance: Floats, levels: int, *, scaled: bool) -> Quantized:
-    """Quantize by k-means weighted with `importance` [groups, columns], without feedback."""
+def weighted_kmeans(
+    matrix: Floats, importance: Floats, levels: int, *, scaled: bool
+) -> QuantizedMatrix:
+    """Quantize by k-means weighted with `importance` [groups, columns], without error feedback."""
     scales = np.ones(matrix.shape[:2], np.float32)
     if scaled:
-        scales = _storable(np.sqrt(np.square(matrix).mean(axis=2)))
+        scales = _as_float16(np.sqrt(np.square(matrix).mean(axis=2)))
     codebook = _codebook(matrix, importance, scales, levels)
-    return Quantized(codebook, scales, _nearest(matrix / scales[..., None], codebook))
+    return QuantizedMatrix(codebook, scales, _nearest(matrix / scales[..., None], codebook))
 
 
 def output_error(matrix: Floats, decoded: Floats, moment: Floats) -> float:
-    """Return tr(E H ET): the mean squared error of the outputs, summed over them."""
+    """Return tr(E H ET): the mean squared error of the outputs, summed over the outputs."""
     error = matrix - decoded
     return float(np.einsum("gij,gij->", error @ moment, error, dtype=np.float64))
 
@@ -110,16 +111,16 @@ def _codebook(matrix: Floats, importance: Floats, scales: Floats, levels: int) -
     return codebook.levels.astype(np.float32)
 
 
-def _storable(scales: Floats) -> Floats:
-    return np.clip(scales, LEAST_SCALE, 65504).astype(np.float16).astype(np.float32)
+def _as_float16(scales: Floats) -> Floats:
+    return np.clip(scales, MIN_SCALE, 65504).astype(np.float16).astype(np.float32)
 
 
 def _nearest(values: Floats, codebook: Floats) -> Indices:
     return np.asarray(assign(values, nearest(codebook.astype(np.float64))))
 
 
-def _fed_back(matrix: Floats, moment: Floats, codebook: Floats, scales: Floats) -> Indices:
-    """Round column by column, the most active first, and pass each error on."""
+def _gptq_indices(matrix: Floats, moment: Floats, codebook: Floats, scales: Floats) -> Indices:
+    """Round column by column, the one with the largest moment first, and pass each error on."""
     columns = matrix.shape[2]
     order = np.argsort(-np.einsum("gii->gi", moment), axis=1, kind="stable")
     groups = np.arange(len(matrix))[:, None, None]
@@ -143,7 +144,7 @@ def _fed_back(matrix: Floats, moment: Floats, codebook: Floats, scales: Floats) 
     return np.asarray(np.take_along_axis(indices, np.argsort(order, axis=1)[:, None, :], 2))
 
 
-def _chosen_again(matrix: Floats, moment: Floats, current: Quantized) -> Indices:
+def _updated_indices(matrix: Floats, moment: Floats, current: QuantizedMatrix) -> Indices:
     """Choose every index again, column by column, all others fixed: the error never rises."""
     codebook, scales = current.levels, current.scales
     indices, decoded = current.indices.copy(), current.decoded
@@ -165,40 +166,36 @@ def _chosen_again(matrix: Floats, moment: Floats, current: Quantized) -> Indices
     return np.asarray(indices)
 
 
-def _fitted_scales(matrix: Floats, moment: Floats, current: Quantized) -> Floats:
-    """Return the scales of least error for the indices and levels, where these are positive."""
+def _fitted_scales(matrix: Floats, moment: Floats, current: QuantizedMatrix) -> Floats:
+    """Return the scales with the least error for the indices and levels, if they are positive."""
     levels = current.levels[current.indices]
     seen = levels @ moment
     along = np.einsum("gij,gij->gi", matrix, seen)
     length = np.einsum("gij,gij->gi", levels, seen)
     fitted = np.divide(along, length, out=current.scales.copy(), where=(length > 0) & (along > 0))
-    return _storable(fitted)
+    return _as_float16(fitted)
 
 
-def _with_scales(current: Quantized, scales: Floats) -> Quantized:
-    return Quantized(current.levels, scales, current.indices)
+def _fitted_levels(matrix: Floats, moment: Floats, current: QuantizedMatrix) -> Floats:
+    """Return levels with less error for the indices and scales: steps of conjugate gradients.
 
-
-def _fitted_levels(matrix: Floats, moment: Floats, current: Quantized) -> Floats:
-    """Return levels of less error for the indices and scales: steps of conjugate gradients.
-
-    Where they would not be in order any more, the levels stay.
+    The levels stay as they are if the new ones would not be ascending.
     """
     indices, scales = current.indices, current.scales[..., None]
     count = current.levels.size
 
-    def gathered(outputs: NDArray[Any]) -> NDArray[np.float64]:
+    def summed(outputs: NDArray[Any]) -> NDArray[np.float64]:
         weights = (outputs * scales).reshape(-1).astype(np.float64)
         return np.asarray(np.bincount(indices.reshape(-1), weights, count))
 
     levels = current.levels.astype(np.float64)
-    residual = gathered((matrix - current.decoded) @ moment)
+    residual = summed((matrix - current.decoded) @ moment)
     direction, norm = residual.copy(), float(residual @ residual)
     smallest = norm * 1e-12
     for _ in range(_GRADIENT_STEPS):
         if norm <= smallest:
             break
-        bent = gathered((direction.astype(np.float32)[indices] * scales) @ moment)
+        bent = summed((direction.astype(np.float32)[indices] * scales) @ moment)
         curvature = float(direction @ bent)
         if curvature <= 0:
             break

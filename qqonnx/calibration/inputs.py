@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,17 +16,18 @@ from qqonnx.evaluation.preprocessing import Preprocessing, for_model
 from qqonnx.model.scopes import tensor_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
 BATCH = 8
-_TRUST = 1 / 30
-"""What a made-up sample counts for: on EfficientNet-Lite0, the best of 1/3, 1/10, 1/30, 1/100."""
+MADE_UP_WEIGHT = 1 / 30
+"""Real samples that a made-up one is worth: the best of 1/3, 1/10, 1/30, 1/100 on
+EfficientNet-Lite0."""
 
 SYMBOLIC_SIZE = 32
-"""Size given to a dimension that the model leaves open, when inputs are made up."""
+"""Size of made-up inputs along a dimension that the model leaves open."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,18 @@ class CalibrationInputs:
     """Inputs that stand for those that the model will meet.
 
     Attributes:
-        arrays: by name of the model's inputs, [samples, ...].
-        batch_size: samples of a run; the model's own batch size if that is fixed.
-        source: what they are, in words.
-        unreadable: image files that were left out.
-        trust: what a sample counts for, compared with one of what the model will meet.
+        arrays: arrays [samples, ...] by name of the model's inputs.
+        batch_size: samples per run; the model's own batch size if it is fixed.
+        source: description of the inputs for the user.
+        unreadable: image files that could not be read.
+        sample_weight: number of real samples that one of these is worth: 1, less if made up.
     """
 
     arrays: Mapping[str, NDArray[Any]]
     batch_size: int
     source: str
     unreadable: tuple[str, ...] = ()
-    trust: float = 1.0
+    sample_weight: float = 1.0
 
     @property
     def count(self) -> int:
@@ -58,36 +60,40 @@ class CalibrationInputs:
             yield {name: array[part] for name, array in self.arrays.items()}
 
 
-def calibration_inputs(model: ir.Model, data: Path | None, most: int) -> CalibrationInputs:
-    """Return at most `most` samples of what `model` is to be calibrated with.
+def calibration_inputs(
+    model: ir.Model, data: str | os.PathLike[str] | None, most: int
+) -> CalibrationInputs:
+    """Return at most `most` samples to calibrate `model` with.
 
     Args:
         model: the model.
-        data: a folder of images, searched in depth; an .npy or .npz file with inputs as the
-            model takes them; an .npz file with `images` uint8 [n, height, width(, 3)] that the
-            model's preprocessing is applied to; or None for made-up inputs.
-        most: number of samples.
+        data: a folder of images, searched in depth; an .npy or .npz file with inputs as the model
+            takes them; an .npz file with `images` uint8 [n, height, width(, 3)], which go through
+            the model's preprocessing; or None for made-up inputs.
+        most: largest number of samples.
 
     Raises:
-        QqonnxError: there is nothing to read, or it does not fit the model's inputs.
+        QqonnxError: there is nothing to read, or the data do not fit the model's inputs.
     """
     declared = [value for value in model.graph.inputs if value.const_value is None]
     if not declared:
         raise QqonnxError("calibration: the model has no inputs")
     batch = _fixed_batch(declared)
     if data is None:
-        arrays, source = _made_up(model, declared, min(most, 128)), "made-up inputs (data-free)"
-        return CalibrationInputs(_whole(arrays, batch), batch or BATCH, source, trust=_TRUST)
+        arrays = _whole_batches(_made_up(model, declared, min(most, 128)), batch)
+        source = "made-up inputs (data-free)"
+        return CalibrationInputs(arrays, batch or BATCH, source, sample_weight=MADE_UP_WEIGHT)
+    data = Path(data)
     if data.is_dir() or _holds_images(data):
-        found, unreadable = _images(model, declared, data, most)
+        arrays, unreadable = _images(model, declared, data, most)
     else:
-        found, unreadable = _arrays(declared, data, most), ()
-    whole = _whole(found, batch)
-    count = len(next(iter(whole.values())))
+        arrays, unreadable = _arrays(declared, data, most), ()
+    arrays = _whole_batches(arrays, batch)
+    count = len(next(iter(arrays.values())))
     if not count:
         raise QqonnxError(f"{data}: too few samples for a batch of {batch}")
     source = f"{count} samples of {data.name}"
-    return CalibrationInputs(whole, batch or BATCH, source, unreadable)
+    return CalibrationInputs(arrays, batch or BATCH, source, unreadable)
 
 
 def _fixed_batch(declared: Sequence[ir.Value]) -> int | None:
@@ -96,8 +102,8 @@ def _fixed_batch(declared: Sequence[ir.Value]) -> int | None:
     return fixed.pop() if len(fixed) == 1 else None
 
 
-def _whole(arrays: dict[str, NDArray[Any]], batch: int | None) -> dict[str, NDArray[Any]]:
-    """Cut off what does not fill a batch of fixed size."""
+def _whole_batches(arrays: dict[str, NDArray[Any]], batch: int | None) -> dict[str, NDArray[Any]]:
+    """Cut off the samples that do not fill a batch of fixed size."""
     if batch is None:
         return arrays
     return {name: array[: len(array) // batch * batch] for name, array in arrays.items()}
@@ -110,7 +116,7 @@ def _numpy_type(value: ir.Value) -> np.dtype[Any]:
 
 
 def _image_shape(declared: Sequence[ir.Value]) -> tuple[bool, int | None] | None:
-    """Return whether channels come last and the fixed side, if the input is a batch of images."""
+    """Return whether channels come last, and the fixed side, if the input is a batch of images."""
     if len(declared) != 1 or declared[0].shape is None or len(declared[0].shape) != 4:
         return None
     shape = declared[0].shape.numpy() if declared[0].shape.is_static() else declared[0].shape
@@ -135,18 +141,18 @@ def _holds_images(data: Path) -> bool:
 def _images(
     model: ir.Model, declared: Sequence[ir.Value], data: Path, most: int
 ) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
-    image = _image_shape(declared)
-    if image is None:
+    shape = _image_shape(declared)
+    if shape is None:
         raise QqonnxError(f"{data}: images, but the model's input is not a batch of images")
-    channels_last, side = image
+    channels_last, side = shape
     preprocessing, _ = for_model(model.metadata_props, side)
     dataset = open_dataset(data, most) if data.is_file() else _folder(data, most)
-    found: list[NDArray[np.float32]] = []
+    images: list[NDArray[np.float32]] = []
     unreadable: list[str] = []
     for batch in batches(dataset, preprocessing, BATCH):
-        found.append(batch.images)
+        images.append(batch.images)
         unreadable.extend(batch.unreadable)
-    stacked = np.concatenate(found)
+    stacked = np.concatenate(images)
     if not len(stacked):
         raise QqonnxError(f"{data}: none of its {len(dataset.items)} images can be read")
     return {declared[0].name or "": _as_input(stacked, declared[0], channels_last)}, tuple(
@@ -172,7 +178,7 @@ def _as_input(images: NDArray[np.float32], value: ir.Value, channels_last: bool)
 def _arrays(declared: Sequence[ir.Value], data: Path, most: int) -> dict[str, NDArray[Any]]:
     try:
         loaded = np.load(data, allow_pickle=False)
-        found = dict(loaded) if data.suffix == ".npz" else {declared[0].name or "": loaded}
+        given = dict(loaded) if data.suffix == ".npz" else {declared[0].name or "": loaded}
     except FileNotFoundError as error:
         raise QqonnxError(f"{data}: no such folder or file") from error
     except Exception as error:
@@ -180,10 +186,10 @@ def _arrays(declared: Sequence[ir.Value], data: Path, most: int) -> dict[str, ND
     arrays: dict[str, NDArray[Any]] = {}
     for value in declared:
         name = value.name or ""
-        if name not in found:
-            known = ", ".join(map(repr, found))
+        if name not in given:
+            known = ", ".join(map(repr, given))
             raise QqonnxError(f"{data}: has no array {name!r} for the model's input, but {known}")
-        array = found[name]
+        array = given[name]
         rank = len(value.shape) if value.shape is not None else array.ndim
         if array.ndim != rank or not len(array):
             raise QqonnxError(f"{data}: {name!r} has {array.ndim} dimensions, the input {rank}")
@@ -234,7 +240,7 @@ def _noise(value: ir.Value, count: int, random: np.random.Generator) -> NDArray[
 
 
 def _rows_gathered(value: ir.Value) -> int:
-    """Return how many rows the tables have that `value` indexes; 2 if it indexes none."""
+    """Return the smallest number of rows of the tables that `value` indexes; 2 without one."""
     rows = [
         tensor_of(table).shape.numpy()[node.attributes.get_int("axis", 0)]
         for node, index in value.uses()

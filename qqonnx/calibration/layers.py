@@ -1,4 +1,4 @@
-"""How a weight acts: as a matrix whose rows are multiplied with patches of an activation."""
+"""Weights as matrices, whose rows are multiplied with patches of an activation."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 class Layer:
     """One weight and the operator that uses it.
 
-    As a matrix the weight is [groups, rows, columns]: a row for each output channel of a group,
-    a column for each of the inputs that the channel sums over.
+    As a matrix, the weight is [groups, rows, columns]: a row for each output channel of a group,
+    and a column for each input that the channel sums over.
 
     Attributes:
         name: the weight's name.
-        shape: its shape.
-        operator: "Conv" or "MatMul" (which Gemm is, too).
-        inputs: the activations that it is multiplied with; several if nodes share the weight.
-        transposed: of a MatMul, whether the weight is [columns, rows].
-        groups: of a Conv; 1 otherwise.
-        strides: of a Conv, one a spatial axis.
-        dilations: likewise.
-        pads: likewise, before and after: [begin..., end...].
-        same: of a Conv with automatic padding, "SAME_UPPER" or "SAME_LOWER".
+        shape: the weight's shape.
+        operator: "Conv" or "MatMul" (Gemm counts as MatMul).
+        inputs: the activations that the weight is multiplied with; several if nodes share it.
+        transposed: whether the weight of a MatMul is [columns, rows].
+        groups: groups of a Conv; 1 otherwise.
+        strides: strides of a Conv, one per spatial axis.
+        dilations: dilations of a Conv, one per spatial axis.
+        pads: padding of a Conv: [begin..., end...] over the spatial axes.
+        same: automatic padding of a Conv, "SAME_UPPER" or "SAME_LOWER"; empty without.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Layer:
 
     @property
     def columns(self) -> int:
-        """Inputs that an output channel sums over."""
+        """Number of inputs that an output channel sums over."""
         if self.operator == "Conv":
             return prod(self.shape[1:])
         return self.shape[0] if self.transposed else self.shape[1]
@@ -71,20 +71,20 @@ class Layer:
 
 
 def layer_of(weight: Weight) -> Layer | None:
-    """Return how `weight` acts; None if not (only) as that of a Conv, Gemm or MatMul."""
-    found: list[Layer] = []
+    """Return the layer of `weight`; None unless all its users are Conv, Gemm or MatMul alike."""
+    layers: list[Layer] = []
     uses = [use for use in weight.value.uses() if not _is_shape(use.node)]
     for node, index in uses:
-        # What a subgraph computes cannot be looked at from outside.
-        seen = index == 1 and isinstance(weight.graph, ir.Graph) and node.graph is weight.graph
-        layer = _layer(weight, node) if seen else None
+        # Values of a subgraph cannot be outputs of the model.
+        visible = index == 1 and isinstance(weight.scope, ir.Graph) and node.graph is weight.scope
+        layer = _layer(weight, node) if visible else None
         if layer is None:
             return None
-        found.append(layer)
-    first = found[0] if found else None
-    if first is None or any(_without_inputs(layer) != _without_inputs(first) for layer in found):
+        layers.append(layer)
+    first = layers[0] if layers else None
+    if first is None or any(_without_inputs(layer) != _without_inputs(first) for layer in layers):
         return None
-    inputs = tuple(dict.fromkeys(value for layer in found for value in layer.inputs))
+    inputs = tuple(dict.fromkeys(value for layer in layers for value in layer.inputs))
     return Layer(**{**vars(first), "inputs": inputs})
 
 
@@ -126,13 +126,14 @@ def _layer(weight: Weight, node: ir.Node) -> Layer | None:
 def patches(
     layer: Layer, activation: FloatArray, most: int, random: np.random.Generator
 ) -> FloatArray:
-    """Return what the rows of the weight's matrix are multiplied with.
+    """Return the vectors that the rows of the weight's matrix are multiplied with.
 
     Args:
         layer: the layer.
-        activation: its input, [samples, ...].
-        most: positions taken of each sample; more are drawn from, the same in all samples.
-        random: draws them.
+        activation: input of the layer, [samples, ...].
+        most: largest number of positions per sample; from more, as many are drawn, the same ones
+            for all samples.
+        random: generator for the draw.
 
     Returns:
         float32 [groups, samples x positions, columns].

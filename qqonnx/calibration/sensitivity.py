@@ -1,15 +1,19 @@
-"""What the outputs of a model lose when one of its weights is quantized."""
+"""Sensitivity of a model's outputs to the quantization of each weight."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.calibration.moments import run, session_with
+from qqonnx.calibration.allocation import LevelChoice
+from qqonnx.calibration.session import extended_session
+from qqonnx.codebooks import assign, fit
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.metrics import divergence
+from qqonnx.model.session import run_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,85 +22,132 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.calibration.inputs import CalibrationInputs
+    from qqonnx.calibration.statistics import WeightStatistics
     from qqonnx.model.select import Weight
 
-    Replaced = Mapping[str, NDArray[Any]]
+LADDER = (2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 22, 25, 32, 45, 64, 90, 128, 181, 256)
+"""Numbers of levels to choose from: the largest at each number of bits that packing has."""
 
-PROBED = 48
-"""Samples whose outputs are compared."""
+SAMPLES = 48
+"""Number of samples whose outputs are compared."""
+
+_ERROR_SAMPLE = 20_000
+"""Number of values of a weight that its error is estimated from."""
+
+
+@dataclass(frozen=True)
+class OutputLoss:
+    """How far the outputs are from those of the float model.
+
+    Attributes:
+        divergence: mean divergence of the outputs; see `output_divergence`.
+        changed: share of samples whose largest output is another one; NaN if no output tells
+            classes apart.
+    """
+
+    divergence: float
+    changed: float
 
 
 @contextmanager
-def probe(
+def output_losses(
     model: ir.Model, weights: Sequence[Weight], inputs: CalibrationInputs
-) -> Iterator[Callable[[Replaced], tuple[float, float]]]:
-    """Give a function that compares the model's outputs with those for other weights.
+) -> Iterator[Callable[[Mapping[str, NDArray[Any]]], OutputLoss]]:
+    """Give a function from replaced weights, by name, to the loss of the outputs.
 
-    The function takes weights by name and returns the mean divergence of the outputs from the
-    original ones (see `difference`) and the share of samples whose greatest output is another
-    (NaN if no output tells classes apart).
-    It looks at the batches that `statistics.collect` puts into the second half, so that weights
-    fitted to the first are judged by samples they never saw.
+    The outputs are compared on the batches that `collect_moments` counts to the second half, so
+    that weights fitted to the first half are judged by samples that they never saw.
 
     Args:
-        model: the model.
-        weights: initializers of its graph; those of functions and subgraphs cannot be replaced.
+        model: the float model.
+        weights: weights that can be replaced: initializers of the model's own graph.
         inputs: calibration inputs.
+
+    Raises:
+        QqonnxError: the model has no output that is a tensor, or does not load or run.
     """
     batches = list(inputs.batches())
     batches = batches[1::2] or batches
-    most = max(PROBED // inputs.batch_size, 1)
+    most = max(SAMPLES // inputs.batch_size, 1)
     if most < len(batches):
         spread = np.linspace(0, len(batches) - 1, most).round().astype(int)
         batches = [batches[index] for index in spread]
-    replaceable = [weight.value for weight in weights]
-    with session_with(model, inputs=replaceable) as session:
+    with extended_session(model, inputs=[weight.value for weight in weights]) as session:
         # Sequences and optional values are not compared.
         names = [out.name for out in session.get_outputs() if out.type.startswith("tensor(")]
         if not names:
             raise QqonnxError("calibration: the model has no output that is a tensor")
-        expected = [run(session, names, batch) for batch in batches]
 
-        def compare(replaced: Replaced) -> tuple[float, float]:
+        def run(feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+            return run_session(session, feed, names, name="calibration: the model")
+
+        references = [run(batch) for batch in batches]
+
+        def loss(replaced: Mapping[str, NDArray[Any]]) -> OutputLoss:
             total = changed = count = 0.0
-            for batch, reference in zip(batches, expected, strict=True):
-                found = run(session, names, {**batch, **replaced})
+            for batch, reference in zip(batches, references, strict=True):
+                outputs = run({**batch, **replaced})
                 size = len(next(iter(batch.values())))
-                total += size * sum(map(difference, reference, found))
-                changed += size * max(map(_changed, reference, found), key=_or_less)
+                total += size * sum(map(output_divergence, reference, outputs))
+                shares = list(map(_share_changed, reference, outputs))
+                known = [share for share in shares if not np.isnan(share)]
+                changed += size * max(known, default=float("nan"))
                 count += size
-            return total / count, changed / count
+            return OutputLoss(total / count, changed / count)
 
-        yield compare
+        yield loss
 
 
-def difference(reference: NDArray[Any], outputs: NDArray[Any]) -> float:
-    """Return how far outputs are from the reference.
+def output_divergence(reference: NDArray[Any], output: NDArray[Any]) -> float:
+    """Return how far an output is from the reference.
 
-    Of outputs [n, classes] the mean KL(reference || outputs) in nats; of others half the mean
-    squared difference in units of the reference's variance, which is the divergence of normal
-    distributions of that variance. 0 for outputs that are not floats.
+    For outputs [n, classes] this is the mean KL(reference || output) in nats. For others it is half
+    the mean squared difference, in units of the reference's variance, which is the divergence of
+    normal distributions with that variance. Outputs that are not floats count as equal.
     """
-    if reference.dtype.kind != "f" or reference.shape != outputs.shape or not reference.size:
+    if reference.dtype.kind != "f" or reference.shape != output.shape or not reference.size:
         return 0.0
-    if _is_classes(reference):
+    if _tells_classes_apart(reference):
         # Rounding can take the sum of a vanishing divergence below zero.
-        return max(float(divergence(reference, outputs).mean()), 0.0)
-    expected, found = reference.astype(np.float64), outputs.astype(np.float64)
+        return max(float(divergence(reference, output).mean()), 0.0)
+    expected, actual = reference.astype(np.float64), output.astype(np.float64)
     variance = float(expected.var())
-    squared = float(np.square(found - expected).mean())
+    squared = float(np.square(actual - expected).mean())
     return squared / (2 * variance) if variance > 0 else squared
 
 
-def _is_classes(output: NDArray[Any]) -> bool:
+def weight_errors(statistics: WeightStatistics) -> dict[LevelChoice, float]:
+    """Estimate the error of a weight for every choice, weighted by its inputs' second moments."""
+    matrix = statistics.matrix
+    importance = np.ones((len(matrix), matrix.shape[2]), np.float32)
+    if statistics.moments is not None:
+        importance = np.einsum("gii->gi", statistics.moments.all[0]) + np.float32(1e-20)
+    errors = {}
+    for scaled in (True, False) if statistics.can_scale else (False,):
+        scales = np.ones(matrix.shape[:2], np.float32)
+        if scaled:
+            scales = np.maximum(np.sqrt(np.square(matrix).mean(axis=2)), np.float32(1e-12))
+        shares = (matrix / scales[..., None]).reshape(-1)
+        weight = np.square(scales)[..., None] * importance[:, None, :]
+        weight = np.broadcast_to(weight, matrix.shape).reshape(-1)
+        factor = 1.0
+        if shares.size > _ERROR_SAMPLE:
+            chosen = np.random.default_rng(0).choice(shares.size, _ERROR_SAMPLE, replace=False)
+            factor = shares.size / _ERROR_SAMPLE
+            shares, weight = shares[chosen], weight[chosen]
+        for levels in LADDER:
+            codebook = fit(shares, "kmeans", levels, importance=weight)
+            decoded = codebook.levels[assign(shares, codebook)]
+            squared = np.square(shares - decoded) * weight
+            errors[LevelChoice(levels, scaled)] = factor * float(squared.sum())
+    return errors
+
+
+def _tells_classes_apart(output: NDArray[Any]) -> bool:
     return output.dtype.kind == "f" and output.ndim == 2 and output.shape[1] > 1
 
 
-def _or_less(share: float) -> float:
-    return -1.0 if np.isnan(share) else share
-
-
-def _changed(reference: NDArray[Any], outputs: NDArray[Any]) -> float:
-    if not _is_classes(reference) or reference.shape != outputs.shape:
+def _share_changed(reference: NDArray[Any], output: NDArray[Any]) -> float:
+    if not _tells_classes_apart(reference) or reference.shape != output.shape:
         return float("nan")
-    return float((reference.argmax(axis=1) != outputs.argmax(axis=1)).mean())
+    return float((reference.argmax(axis=1) != output.argmax(axis=1)).mean())

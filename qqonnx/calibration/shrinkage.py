@@ -1,8 +1,8 @@
-"""Second moments that few samples were taken of: what to believe of them.
+"""Shrinkage of second moments that were estimated from few samples.
 
-The mean is kept. Of the correlations about it, the share that chance explains is replaced by what
-is expected without data: that inputs go together as the rows of the weight use them. Weights
-grow, in training, from the inputs they meet, so WT W resembles the inputs' own covariance.
+The mean is kept. In the correlations about the mean, the share that chance explains is replaced by
+a prior: inputs are expected to be correlated as the rows of the weight use them together. In
+training, weights grow from the inputs they meet, so WT W resembles the inputs' own covariance.
 
 Sources: Schäfer and Strimmer, *A shrinkage approach to large-scale covariance matrix estimation*,
 2005; Radhakrishnan and others, *Mechanism for feature learning in neural networks*, 2024 (WT W).
@@ -19,23 +19,24 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-_LEAST = 0.01
-"""Share that is always taken away, so that the result is positive definite."""
+_MIN_SHARE = 0.01
+"""Share that is always replaced, so that the result is positive definite."""
 
 
-def shrunk(moment: Floats, mean: Floats, samples: float, expected: Floats | None = None) -> Floats:
+def shrunk(moment: Floats, mean: Floats, samples: float, prior: Floats | None = None) -> Floats:
     """Return a positive definite estimate of a second moment.
 
-    Its diagonal and the mean stay. Off the diagonal, a share r of the covariances gives way to
-    those of `expected`; r is what chance explains of the squared correlations, at least 1 %.
+    The diagonal and the mean stay. Off the diagonal, a share r of the covariances is replaced by
+    those of the prior; r is the share of the squared correlations that chance explains, at least
+    1 %.
 
     Args:
         moment: E[x xT], float32 [groups, columns, columns].
         mean: E[x], float32 [groups, columns].
-        samples: number of independent samples, n: the variance of a correlation c is taken as
+        samples: number n of independent samples; the variance of a correlation c is taken as
             (1 - c^2)^2 / n.
-        expected: correlations where there are no data, float32 [groups, columns, columns],
-            positive semidefinite with a diagonal of at most 1; zeros by default.
+        prior: correlations expected without data, float32 [groups, columns, columns], positive
+            semidefinite with a diagonal of at most 1; zeros by default.
     """
     squares = mean[:, :, None] * mean[:, None, :]
     covariance = moment - squares
@@ -50,17 +51,17 @@ def shrunk(moment: Floats, mean: Floats, samples: float, expected: Floats | None
     total = squared.sum(axis=(1, 2), dtype=np.float64) - on_diagonal.sum(axis=1)
     chance = np.square(1 - squared).sum(axis=(1, 2), dtype=np.float64)
     chance -= np.square(1 - on_diagonal).sum(axis=1)
-    share = np.clip(chance / max(samples, 1) / np.maximum(total, 1e-12), _LEAST, 1)
+    share = np.clip(chance / max(samples, 1) / np.maximum(total, 1e-12), _MIN_SHARE, 1)
     share = share.astype(np.float32)[:, None, None]
     result = covariance * (1 - share)
-    if expected is not None:
-        result += share * expected * scale
+    if prior is not None:
+        result += share * prior * scale
     where = np.arange(moment.shape[1])
     result[:, where, where] = variance
     return np.asarray(result + squares)
 
 
-def used_together(matrix: Floats) -> Floats:
+def column_correlations(matrix: Floats) -> Floats:
     """Return the correlations of a weight's columns over its rows.
 
     Args:

@@ -1,4 +1,4 @@
-"""Made-up images whose statistics are near those of photographs, where there are no real ones.
+"""Made-up images with statistics like those of photographs, for calibration without data.
 
 Source: Lee, Mumford and Huang, *Occlusion models for natural images*, 2001: opaque shapes whose
 sizes follow a power law ("dead leaves") have the edges and the spectrum of photographs. Noise of

@@ -16,7 +16,7 @@ from qqonnx.cli.export import export
 from qqonnx.cli.report import report
 from qqonnx.cli.study import study
 from qqonnx.cli.sweep import sweep
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import OptionError, QqonnxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +30,16 @@ app = typer.Typer(
 
 for _command in (convert, export, evaluate, inspect, verify, restore, study, sweep, report):
     app.command()(_command)
+
+
+FLAGS = {
+    "calibration.data": "--calibration",
+    "calibration.plan": "--plan",
+    "calibration.samples": "--calibration-samples",
+    "target": "the target",
+    "target.max_drop": "--max-drop",
+}
+"""Flags of the library's options that differ from the option's name."""
 
 
 def main() -> None:
@@ -50,7 +60,7 @@ def _run(command: Callable[[], Any]) -> None:
     try:
         command()
     except QqonnxError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - one plain line, no markup
+        print(f"error: {_in_flags(error)}", file=sys.stderr)  # noqa: T201 - one plain line
         sys.exit(2)
     except MemoryError:
         print("error: out of memory", file=sys.stderr)  # noqa: T201
@@ -68,3 +78,11 @@ def _run(command: Callable[[], Any]) -> None:
         sys.exit(70)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _in_flags(error: QqonnxError) -> str:
+    """Return an error's text with the flag in place of the library's option."""
+    if not isinstance(error, OptionError):
+        return str(error)
+    flag = "--" + error.field.replace("_", "-").replace(".", "-")
+    return f"{FLAGS.get(error.field, flag)}: {error.problem}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -20,32 +20,36 @@ from qqonnx.cli.terminal import (
     table_console,
 )
 from qqonnx.codebooks import METHODS
-from qqonnx.config import GRANULARITIES, OPERATORS, Options
-from qqonnx.errors import QqonnxError
+from qqonnx.config import DEFAULT_BITS, DEFAULT_METHOD, GRANULARITIES, OPERATORS, Options
+from qqonnx.errors import OptionError, QqonnxError
 from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from qqonnx.config import Target
+    from qqonnx.config import Calibration, Granularity, Operators, Target
 
 
 def convert(
     model: Annotated[str, typer.Argument(help="An ONNX file, or a torchvision model's name.")],
     output: Annotated[Path, OUTPUT],
     method: Annotated[
-        str,
-        typer.Option(help=f"Codebook: {', '.join(METHODS)}; or one of a plug-in."),
-    ] = "kmeans",
-    bits: Annotated[int, typer.Option(help="Bits a weight.", min=1, max=8)] = 8,
+        str | None,
+        typer.Option(
+            help=f"Codebook method: {', '.join(METHODS)}; or one of a plug-in. [{DEFAULT_METHOD}]"
+        ),
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option(help=f"Bits per weight. [{DEFAULT_BITS}]", min=1, max=8)
+    ] = None,
     levels: Annotated[
         int | None, typer.Option(help="Levels instead of bits, 2 to 256: 6 levels are 2.67 bits.")
     ] = None,
     granularity: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="tensor: one codebook; channel: one for each output channel; scale: one, and a "
-            "scale for each output channel."
+            help="tensor: one codebook; channel: one per output channel; scale: one, and a scale "
+            f"per output channel. [{GRANULARITIES[0]}]"
         ),
-    ] = GRANULARITIES[0],
+    ] = None,
     skip: Annotated[
         list[str] | None, typer.Option(help="Leave weights of this name alone (* and ? match).")
     ] = None,
@@ -94,11 +98,12 @@ def convert(
         ),
     ] = None,
     calibration_samples: Annotated[
-        int, typer.Option(help="Take at most this many of them.", min=1)
-    ] = 256,
-    reconstruct: Annotated[
+        int | None, typer.Option(help="Largest number of calibration samples. [256]", min=1)
+    ] = None,
+    finetune: Annotated[
         bool,
         typer.Option(
+            "--finetune",
             "--reconstruct",
             help="Then tune levels, scales and biases end to end; pays at few bits; needs PyTorch.",
         ),
@@ -120,20 +125,14 @@ def convert(
         method=method,
         bits=bits,
         levels=levels,
-        granularity=granularity,
+        granularity=cast("Granularity | None", granularity),
         skip=tuple(skip or ()),
         bits_for=dict(map(_pattern_and_bits, bits_for or ())),
         include_bias=include_bias,
         min_size=min_size,
-        operators=operators,
+        operators=cast("Operators", operators),
     )
-    budget = _target(target_size, target_bits, target_ratio, max_drop)
-    calibrated = None
-    if budget is not None or calibration is not None or plan is not None or reconstruct:
-        from qqonnx.config import Calibration
-
-        data = None if calibration in (None, "none") else Path(calibration)
-        calibrated = Calibration(data, calibration_samples, budget, plan, reconstruct)
+    target = _target(target_size, target_bits, target_ratio, max_drop)
     with temporary_folder() as folder:
         source = _as_file(model, weights, simplify, folder)
         with bounded(source), progress_bar(quiet or as_json) as progress:
@@ -141,7 +140,7 @@ def convert(
                 source,
                 output,
                 options,
-                calibration=calibrated,
+                calibration=_calibration(calibration, calibration_samples, target, plan, finetune),
                 external_data=external_data,
                 runtime_min=runtime_min,
                 threads=threads,
@@ -158,6 +157,8 @@ def _as_file(model: str, weights: str, simplify: bool, folder: Path) -> Path:
     path = Path(model)
     # A folder may have a model's name.
     if path.is_file() or path.suffix == ".onnx":
+        if weights != "DEFAULT":
+            raise OptionError("weights", "would be ignored: an ONNX file has weights of its own")
         if not simplify:
             return path
         import onnx
@@ -185,18 +186,36 @@ def _target(
 ) -> Target | None:
     if size is None and bits is None and ratio is None and max_drop is None:
         return None
-    from qqonnx.config import Target, bytes_of, share_of
+    from qqonnx.config import Target, parse_share, parse_size
 
     return Target(
-        size=None if size is None else bytes_of(size),
+        size=None if size is None else parse_size(size),
         bits=bits,
         ratio=ratio,
-        max_drop=None if max_drop is None else share_of(max_drop),
+        max_drop=None if max_drop is None else parse_share(max_drop),
+    )
+
+
+def _calibration(
+    data: str | None, samples: int | None, target: Target | None, plan: Path | None, finetune: bool
+) -> Calibration | None:
+    if data is None and target is None and plan is None and not finetune:
+        if samples is not None:
+            raise OptionError("calibration.samples", "would be ignored: nothing is calibrated")
+        return None
+    from qqonnx.config import Calibration
+
+    return Calibration(
+        data=None if data in (None, "none") else data,
+        samples=Calibration.samples if samples is None else samples,
+        target=target,
+        plan=plan,
+        finetune=finetune,
     )
 
 
 def _pattern_and_bits(text: str) -> tuple[str, int]:
     pattern, equals, bits = text.rpartition("=")
     if not equals or not pattern or not bits.isdecimal():
-        raise QqonnxError(f"--bits-for {text}: must be PATTERN=N")
+        raise OptionError("bits_for", f"must be PATTERN=N, not {text}")
     return pattern, int(bits)

@@ -37,13 +37,11 @@ def verify(
 
     Exits with code 1 if a weight or an output differs, or a weight is in one file only.
     """
-    from qqonnx.encoding.verify import compare_weights
-    from qqonnx.model.compare import compare_outputs
-    from qqonnx.model.load import read
+    from qqonnx.compression.verify import verify as verify_files
 
     with bounded(first, second):
-        weights = compare_weights(read(first), read(second))
-        outputs = compare_outputs(first, second)
+        verification = verify_files(first, second)
+    weights, outputs = verification.weights, verification.outputs
     if as_json:
         print_json({"weights": vars(weights), "outputs": vars(outputs)})
     else:
@@ -64,7 +62,7 @@ def verify(
                 f"outputs differ by at most {outputs.max_difference:.2g}, "
                 f"where they reach {outputs.magnitude:.2g}"
             )
-    if not weights.equal or not (outputs.reason or outputs.equal):
+    if not verification.equal:
         raise typer.Exit(1)
 
 

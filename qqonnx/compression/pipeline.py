@@ -1,113 +1,162 @@
-"""The whole way of one model: load, select, plan, quantize, rewrite, verify, save."""
+"""The whole way of one model: load, select, plan, calibrate, encode, rewrite, verify, save."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx
 import onnx_ir as ir
+from threadpoolctl import threadpool_limits
 
-from qqonnx.codebooks import distortion
 from qqonnx.compression.results import CompressReport, WeightReport, weight_report
-from qqonnx.config import Options, WeightPlan, bits_of, plan
+from qqonnx.config import Options, WeightPlan, bits_of, check_options, plan_weights
 from qqonnx.encoding import matmulnbits
-from qqonnx.encoding.encode import NODE_BYTES, QuantizedWeight, RoundedWeight, quantize
+from qqonnx.encoding.encode import NODE_BYTES, encode
+from qqonnx.encoding.record import is_compressed
 from qqonnx.encoding.restore import restore_weights
-from qqonnx.encoding.rewrite import METADATA_KEY, rewrite
-from qqonnx.encoding.verify import verify
+from qqonnx.encoding.rewrite import rewrite
+from qqonnx.encoding.stored import FLOAT16, BlockWeight, StoredWeight
+from qqonnx.encoding.verify import verify_file
 from qqonnx.errors import QqonnxError
 from qqonnx.model.load import file_bytes, load, read
 from qqonnx.model.runtimes import fit_runtime
 from qqonnx.model.save import refuse_overwriting, save, staged, write, written_bytes
 from qqonnx.model.select import Skipped, select
+from qqonnx.model.source import IN_MEMORY, ModelSource, model_file
 from qqonnx.parallel import available_cores, in_order
+from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    import os
+    from collections.abc import Iterator, Sequence
 
-    from qqonnx.config import Calibration
-    from qqonnx.encoding.matmulnbits import BlockedWeight
+    from qqonnx.config import Calibration, Progress
     from qqonnx.model.select import Weight
 
 
 def compress(
-    model: Path,
-    output: Path,
+    model: ModelSource,
+    output: str | os.PathLike[str] | None = None,
     options: Options | None = None,
     *,
     calibration: Calibration | None = None,
     external_data: bool = False,
     runtime_min: str | None = None,
     threads: int | None = None,
-    progress: Callable[[str, int, int], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> CompressReport:
-    """Compress an ONNX file.
+    """Compress an ONNX model.
 
     Args:
-        model: the ONNX file to read.
-        output: the file to write; appears only when it has been verified.
-        options: how; the defaults are those of `Options`.
-        calibration: how to choose levels by what they do to activations, within a target; of
-            the options' method and granularity nothing counts then.
+        model: the path of an ONNX file, or a model in memory, which stays as it is.
+        output: the file to write, which appears only when it has been verified; without one, the
+            report holds the compressed model.
+        options: how weights are compressed; by default `Options()`.
+        calibration: how levels are calibrated on activations, and a target to meet.
         external_data: put tensors into a second file, `output` with ".data" appended.
         runtime_min: an ONNX Runtime release, such as "1.15", that must read the file.
-        threads: weights worked on at once; by default as many as there are cores. The file is
-            the same.
-        progress: called with a weight's name or what is being done, an amount, such as the
-            weight's elements, and the total.
+        threads: number of weights worked on at once; by default the number of cores. The file is
+            the same for any number.
+        progress: function called with the name of a weight or of a step, an amount (such as the
+            weight's elements), and the total.
 
     Returns:
-        What was compressed, what was not and why, and the check of the written file's outputs.
+        What was compressed, what was not and why, and the check of the outputs.
 
     Raises:
-        QqonnxError: the model cannot be read, holds no weight to compress or a weight that is
-            not finite, the options do not fit, the output cannot be written or verified, or
+        OptionError: an option is out of range, or would be ignored.
+        QqonnxError: the model cannot be read, holds no weight to compress or a weight that is not
+            finite; the target cannot be met; the output cannot be written or verified; or
             `runtime_min` does not read such a model.
     """
     options = options or Options()
-    threads = threads or available_cores()
+    check_options(options, calibration)
+    with model_file(model) as source, _output(output) as written:
+        job = _Job(
+            source,
+            written,
+            Path(output) if output is not None else None,
+            options,
+            calibration,
+            external_data,
+            runtime_min,
+            threads or available_cores(),
+            progress,
+        )
+        made = _write_compressed(job)
+        outputs = verify_file(written, made.digests)
+        return CompressReport(
+            path=job.output,
+            bytes_before=made.bytes_before,
+            bytes_after=written_bytes(written),
+            weights=made.weights,
+            skipped=made.skipped,
+            outputs=outputs,
+            calibration=made.calibration,
+            unreadable=made.unreadable,
+            model=onnx.load(written) if output is None else None,
+        )
 
-    def opened() -> ir.Model:
-        graph = load(model)
-        if METADATA_KEY in graph.metadata_props:
-            raise QqonnxError(f"{model}: compressed already; `qqonnx restore` undoes it")
-        refuse_overwriting(graph, model, output)
-        if runtime_min is not None:
-            fit_runtime(graph, runtime_min)
-        return graph
 
-    with staged(output) as written:
-        if calibration is None:
-            result = _compress(opened, model, written, options, external_data, threads, progress)
-        elif options.operators != "standard":
-            raise QqonnxError(
-                f"--operators {options.operators} takes neither calibration nor a budget"
-            )
-        else:
-            from threadpoolctl import threadpool_limits
+def restore(
+    model: ModelSource, output: str | os.PathLike[str], *, external_data: bool = False
+) -> int:
+    """Write a compressed model with plain float weights again.
 
-            # Results of BLAS depend on the number of its threads.
-            with threadpool_limits(1, "blas"):
-                result = _calibrate(
-                    opened, model, written, options, calibration, external_data, threads, progress
-                )
-        outputs = verify(written, result.digests)
-        bytes_after = written_bytes(written)
-    return CompressReport(
-        path=output,
-        bytes_before=result.bytes_before,
-        bytes_after=bytes_after,
-        weights=result.weights,
-        skipped=result.skipped,
-        outputs=outputs,
-        calibration=result.calibration,
-        unreadable=result.unreadable,
-    )
+    Args:
+        model: the path of a file that `compress` wrote, or such a model in memory.
+        output: the file to write.
+        external_data: put tensors into a second file, `output` with ".data" appended.
+
+    Returns:
+        The number of weights that are floats again.
+
+    Raises:
+        QqonnxError: the model cannot be read, was not compressed by qqonnx, or the output cannot be
+            written.
+    """
+    with model_file(model) as source:
+        graph = read(source)
+        try:
+            count = restore_weights(graph)
+        except QqonnxError as error:
+            raise QqonnxError(f"{source}: {error}") from error
+        refuse_overwriting(graph, source, Path(output))
+        save(graph, Path(output), external_data=external_data)
+        return count
+
+
+@contextmanager
+def _output(output: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """Give the path to write to: of a staged file, or of a temporary one without an output."""
+    if output is not None:
+        with staged(Path(output)) as written:
+            yield written
+    else:
+        with temporary_folder() as folder:
+            yield folder / IN_MEMORY
 
 
 @dataclass(frozen=True)
-class _Compressed:
+class _Job:
+    source: Path
+    written: Path
+    output: Path | None
+    options: Options
+    calibration: Calibration | None
+    external_data: bool
+    runtime_min: str | None
+    threads: int
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What was written, without the arrays: they are let go before the file is verified."""
+
     bytes_before: int
     weights: tuple[WeightReport, ...]
     skipped: tuple[Skipped, ...]
@@ -116,161 +165,129 @@ class _Compressed:
     unreadable: tuple[str, ...] = ()
 
 
-def _compress(
-    opened: Callable[[], ir.Model],
-    model: Path,
-    output: Path,
-    options: Options,
-    external_data: bool,
-    threads: int,
-    progress: Callable[[str, int, int], None],
-) -> _Compressed:
-    """Write the compressed file; what was read is let go before the file is verified."""
-    graph = opened()
-    bytes_before = file_bytes(graph, model)
-    selected, skipped = select(graph, include_bias=options.include_bias)
-    plans, left_out = plan(selected, options)
-    total = sum(entry.weight.tensor.size for entry in plans)
-    quantized = []
-    blocked: list[tuple[Weight, BlockedWeight]] = []
+def _write_compressed(job: _Job) -> _Made:
+    model = load(job.source)
+    if is_compressed(model):
+        raise QqonnxError(f"{job.source}: compressed already; `qqonnx restore` undoes it")
+    if job.output is not None:
+        refuse_overwriting(model, job.source, job.output)
+    if job.runtime_min is not None:
+        fit_runtime(model, job.runtime_min)
+    calibrated = job.calibration is not None
+    selected, skipped = select(model, include_bias=job.options.include_bias or calibrated)
+    # With calibration, biases are rounded to float16 at least.
+    biases = [w for w in selected if w.is_bias and not job.options.include_bias]
+    plans, left_out = plan_weights([w for w in selected if w not in biases], job.options)
+    if not plans:
+        raise _nothing_to_compress(job, skipped + left_out)
+    skipped += left_out
+    return (_calibrated if calibrated else _encoded)(job, model, plans, biases, skipped)
 
-    def stored(entry: WeightPlan) -> QuantizedWeight | BlockedWeight:
-        tensor = entry.weight.tensor
-        if options.operators == "matmulnbits" and matmulnbits.fits(entry.weight):
-            return matmulnbits.block(entry.weight, bits_of(entry.weight, options))
-        result = quantize(entry)
-        if isinstance(tensor, ir.ExternalTensor):
-            tensor.release()
-        return result
 
-    if options.granularity == "channel":
-        # Work on arrays of a channel's size is Python's more than numpy's: threads would only wait.
-        threads = 1
-    results = in_order(stored, plans, size=lambda entry: entry.weight.tensor.size, threads=threads)
-    for entry, result in zip(plans, results, strict=True):
-        weight, nbytes = entry.weight, entry.weight.tensor.nbytes
-        progress(weight.name, weight.tensor.size, total)
-        if not isinstance(result, QuantizedWeight):
-            blocked.append((weight, result))
-        elif result.payload_bytes + NODE_BYTES < nbytes:
-            quantized.append(result)
+def _encoded(
+    job: _Job,
+    model: ir.Model,
+    plans: Sequence[WeightPlan],
+    biases: Sequence[Weight],
+    skipped: list[Skipped],
+) -> _Made:
+    """Write the model with each weight encoded as planned."""
+    assert not biases
+    bytes_before = file_bytes(model, job.source)
+    # Work on arrays of a channel's size is Python's more than numpy's: threads would only wait.
+    threads = 1 if job.options.granularity == "channel" else job.threads
+    total = sum(plan.weight.tensor.size for plan in plans)
+    results = in_order(
+        lambda plan: _encode(plan, job.options),
+        plans,
+        size=lambda plan: plan.weight.tensor.size,
+        threads=threads,
+    )
+    stored: list[StoredWeight] = []
+    for plan, weight in zip(plans, results, strict=True):
+        job.progress(weight.name, plan.weight.tensor.size, total)
+        smaller = weight.payload_bytes + NODE_BYTES < weight.float_bytes
+        if smaller or isinstance(weight, BlockWeight):
+            stored.append(weight)
         else:
             reason = "compressed it would be no smaller"
-            left_out.append(Skipped(weight.name, result.shape, nbytes, reason))
-    if not quantized and not blocked:
-        raise QqonnxError(f"{model}: holds no weight to compress ({_reasons(skipped + left_out)})")
-    reports = tuple(map(_report, quantized)) + tuple(_block_report(*pair) for pair in blocked)
-    rewrite(graph, quantized)
-    matmulnbits.rewrite(graph, blocked)
-    write(graph, output, external_data=external_data)
-    digests = {weight.plan.weight.name: weight.digest for weight in quantized}
-    digests |= {weight.name: weight.digest() for _, weight in blocked}
-    return _Compressed(bytes_before, reports, (*skipped, *left_out), digests)
+            skipped.append(Skipped(weight.name, weight.shape, weight.float_bytes, reason))
+    if not stored:
+        raise _nothing_to_compress(job, skipped)
+    stored.sort(key=lambda weight: isinstance(weight, BlockWeight))
+    _store(model, stored, job)
+    return _made(bytes_before, stored, skipped)
 
 
-def _calibrate(
-    opened: Callable[[], ir.Model],
-    model: Path,
-    output: Path,
-    options: Options,
-    calibration: Calibration,
-    external_data: bool,
-    threads: int,
-    progress: Callable[[str, int, int], None],
-) -> _Compressed:
-    """Write files until one meets the target."""
-    from qqonnx.calibration.attempts import attempts, rebound
+def _encode(plan: WeightPlan, options: Options) -> StoredWeight:
+    tensor = plan.weight.tensor
+    if options.operators == "matmulnbits" and matmulnbits.fits(plan.weight):
+        return matmulnbits.encode_blocks(plan.weight, bits_of(plan.weight, options))
+    weight = encode(plan)
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor.release()
+    return weight
 
-    graph = opened()
-    bytes_before = file_bytes(graph, model)
-    selected, skipped = select(graph, include_bias=True)
-    biases = [weight for weight in selected if weight.is_bias and not options.include_bias]
-    plans, left_out = plan([weight for weight in selected if weight not in biases], options)
-    if not plans:
-        raise QqonnxError(f"{model}: holds no weight to compress ({_reasons(skipped + left_out)})")
-    tries = attempts(graph, plans, biases, calibration, bytes_before, threads, progress)
-    attempt = next(tries)
-    while True:
-        # Each attempt is written into a model of its own, as writing changes it.
-        fresh = opened()
-        names = {weight.name: weight for weight in select(fresh, include_bias=True)[0]}
-        rewrite(fresh, rebound(attempt.weights, names))
-        write(fresh, output, external_data=external_data)
-        try:
-            attempt = tries.send(written_bytes(output))
-        except StopIteration:
-            break
-    rounded = {w.plan.weight.name for w in attempt.weights if isinstance(w, RoundedWeight)}
-    for weight in biases:
-        stored = "a bias, stored as float16" if weight.name in rounded else "a bias"
-        nbytes = weight.tensor.size * 2 if weight.name in rounded else weight.tensor.nbytes
-        left_out.append(Skipped(weight.name, weight.shape, nbytes, stored))
-    quantized = [weight for weight in attempt.weights if isinstance(weight, QuantizedWeight)]
-    return _Compressed(
-        bytes_before,
-        tuple(map(_report, quantized)),
-        (*skipped, *left_out),
-        {weight.plan.weight.name: weight.digest for weight in attempt.weights},
-        attempt.source,
-        attempt.unreadable,
+
+def _calibrated(
+    job: _Job,
+    model: ir.Model,
+    plans: Sequence[WeightPlan],
+    biases: Sequence[Weight],
+    skipped: list[Skipped],
+) -> _Made:
+    """Write the model with levels that are calibrated on activations."""
+    from qqonnx.calibration.calibrate import Context, calibrate
+    from qqonnx.calibration.inputs import calibration_inputs
+
+    assert job.calibration is not None
+    bytes_before = file_bytes(model, job.source)
+
+    def store(weights: Sequence[StoredWeight]) -> int:
+        return _store(model.clone(), weights, job)
+
+    inputs = calibration_inputs(model, job.calibration.data, job.calibration.samples)
+    context = Context(model, plans, biases, inputs, bytes_before, job.threads, job.progress)
+    # Results of BLAS depend on its number of threads, and so would the file.
+    with threadpool_limits(1, "blas"):
+        stored = calibrate(context, job.calibration, store)
+    if job.calibration.finetune:
+        from qqonnx.finetune.weights import finetune_weights
+
+        stored = finetune_weights(model, stored, list(inputs.batches()), progress=job.progress)
+    store(stored)
+    rounded = {weight.name for weight in stored if weight.method == FLOAT16}
+    for bias in biases:
+        reason = "a bias, stored as float16" if bias.name in rounded else "a bias"
+        nbytes = bias.tensor.size * 2 if bias.name in rounded else bias.tensor.nbytes
+        skipped.append(Skipped(bias.name, bias.shape, nbytes, reason))
+    return _made(bytes_before, stored, skipped, inputs.source, inputs.unreadable)
+
+
+def _store(model: ir.Model, weights: Sequence[StoredWeight], job: _Job) -> int:
+    """Write the model with its weights in their stored form; return the bytes of the file."""
+    rewrite(model, weights)
+    write(model, job.written, external_data=job.external_data)
+    return written_bytes(job.written)
+
+
+def _made(
+    bytes_before: int,
+    stored: Sequence[StoredWeight],
+    skipped: Sequence[Skipped],
+    calibration: str | None = None,
+    unreadable: tuple[str, ...] = (),
+) -> _Made:
+    return _Made(
+        bytes_before=bytes_before,
+        weights=tuple(weight_report(weight) for weight in stored if weight.method != FLOAT16),
+        skipped=tuple(skipped),
+        digests={weight.name: weight.digest() for weight in stored},
+        calibration=calibration,
+        unreadable=unreadable,
     )
 
 
-def restore(model: Path, output: Path, *, external_data: bool = False) -> int:
-    """Write a compressed model with plain float weights again.
-
-    Args:
-        model: a file that `compress` wrote.
-        output: the file to write.
-        external_data: put tensors into a second file, `output` with ".data" appended.
-
-    Returns:
-        How many weights are floats again.
-
-    Raises:
-        QqonnxError: the model cannot be read, was not compressed by qqonnx, or the output
-            cannot be written.
-    """
-    graph = read(model)
-    try:
-        count = restore_weights(graph)
-    except QqonnxError as error:
-        raise QqonnxError(f"{model}: {error}") from error
-    refuse_overwriting(graph, model, output)
-    save(graph, output, external_data=external_data)
-    return count
-
-
-def _report(weight: QuantizedWeight) -> WeightReport:
-    return weight_report(
-        weight.plan.weight.name,
-        weight.shape,
-        method=weight.plan.method,
-        granularity=weight.plan.granularity,
-        levels=weight.codebook.shape[-1],
-        counts=weight.counts,
-        bits=weight.storage.bits_per_weight,
-        error=weight.error,
-        bytes_before=weight.plan.weight.tensor.nbytes,
-        bytes_after=weight.payload_bytes,
-    )
-
-
-def _block_report(weight: Weight, blocked: BlockedWeight) -> WeightReport:
-    return weight_report(
-        weight.name,
-        weight.shape,
-        method="uq",
-        granularity=matmulnbits.GRANULARITY,
-        levels=2**blocked.bits,
-        counts=blocked.counts,
-        bits=blocked.bits,
-        error=distortion(matmulnbits.inner_by_outer(weight), blocked.decoded()),
-        bytes_before=weight.tensor.nbytes,
-        bytes_after=blocked.payload_bytes,
-    )
-
-
-def _reasons(skipped: list[Skipped]) -> str:
-    reasons = sorted({entry.reason for entry in skipped})
-    return "; ".join(reasons) if reasons else "no float initializer"
+def _nothing_to_compress(job: _Job, skipped: Sequence[Skipped]) -> QqonnxError:
+    reasons = "; ".join(sorted({entry.reason for entry in skipped})) or "no float initializer"
+    return QqonnxError(f"{job.source}: holds no weight to compress ({reasons})")

@@ -12,9 +12,9 @@ from qqonnx.codebooks import index_entropy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    import onnx
 
-    from qqonnx.codebooks import Distortion
+    from qqonnx.encoding.stored import StoredWeight
     from qqonnx.model.compare import OutputCheck
     from qqonnx.model.select import Skipped
 
@@ -25,14 +25,14 @@ class WeightReport:
 
     Attributes:
         name: the weight's name.
-        shape: its shape.
-        method: the codebook method.
-        granularity: "tensor", "channel" or "scale".
-        levels: levels of a codebook.
-        levels_used: levels that occur in the indices; with granularity "channel", of the
-            richest channel.
-        bits: bits of index stored a weight.
-        entropy: index entropy in bits a weight.
+        shape: shape of the weight.
+        method: name of the codebook method.
+        granularity: "tensor", "channel", "scale" or, for MatMulNBits, "block".
+        levels: number of levels of a codebook.
+        levels_used: number of levels that occur in the indices; with granularity "channel", of the
+            channel with most.
+        bits: bits of index stored per weight.
+        entropy: index entropy in bits per weight.
         l1: mean absolute error.
         l2: mean squared error.
         sqnr: signal-to-quantization-noise ratio in dB.
@@ -57,20 +57,21 @@ class WeightReport:
 
 @dataclass(frozen=True)
 class CompressReport:
-    """What `compress` wrote.
+    """What `compress` made.
 
     Attributes:
-        path: the file.
-        bytes_before: bytes of the input file, its external data included.
-        bytes_after: bytes of the written file, its external data included.
-        weights: what was compressed.
-        skipped: what was not, and why.
+        path: the written file; None without an output.
+        bytes_before: bytes of the input model, its external data included.
+        bytes_after: bytes of the compressed model, its external data included.
+        weights: the compressed weights.
+        skipped: the other float tensors, with a reason each.
         outputs: the check of the outputs.
-        calibration: what the model was calibrated with; None if it was not.
-        unreadable: calibration images that were left out.
+        calibration: description of the calibration inputs; None without calibration.
+        unreadable: calibration images that could not be read.
+        model: the compressed model; None if it was written to a file.
     """
 
-    path: Path
+    path: Path | None
     bytes_before: int
     bytes_after: int
     weights: tuple[WeightReport, ...]
@@ -78,51 +79,34 @@ class CompressReport:
     outputs: OutputCheck
     calibration: str | None = None
     unreadable: tuple[str, ...] = ()
+    model: onnx.ModelProto | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report for JSON."""
-        return {**asdict(self), "path": str(self.path)}
+        """Return the report, without the model, for JSON."""
+        numbers = {name: value for name, value in vars(self).items() if name != "model"}
+        return {
+            **numbers,
+            "path": str(self.path) if self.path is not None else None,
+            "weights": [asdict(weight) for weight in self.weights],
+            "skipped": [asdict(entry) for entry in self.skipped],
+            "outputs": asdict(self.outputs),
+        }
 
 
-def weight_report(
-    name: str,
-    shape: tuple[int, ...],
-    *,
-    method: str,
-    granularity: str,
-    levels: int,
-    counts: NDArray[np.int64],
-    bits: float,
-    error: Distortion,
-    bytes_before: int,
-    bytes_after: int,
-) -> WeightReport:
-    """Return the report of one weight.
-
-    Args:
-        name: the weight's name.
-        shape: its shape.
-        method: the codebook method.
-        granularity: "tensor", "channel" or "scale".
-        levels: levels of a codebook.
-        counts: how often each index occurs, int64 [levels] or fewer.
-        bits: bits of index stored a weight.
-        error: of the decoded values.
-        bytes_before: bytes of the float tensor.
-        bytes_after: bytes of indices, codebook and scales.
-    """
+def weight_report(weight: StoredWeight) -> WeightReport:
+    """Return the report of a stored weight."""
     return WeightReport(
-        name=name,
-        shape=shape,
-        method=method,
-        granularity=granularity,
-        levels=levels,
-        levels_used=int(np.count_nonzero(counts)),
-        bits=bits,
-        entropy=index_entropy(counts),
-        l1=error.l1,
-        l2=error.l2,
-        sqnr=error.sqnr,
-        bytes_before=bytes_before,
-        bytes_after=bytes_after,
+        name=weight.name,
+        shape=weight.shape,
+        method=weight.method,
+        granularity=weight.granularity,
+        levels=weight.levels,
+        levels_used=int(np.count_nonzero(weight.counts)),
+        bits=weight.bits,
+        entropy=index_entropy(weight.counts),
+        l1=weight.error.l1,
+        l2=weight.error.l2,
+        sqnr=weight.error.sqnr,
+        bytes_before=weight.float_bytes,
+        bytes_after=weight.payload_bytes,
     )

@@ -14,14 +14,14 @@ import onnx_ir as ir
 
 if TYPE_CHECKING:
     from qqonnx.encoding.builder import Builder
-    from qqonnx.encoding.encode import QuantizedWeight
     from qqonnx.encoding.packing import Storage
+    from qqonnx.encoding.stored import CodebookWeight
 
 WIDE = np.dtype("<u2")
 """Two bytes of a plane read as one number: half the look-ups, in a table of 2^16 rows."""
 
 
-def add_codes(builder: Builder, weight: QuantizedWeight, shape: tuple[int, ...]) -> ir.Value:
+def add_codes(builder: Builder, weight: CodebookWeight, shape: tuple[int, ...]) -> ir.Value:
     """Add the nodes that read the codes of a weight: int32, numbers of rows of `add_digits`.
 
     Args:
@@ -50,7 +50,7 @@ def add_codes(builder: Builder, weight: QuantizedWeight, shape: tuple[int, ...])
     return builder.apply("MatMulInteger", [joined, _factors(builder, storage)], "c")
 
 
-def add_wide_codes(builder: Builder, weight: QuantizedWeight) -> ir.Value:
+def add_wide_codes(builder: Builder, weight: CodebookWeight) -> ir.Value:
     """Add the nodes that read two codes of a byte at once: int32 [codes / 2].
 
     They are numbers of rows of `add_wide_digits`.

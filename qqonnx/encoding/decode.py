@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.encoding.builder import Builder
-    from qqonnx.encoding.encode import QuantizedWeight, RoundedWeight
+    from qqonnx.encoding.stored import CodebookWeight, RoundedWeight
 
 TABLE_SHARE = 4
 """A table that is there for speed has at most one number for so many of the weight."""
@@ -43,10 +43,10 @@ TABLE_SHARE = 4
 def add_rounded(builder: Builder, weight: RoundedWeight) -> ir.Value:
     """Add a Cast from float16 to the dtype of `weight`; returns its output."""
     values = builder.constant(weight.values, "h")
-    return builder.apply("Cast", [values], "w", to=ir.DataType.from_numpy(weight.dtype))
+    return builder.apply("Cast", [values], "w", to=weight.dtype)
 
 
-def add_decode(builder: Builder, weight: QuantizedWeight) -> ir.Value:
+def add_decode(builder: Builder, weight: CodebookWeight) -> ir.Value:
     """Add the nodes that compute `weight`; returns their last output, of the weight's shape."""
     if weight.codebook.ndim == 2:
         return _decoded_by_channel(builder, weight)
@@ -54,13 +54,13 @@ def add_decode(builder: Builder, weight: QuantizedWeight) -> ir.Value:
         return _decoded(builder, weight)
     if weight.storage.group == 1 and _looks_up_in_rows(weight):
         return _decoded_by_scaled_codebooks(builder, weight)
-    axis = weight.plan.weight.channel_axis
+    axis = weight.channel_axis
     assert axis is not None
     scales = builder.constant(broadcastable(weight.scales, axis, len(weight.shape)), "s")
     return _multiplied(builder, _decoded(builder, weight), scales, weight)
 
 
-def _decoded(builder: Builder, weight: QuantizedWeight) -> ir.Value:
+def _decoded(builder: Builder, weight: CodebookWeight) -> ir.Value:
     """Decode with one codebook for all channels, without scales."""
     storage, shape = weight.storage, weight.shape
     codebook = builder.constant(_padded(weight.codebook, storage.levels), "l")
@@ -87,7 +87,7 @@ def _decoded(builder: Builder, weight: QuantizedWeight) -> ir.Value:
     return _shaped(builder, gathered, weight, shape)
 
 
-def _decoded_by_channel(builder: Builder, weight: QuantizedWeight) -> ir.Value:
+def _decoded_by_channel(builder: Builder, weight: CodebookWeight) -> ir.Value:
     """Look every index up in the codebook of its channel."""
     storage = weight.storage
     codebooks = _padded(weight.codebook, storage.levels)
@@ -102,7 +102,7 @@ def _decoded_by_channel(builder: Builder, weight: QuantizedWeight) -> ir.Value:
     if matrix:
         levels = builder.constant(codebooks if matrix[1] == 1 else codebooks.T, "l")
         return _looked_up(builder, levels, indices, matrix, weight.shape)
-    channels, axis = weight.codebook.shape[0], weight.plan.weight.channel_axis
+    channels, axis = weight.codebook.shape[0], weight.channel_axis
     assert axis is not None
     offsets = _channel_offsets(builder, channels, codebooks.shape[1], len(shape) - 1 - axis)
     indices = builder.apply("Add", [indices, offsets], "c")
@@ -110,7 +110,7 @@ def _decoded_by_channel(builder: Builder, weight: QuantizedWeight) -> ir.Value:
     return builder.apply("Gather", [levels, indices], "w")
 
 
-def _decoded_by_scaled_codebooks(builder: Builder, weight: QuantizedWeight) -> ir.Value:
+def _decoded_by_scaled_codebooks(builder: Builder, weight: CodebookWeight) -> ir.Value:
     """Multiply the codebook by each channel's scale, and look every index up in its channel's."""
     matrix = _matrix(weight)
     assert matrix is not None
@@ -135,8 +135,8 @@ def _looked_up(
     return decoded if flat == shape else _reshaped(builder, decoded, shape)
 
 
-def _matrix(weight: QuantizedWeight) -> tuple[tuple[int, int], int] | None:
-    axis = weight.plan.weight.channel_axis
+def _matrix(weight: CodebookWeight) -> tuple[tuple[int, int], int] | None:
+    axis = weight.channel_axis
     assert axis is not None
     return matrix_of(weight.shape, axis)
 
@@ -159,7 +159,7 @@ def matrix_of(shape: tuple[int, ...], axis: int) -> tuple[tuple[int, int], int] 
     return None
 
 
-def _looks_up_in_rows(weight: QuantizedWeight) -> bool:
+def _looks_up_in_rows(weight: CodebookWeight) -> bool:
     """Whether a codebook for each channel is small enough to be computed."""
     matrix = _matrix(weight)
     if matrix is None:
@@ -168,7 +168,7 @@ def _looks_up_in_rows(weight: QuantizedWeight) -> bool:
     return _is_small(shape[1 - axis] * weight.storage.levels, weight)
 
 
-def _is_wide(weight: QuantizedWeight) -> bool:
+def _is_wide(weight: CodebookWeight) -> bool:
     """Whether two bytes are looked up at once, in a table of 2^16 rows."""
     storage = weight.storage
     return (
@@ -178,12 +178,12 @@ def _is_wide(weight: QuantizedWeight) -> bool:
     )
 
 
-def _is_small(numbers: int, weight: QuantizedWeight) -> bool:
+def _is_small(numbers: int, weight: CodebookWeight) -> bool:
     return numbers * TABLE_SHARE <= prod(weight.shape)
 
 
 def _multiplied(
-    builder: Builder, decoded: ir.Value, scales: ir.Value, weight: QuantizedWeight
+    builder: Builder, decoded: ir.Value, scales: ir.Value, weight: CodebookWeight
 ) -> ir.Value:
     assert weight.scales is not None
     dtype = ir.DataType.from_numpy(weight.codebook.dtype)
@@ -208,7 +208,7 @@ def _padded(codebook: NDArray[np.generic], levels: int) -> NDArray[np.generic]:
 
 
 def _shaped(
-    builder: Builder, decoded: ir.Value, weight: QuantizedWeight, shape: tuple[int, ...]
+    builder: Builder, decoded: ir.Value, weight: CodebookWeight, shape: tuple[int, ...]
 ) -> ir.Value:
     """Cut the padding at the end off and give the values `shape`."""
     storage, size = weight.storage, prod(shape)

@@ -2,121 +2,89 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qqonnx.codebooks import (
-    Codebook,
-    Distortion,
-    Weights,
-    assign,
-    distortion,
-    extremes,
-    fit,
-)
-from qqonnx.encoding.packing import Indices, Plane, Storage, pack, storage_for
+from qqonnx.codebooks import Codebook, Weights, assign, distortion, extremes, fit
+from qqonnx.encoding.packing import Indices, pack, storage_for
+from qqonnx.encoding.stored import FLOAT16, CodebookWeight, RoundedWeight, digest
 from qqonnx.errors import QqonnxError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qqonnx.config import WeightPlan
+    from qqonnx.model.select import Weight
 
 NODE_BYTES = 300
 """About what the decode nodes of one weight take in the file."""
 
 PLANE_BYTES = 150
-"""About what the nodes take that decode a further plane."""
-
-FLOAT16 = "float16"
-"""Recorded as the method of tensors that are rounded to float16 instead of quantized."""
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    from numpy.typing import NDArray
-
-    from qqonnx.config import WeightPlan
+"""About what the nodes for each further plane take."""
 
 
-@dataclass(frozen=True)
-class QuantizedWeight:
-    """One weight, ready to be written.
-
-    Attributes:
-        plan: what was asked.
-        shape: shape of the weight.
-        storage: layout of the packed indices.
-        planes: the packed indices, in C order of the weight.
-        codebook: [k] in the weight's dtype, or [channels, k] with granularity "channel".
-        scales: [channels] in the weight's dtype or float16 with granularity "scale", otherwise
-            None.
-        counts: how often each index occurs, int64 [k]; with granularity "channel", in all
-            channels together.
-        error: error of the decoded values.
-        digest: SHA-256 of the decoded values' bytes.
-    """
-
-    plan: WeightPlan
-    shape: tuple[int, ...]
-    storage: Storage
-    planes: tuple[Plane, ...]
-    codebook: Weights
-    scales: Weights | None
-    counts: NDArray[np.int64]
-    error: Distortion
-    digest: bytes
-
-    @property
-    def payload_bytes(self) -> int:
-        """Bytes of indices, codebook and scales."""
-        scales = self.scales.nbytes if self.scales is not None else 0
-        return sum(plane.nbytes for plane in self.planes) + self.codebook.nbytes + scales
-
-
-def quantize(plan: WeightPlan) -> QuantizedWeight:
+def encode(plan: WeightPlan) -> CodebookWeight:
     """Choose codebook and indices for one weight.
 
     Raises:
         QqonnxError: a value is NaN or infinite; the message names the tensor.
     """
-    weight = plan.weight
-    values = np.ascontiguousarray(weight.tensor.numpy())
+    values = np.ascontiguousarray(plan.weight.tensor.numpy())
+    by_granularity = {"tensor": _by_tensor, "channel": _by_channel, "scale": _by_scale}
     try:
-        if plan.granularity == "channel":
-            indices, codebook, scales = _by_channel(values, plan)
-        elif plan.granularity == "scale":
-            indices, codebook, scales = _by_scale(values, plan)
-        else:
-            indices, codebook, scales = _by_tensor(values, plan)
+        indices, codebook, scales = by_granularity[plan.granularity](values, plan)
     except QqonnxError as error:
-        raise QqonnxError(f"weight {weight.name!r}: {error}") from error
-    return packed(plan, values, indices, codebook, scales)
+        raise QqonnxError(f"weight {plan.weight.name!r}: {error}") from error
+    return stored_weight(
+        plan.weight, indices, codebook, scales, method=plan.method, granularity=plan.granularity
+    )
 
 
-def packed(
-    plan: WeightPlan, values: Weights, indices: Indices, codebook: Weights, scales: Weights | None
-) -> QuantizedWeight:
-    """Pack the indices of one weight and measure what quantizing costs.
+def stored_weight(
+    weight: Weight,
+    indices: Indices,
+    codebook: Weights,
+    scales: Weights | None,
+    *,
+    method: str,
+    granularity: str,
+) -> CodebookWeight:
+    """Pack the indices of one weight and measure the error of the decoded values.
 
     Args:
-        plan: what was asked.
-        values: the weight.
+        weight: the weight.
         indices: uint8, of the weight's shape.
-        codebook: [k], or [channels, k] with a codebook for each channel.
-        scales: [channels] in the weight's dtype or float16, or None.
+        codebook: [k], or [channels, k] with granularity "channel"; in the weight's dtype.
+        scales: [channels] in the weight's dtype or float16 with granularity "scale"; else None.
+        method: name of the codebook method.
+        granularity: "tensor", "channel" or "scale".
     """
-    indices, codebook, counts = by_frequency(indices, codebook, plan.weight.channel_axis)
-    decoded = decode(indices, codebook, scales, plan.weight.channel_axis)
+    axis = None if granularity == "tensor" else weight.channel_axis
+    values = np.ascontiguousarray(weight.tensor.numpy())
+    indices, codebook, counts = by_frequency(indices, codebook, axis)
+    decoded = decode_values(indices, codebook, scales, axis)
     storage = storage_for(codebook.shape[-1])
-    return QuantizedWeight(
-        plan=plan,
+    planes = pack(indices.reshape(-1), storage)
+    fingerprint = digest(decoded)
+    parts = (*planes, codebook) if scales is None else (*planes, codebook, scales)
+    return CodebookWeight(
+        name=weight.name,
         shape=values.shape,
-        storage=storage,
-        planes=pack(indices.reshape(-1), storage),
-        codebook=codebook,
-        scales=scales,
+        dtype=weight.tensor.dtype,
+        method=method,
+        granularity=granularity,
+        levels=codebook.shape[-1],
+        bits=storage.bits_per_weight,
         counts=counts,
         error=distortion(values, decoded),
-        digest=digest(decoded),
+        payload_bytes=sum(part.nbytes for part in parts),
+        digest=lambda: fingerprint,
+        channel_axis=axis,
+        storage=storage,
+        planes=planes,
+        codebook=codebook,
+        scales=scales,
     )
 
 
@@ -125,12 +93,12 @@ def by_frequency(
 ) -> tuple[Indices, Weights, NDArray[np.int64]]:
     """Number the levels of each codebook by how often they occur, the most frequent first.
 
-    What is stored is as large and decodes to the same, but general compressors, as web servers
-    use them, make more of it: `tools/bench_transfer.py` measures how much.
+    The decoded values and the size stay the same, but general compressors, as web servers use them,
+    shrink the file further: `tools/bench_transfer.py` measures how much.
 
     Args:
         indices: uint8, of the weight's shape.
-        codebook: [k], or [channels, k] with a codebook for each channel.
+        codebook: [k], or [channels, k] with a codebook per channel.
         channel_axis: axis of the channels; not used with one codebook.
 
     Returns:
@@ -164,61 +132,49 @@ def by_frequency(
     return np.ascontiguousarray(np.moveaxis(renumbered, 0, channel_axis)), ordered, total
 
 
-@dataclass(frozen=True)
-class RoundedWeight:
-    """One small tensor, such as a bias, that is stored as float16.
-
-    Attributes:
-        plan: what was asked; its method is `FLOAT16`.
-        values: float16, of the weight's shape.
-        dtype: the weight's dtype.
-        error: error of the rounded values.
-        digest: SHA-256 of the rounded values' bytes in the weight's dtype.
-    """
-
-    plan: WeightPlan
-    values: Weights
-    dtype: np.dtype[Any]
-    error: Distortion
-    digest: bytes
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the weight."""
-        return self.values.shape
-
-    @property
-    def payload_bytes(self) -> int:
-        """Bytes of the values."""
-        return self.values.nbytes
-
-
-def rounded(plan: WeightPlan, replaced: Weights | None = None) -> RoundedWeight | None:
-    """Round a tensor to float16; None if a value is beyond float16 or not finite.
+def round_weight(weight: Weight, values: Weights | None = None) -> RoundedWeight | None:
+    """Round a tensor to float16.
 
     Args:
-        plan: which tensor.
-        replaced: values to store instead of its own, of its shape.
+        weight: the tensor.
+        values: values to store instead of the tensor's own, of its shape.
+
+    Returns:
+        The rounded tensor; None if a value is beyond float16 or not finite.
     """
-    values = np.ascontiguousarray(plan.weight.tensor.numpy())
+    own = np.ascontiguousarray(weight.tensor.numpy())
     with np.errstate(over="ignore"):
-        half = (values if replaced is None else replaced).astype(np.float16)
+        half = (own if values is None else values).astype(np.float16)
     if not np.isfinite(half).all():
         return None
-    back = half.astype(values.dtype)
-    return RoundedWeight(plan, half, values.dtype, distortion(values, back), digest(back))
+    decoded = half.astype(own.dtype)
+    fingerprint = digest(decoded)
+    return RoundedWeight(
+        name=weight.name,
+        shape=half.shape,
+        dtype=weight.tensor.dtype,
+        method=FLOAT16,
+        granularity="tensor",
+        levels=0,
+        bits=16,
+        counts=np.zeros(0, np.int64),
+        error=distortion(own, decoded),
+        payload_bytes=half.nbytes,
+        digest=lambda: fingerprint,
+        values=half,
+    )
 
 
-def decode(
+def decode_values(
     indices: Indices, codebook: Weights, scales: Weights | None, channel_axis: int | None
 ) -> Weights:
     """Return the weight that indices stand for, as the decode nodes compute it.
 
     Args:
         indices: uint8, of the weight's shape.
-        codebook: [k], or [channels, k] with a codebook for each channel.
+        codebook: [k], or [channels, k] with a codebook per channel.
         scales: [channels] or None.
-        channel_axis: axis of the channels; not used without them.
+        channel_axis: axis of the channels; not used without scales and with one codebook.
     """
     if codebook.ndim == 2:
         assert channel_axis is not None
@@ -231,11 +187,6 @@ def decode(
         assert channel_axis is not None
         decoded *= broadcastable(scales.astype(decoded.dtype), channel_axis, indices.ndim)
     return decoded
-
-
-def digest(values: Weights) -> bytes:
-    """Return the SHA-256 of the values' bytes in C order."""
-    return hashlib.sha256(np.ascontiguousarray(values).view(np.uint8).data).digest()
 
 
 def broadcastable(scales: Weights, axis: int, rank: int) -> Weights:
@@ -266,7 +217,7 @@ def _by_channel(values: Weights, plan: WeightPlan) -> tuple[Indices, Weights, No
 def _by_scale(values: Weights, plan: WeightPlan) -> tuple[Indices, Weights, Weights]:
     axis = plan.weight.channel_axis
     assert axis is not None
-    extremes(values.reshape(-1))  # refuses what is not finite
+    extremes(values.reshape(-1))  # refuses values that are not finite
     others = tuple(other for other in range(values.ndim) if other != axis)
     largest = np.maximum(values.max(axis=others), -values.min(axis=others))
     scales = np.where(largest > 0, largest, 1).astype(values.dtype)

@@ -1,89 +1,40 @@
 """Weights that stay packed in memory: ONNX Runtime's own operator MatMulNBits.
 
-It is no standard ONNX operator (domain com.microsoft), takes MatMul and Gemm only, and decodes
-uniform levels: each block of `BLOCK` weights along the inner dimension has a scale and a zero
-point. In exchange the weights are never decoded as a whole, in memory neither.
+The operator is not standard ONNX (domain com.microsoft). It takes the place of MatMul and Gemm
+only, and decodes uniform levels: each block of `BLOCK_LENGTH` weights along the inner dimension has
+a scale and a zero point. In exchange the weights are never decoded as a whole, not even in memory.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from qqonnx.codebooks import distortion
-from qqonnx.encoding.encode import digest
-from qqonnx.encoding.rewrite import METADATA_KEY, fresh_names, short
-from qqonnx.errors import QqonnxError
-from qqonnx.model.scopes import holders, number_of
+from qqonnx.encoding.stored import BLOCK, BlockWeight, digest
+from qqonnx.errors import OptionError, QqonnxError
+from qqonnx.model.scopes import number_of, scopes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import NDArray
 
+    from qqonnx.codebooks import Distortion
+    from qqonnx.model.scopes import Scope
     from qqonnx.model.select import Weight
 
-BLOCK = 32
+BLOCK_LENGTH = 32
 """Weights that share a scale; the kernels take 16, 32, 64, ..., and 32 is what others write."""
 
 BITS = (4, 8)
 """Bit-widths that the CPU kernels of ONNX Runtime have."""
 
-GRANULARITY = "block"
-"""What the model's metadata call it."""
+METHOD = "uq"
 
 _DOMAIN = "com.microsoft"
-
-
-@dataclass(frozen=True)
-class BlockedWeight:
-    """A weight [K, N] as MatMulNBits takes it.
-
-    Attributes:
-        name: the weight's name.
-        size: K and N.
-        bits: bits a code, 4 or 8.
-        packed: uint8 [N, ceil(K / BLOCK), BLOCK * bits / 8], low nibble first.
-        scales: float32 [N, ceil(K / BLOCK)].
-        zero_points: uint8 [N, ceil(ceil(K / BLOCK) * bits / 8)], low nibble first.
-    """
-
-    name: str
-    size: tuple[int, int]
-    bits: int
-    packed: NDArray[np.uint8]
-    scales: NDArray[np.float32]
-    zero_points: NDArray[np.uint8]
-
-    @property
-    def payload_bytes(self) -> int:
-        """Bytes of codes, scales and zero points."""
-        return self.packed.nbytes + self.scales.nbytes + self.zero_points.nbytes
-
-    @property
-    def counts(self) -> NDArray[np.intp]:
-        """How often each code occurs: [2^bits]."""
-        codes = _nibbles(self.packed) if self.bits == 4 else self.packed
-        codes = codes.reshape(self.size[1], -1)[:, : self.size[0]]
-        return np.bincount(codes.reshape(-1), minlength=2**self.bits)
-
-    def decoded(self) -> NDArray[np.float32]:
-        """Return the weight, float32 [K, N], as the kernel computes it."""
-        inner, outer = self.size
-        blocks = self.scales.shape[1]
-        codes = _nibbles(self.packed) if self.bits == 4 else self.packed
-        zeros = _nibbles(self.zero_points)[:, :blocks] if self.bits == 4 else self.zero_points
-        steps = codes.reshape(outer, blocks, BLOCK).astype(np.float32) - zeros[..., None]
-        values = (steps * self.scales[..., None]).reshape(outer, -1)[:, :inner]
-        return np.ascontiguousarray(values.T)
-
-    def digest(self) -> bytes:
-        """Return the SHA-256 of the decoded values' bytes."""
-        return digest(self.decoded())
 
 
 def fits(weight: Weight) -> bool:
@@ -91,7 +42,7 @@ def fits(weight: Weight) -> bool:
     value = weight.value
     if weight.tensor.dtype != ir.DataType.FLOAT or len(weight.shape) != 2:
         return False
-    if isinstance(weight.graph, ir.Function) or value.is_graph_output():
+    if isinstance(weight.scope, ir.Function) or value.is_graph_output():
         return False
     uses = list(value.uses())
     return (
@@ -101,24 +52,24 @@ def fits(weight: Weight) -> bool:
     )
 
 
-def block(weight: Weight, bits: int) -> BlockedWeight:
-    """Quantize a weight by blocks: the range of each block, zero included, in 2^bits levels.
+def encode_blocks(weight: Weight, bits: int) -> BlockWeight:
+    """Quantize a weight in blocks: the range of each block, zero included, in 2^bits levels.
 
     Raises:
-        QqonnxError: `bits` is not in `BITS`, or a value is NaN or infinite.
+        OptionError: `bits` is not in `BITS`.
+        QqonnxError: a value is NaN or infinite.
     """
     if bits not in BITS:
-        raise QqonnxError(
-            f"--operators matmulnbits takes 4 or 8 bits, not {bits} (weight {weight.name!r})"
-        )
-    rows = inner_by_outer(weight).T
+        raise OptionError("bits", f"matmulnbits takes 4 or 8, not {bits} (weight {weight.name!r})")
+    values = _inner_by_outer(weight)
+    rows = values.T
     if not np.isfinite(rows).all():
         raise QqonnxError(f"weight {weight.name!r}: has values that are not finite")
     outer, inner = rows.shape
-    blocks = -(-inner // BLOCK)
-    padded = np.zeros((outer, blocks * BLOCK), np.float64)
+    blocks = -(-inner // BLOCK_LENGTH)
+    padded = np.zeros((outer, blocks * BLOCK_LENGTH), np.float64)
     padded[:, :inner] = rows
-    padded = padded.reshape(outer, blocks, BLOCK)
+    padded = padded.reshape(outer, blocks, BLOCK_LENGTH)
     top = 2**bits - 1
     low, high = np.minimum(padded.min(axis=2), 0), np.maximum(padded.max(axis=2), 0)
     scales = ((high - low) / top).astype(np.float32)
@@ -130,148 +81,196 @@ def block(weight: Weight, bits: int) -> BlockedWeight:
         codes = codes[..., 0::2] | codes[..., 1::2] << 4
         zero_points = np.pad(zero_points, ((0, 0), (0, blocks % 2)))
         zero_points = zero_points[:, 0::2] | zero_points[:, 1::2] << 4
-    return BlockedWeight(weight.name, (inner, outer), bits, codes, scales, zero_points)
+    decoded = _decode(inner, bits, codes, scales, zero_points)
+    return _block_weight(
+        weight.name, decoded, bits, codes, scales, zero_points, distortion(values, decoded)
+    )
 
 
-def inner_by_outer(weight: Weight) -> NDArray[np.float32]:
-    """Return the values of a weight that `fits`, [K, N]; Gemm may hold them the other way round."""
+def _inner_by_outer(weight: Weight) -> NDArray[np.float32]:
+    """Return the values [K, N] of a weight that `fits`; Gemm may hold them transposed."""
     node, _ = next(iter(weight.value.uses()))
     values = weight.tensor.numpy()
     return np.ascontiguousarray(values.T if number_of(node, "transB", 0) else values)
 
 
-def rewrite(model: ir.Model, weights: Sequence[tuple[Weight, BlockedWeight]]) -> None:
-    """Put MatMulNBits nodes in place of those that use the weights, and record it."""
-    if not weights:
-        return
-    fresh_name = fresh_names(model)
-    content = json.loads(model.metadata_props[METADATA_KEY])
-    for weight, blocked in weights:
-        error = distortion(inner_by_outer(weight), blocked.decoded())
-        content["weights"][weight.name] = {
-            "method": "uq",
-            "levels": 2**blocked.bits,
-            "granularity": GRANULARITY,
-            "l1": short(error.l1),
-            "l2": short(error.l2),
-            "sqnr": short(min(error.sqnr, 999.0)),
-        }
-        old, name = weight.value, weight.name
-        nodes = [node for node, _ in old.uses()]
-        producer = old.producer()
-        assert isinstance(weight.graph, ir.Graph)
-        if producer is None:
-            del weight.graph.initializers[name]
-        old.name = None
-        arrays: list[NDArray[Any]] = [
-            blocked.packed,
-            blocked.scales.reshape(-1),
-            blocked.zero_points.reshape(-1),
-        ]
-        names = (name, fresh_name("s"), fresh_name("z"))
-        constants = []
-        for array, label in zip(arrays, names, strict=True):
-            tensor = ir.Tensor(array, name=label)
-            kind = ir.TensorType(tensor.dtype)
-            value = ir.Value(name=label, shape=tensor.shape, type=kind, const_value=tensor)
-            weight.graph.register_initializer(value)
-            constants.append(value)
-        for node in nodes:
-            _replace(node, constants, blocked, fresh_name("m"))
-        if producer is not None:
-            weight.graph.remove(producer)
-    model.graph.opset_imports[_DOMAIN] = 1
-    model.metadata_props[METADATA_KEY] = json.dumps(
-        content, separators=(",", ":"), ensure_ascii=False
+def rewrite(
+    model: ir.Model,
+    weight: BlockWeight,
+    old: ir.Value,
+    scope: Scope,
+    fresh_name: Callable[[str], str],
+) -> None:
+    """Put MatMulNBits nodes in place of the nodes that use a weight.
+
+    Args:
+        model: the model, changed in place.
+        weight: the stored weight.
+        old: the float weight.
+        scope: the graph that holds it.
+        fresh_name: function that gives names that the model does not have.
+    """
+    assert isinstance(scope, ir.Graph)
+    nodes = [node for node, _ in old.uses()]
+    producer = old.producer()
+    if producer is None:
+        del scope.initializers[weight.name]
+    old.name = None
+    names = (weight.name, fresh_name("s"), fresh_name("z"))
+    arrays: tuple[NDArray[Any], ...] = (
+        weight.packed,
+        weight.scales.reshape(-1),
+        weight.zero_points.reshape(-1),
     )
+    constants = [
+        _add_initializer(scope, name, array) for name, array in zip(names, arrays, strict=True)
+    ]
+    for node in nodes:
+        _replace(node, constants, weight, fresh_name("m"))
+    if producer is not None:
+        scope.remove(producer)
+    model.graph.opset_imports[_DOMAIN] = 1
 
 
-def blocked_weights(model: ir.Model, records: dict[str, Any]) -> dict[str, list[ir.Node]]:
-    """Return the nodes that use each weight of `records` that is stored by blocks."""
-    names = {name for name, record in records.items() if record.get("granularity") == GRANULARITY}
-    found: dict[str, list[ir.Node]] = {}
-    for holder in (model.graph, *model.graph.subgraphs()):
-        for node in holder:
-            if node.op_type == "MatMulNBits" and node.domain == _DOMAIN:
-                packed = node.inputs[1] if len(node.inputs) >= 4 else None
-                if packed is not None and packed.name in names:
-                    found.setdefault(packed.name or "", []).append(node)
-    return found
+def block_nodes(model: ir.Model, names: Collection[str]) -> dict[str, list[ir.Node]]:
+    """Return the MatMulNBits nodes that use each weight of `names`, by the weight's name."""
+    nodes: dict[str, list[ir.Node]] = {}
+    for node in _all_nodes(model):
+        packed = node.inputs[1] if len(node.inputs) >= 4 else None
+        if packed is not None and packed.name in names:
+            nodes.setdefault(packed.name or "", []).append(node)
+    return nodes
 
 
-def scales_of_blocks(model: ir.Model) -> set[ir.Value]:
-    """Return the scales of every MatMulNBits node: floats, but no weights."""
-    return {
-        value
-        for holder in holders(model)
-        for node in holder
-        if node.op_type == "MatMulNBits" and node.domain == _DOMAIN
-        for value in node.inputs[2:3]
-        if value is not None
-    }
+def block_scales(model: ir.Model) -> set[ir.Value]:
+    """Return the scales of every MatMulNBits node: float tensors that are no weights."""
+    values = (value for node in _all_nodes(model) for value in node.inputs[2:3])
+    return {value for value in values if value is not None}
 
 
-def read(node: ir.Node) -> BlockedWeight:
+def read_blocks(node: ir.Node, error: Distortion) -> BlockWeight:
     """Return the weight that a MatMulNBits node holds.
 
+    Args:
+        node: the node.
+        error: error of the weight, as recorded.
+
     Raises:
-        QqonnxError: its attributes and its inputs do not go together.
+        QqonnxError: the node's attributes and inputs do not fit each other.
     """
     try:
         sizes = [node.attributes[key].as_int() for key in ("K", "N", "bits", "block_size")]
         inner, outer, bits, length = sizes
-        blocks = -(-inner // BLOCK)
-        packed, scales, zero_points = (_constant(value) for value in node.inputs[1:4])
-        if bits not in BITS or length != BLOCK or inner < 1 or outer < 1:
+        blocks = -(-inner // BLOCK_LENGTH)
+        if bits not in BITS or length != BLOCK_LENGTH or inner < 1 or outer < 1:
             raise ValueError
         value = node.inputs[1]
         assert value is not None
-        return BlockedWeight(
-            name=value.name or "",
-            size=(inner, outer),
-            bits=bits,
-            packed=packed.astype(np.uint8, casting="no", copy=False).reshape(
-                outer, blocks, BLOCK * bits // 8
-            ),
-            scales=scales.astype(np.float32, casting="no", copy=False).reshape(outer, blocks),
-            zero_points=zero_points.astype(np.uint8, casting="no", copy=False).reshape(
-                outer, -(-blocks * bits // 8)
-            ),
-        )
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise QqonnxError(f"node {node.name!r}: a MatMulNBits that does not fit") from error
+        packed = _constant(value, np.uint8, (outer, blocks, BLOCK_LENGTH * bits // 8))
+        scales = _constant(node.inputs[2], np.float32, (outer, blocks))
+        zero_points = _constant(node.inputs[3], np.uint8, (outer, -(-blocks * bits // 8)))
+        decoded = _decode(inner, bits, packed, scales, zero_points)
+        return _block_weight(value.name or "", decoded, bits, packed, scales, zero_points, error)
+    except (AssertionError, IndexError, KeyError, TypeError, ValueError) as fault:
+        raise QqonnxError(f"node {node.name!r}: a MatMulNBits that does not fit") from fault
 
 
-def restore(nodes: Sequence[ir.Node]) -> None:
-    """Put a plain MatMul and its float weight back in place of the nodes of one weight."""
-    blocked = read(nodes[0])
+def restore_blocks(nodes: Sequence[ir.Node], weight: BlockWeight) -> NDArray[np.float32]:
+    """Put plain MatMul nodes and the float weight back in place of the nodes of one weight.
+
+    Returns:
+        The float weight [K, N], as the kernel computes it.
+    """
     packed = nodes[0].inputs[1]
     assert packed is not None
     graph = packed.graph
     assert isinstance(graph, ir.Graph)
-    tensor = ir.Tensor(blocked.decoded(), name=blocked.name)
     constants = [value for node in nodes for value in node.inputs[1:4] if value is not None]
-    graph.initializers.pop(blocked.name)
+    graph.initializers.pop(weight.name)
     packed.name = None
-    value = ir.Value(
-        name=blocked.name,
-        shape=tensor.shape,
-        type=ir.TensorType(tensor.dtype),
-        const_value=tensor,
-    )
-    graph.register_initializer(value)
+    values = block_values(weight)
+    value = _add_initializer(graph, weight.name, values)
     for node in nodes:
         _substitute(node, ir.node("MatMul", [node.inputs[0], value]))
     for constant in constants:
         if not constant.uses():
             graph.initializers.pop(constant.name or "", None)
+    return values
+
+
+def block_values(weight: BlockWeight) -> NDArray[np.float32]:
+    """Return the weight, float32 [K, N], as the kernel computes it."""
+    inner, bits = weight.shape[0], int(weight.bits)
+    return _decode(inner, bits, weight.packed, weight.scales, weight.zero_points)
+
+
+def _decode(
+    inner: int,
+    bits: int,
+    packed: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    zero_points: NDArray[np.uint8],
+) -> NDArray[np.float32]:
+    outer, blocks = scales.shape
+    codes = _nibbles(packed) if bits == 4 else packed
+    zeros = _nibbles(zero_points)[:, :blocks] if bits == 4 else zero_points
+    steps = codes.reshape(outer, blocks, BLOCK_LENGTH).astype(np.float32) - zeros[..., None]
+    values = (steps * scales[..., None]).reshape(outer, -1)[:, :inner]
+    return np.ascontiguousarray(values.T)
+
+
+def _block_weight(
+    name: str,
+    decoded: NDArray[np.float32],
+    bits: int,
+    packed: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    zero_points: NDArray[np.uint8],
+    error: Distortion,
+) -> BlockWeight:
+    inner, outer = decoded.shape
+    codes = (_nibbles(packed) if bits == 4 else packed).reshape(outer, -1)[:, :inner]
+    fingerprint = digest(decoded)
+    return BlockWeight(
+        name=name,
+        shape=(inner, outer),
+        dtype=ir.DataType.FLOAT,
+        method=METHOD,
+        granularity=BLOCK,
+        levels=2**bits,
+        bits=bits,
+        counts=np.bincount(codes.reshape(-1), minlength=2**bits),
+        error=error,
+        payload_bytes=packed.nbytes + scales.nbytes + zero_points.nbytes,
+        digest=lambda: fingerprint,
+        packed=packed,
+        scales=scales,
+        zero_points=zero_points,
+    )
+
+
+def _all_nodes(model: ir.Model) -> list[ir.Node]:
+    return [
+        node
+        for scope in scopes(model)
+        for node in scope
+        if node.op_type == "MatMulNBits" and node.domain == _DOMAIN
+    ]
+
+
+def _add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    tensor = ir.Tensor(array, name=name)
+    kind = ir.TensorType(tensor.dtype)
+    value = ir.Value(name=name, shape=tensor.shape, type=kind, const_value=tensor)
+    graph.register_initializer(value)
+    return value
 
 
 def _replace(
-    node: ir.Node, constants: list[ir.Value], blocked: BlockedWeight, product_name: str
+    node: ir.Node, constants: list[ir.Value], weight: BlockWeight, product_name: str
 ) -> None:
-    inner, outer = blocked.size
-    attributes = {"K": inner, "N": outer, "bits": blocked.bits, "block_size": BLOCK}
+    inner, outer = weight.shape
+    attributes = {"K": inner, "N": outer, "bits": int(weight.bits), "block_size": BLOCK_LENGTH}
     product = ir.node(
         "MatMulNBits", [node.inputs[0], *constants], attributes, domain=_DOMAIN, name=node.name
     )
@@ -308,11 +307,11 @@ def _takes_place_of(node: ir.Node, index: int) -> bool:
     return known and number_of(node, "transB", 0) is not None
 
 
-def _constant(value: ir.Value | None) -> NDArray[Any]:
+def _constant(value: ir.Value | None, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
     tensor = value.const_value if value is not None else None
     if tensor is None:
         raise ValueError
-    return tensor.numpy()
+    return tensor.numpy().astype(dtype, casting="no", copy=False).reshape(shape)
 
 
 def _nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,116 +1,49 @@
-"""Put decode nodes where the weights were, and record in the model what was done."""
+"""Replace the weights of a model by their stored form, and record it in the metadata."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from qqonnx.encoding import matmulnbits
 from qqonnx.encoding.builder import Builder
 from qqonnx.encoding.decode import add_decode, add_rounded
-from qqonnx.encoding.encode import FLOAT16, QuantizedWeight, RoundedWeight
-from qqonnx.model.scopes import Holder, value_names
-from qqonnx.version import __version__
+from qqonnx.encoding.record import write_record
+from qqonnx.encoding.stored import BlockWeight, CodebookWeight, RoundedWeight, StoredWeight
+from qqonnx.model.scopes import Scope, named_float_constants, value_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-METADATA_KEY = "qqonnx"
-"""Key in the model's metadata: JSON with the version and, for each weight, what was done."""
 
+def rewrite(model: ir.Model, weights: Sequence[StoredWeight]) -> None:
+    """Replace each weight of `model`, in place, by its stored form.
 
-def rewrite(model: ir.Model, weights: Sequence[QuantizedWeight | RoundedWeight]) -> None:
-    """Replace each weight of `model`, in place, by indices, a codebook and decode nodes.
-
-    The last decode node's output takes the weight's name, and whatever used the weight uses the
-    decoded one.
+    Weights are found by name. The last decode node's output takes the weight's name, and whatever
+    used the weight uses the decoded one.
     """
     fresh_name = fresh_names(model)
-    builders: dict[int, Builder] = {}
+    constants = {name: (value, scope) for name, value, scope in named_float_constants(model)}
+    builders: dict[Scope, Builder] = {}
     for weight in weights:
-        holder = weight.plan.weight.graph
-        in_function = isinstance(holder, ir.Function)
-        builder = builders.setdefault(id(holder), Builder(fresh_name, in_function))
-        if isinstance(weight, RoundedWeight):
-            _replace(weight, add_rounded(builder, weight))
+        value, scope = constants[weight.name]
+        if isinstance(weight, BlockWeight):
+            matmulnbits.rewrite(model, weight, value, scope, fresh_name)
+            continue
+        in_function = isinstance(scope, ir.Function)
+        builder = builders.setdefault(scope, Builder(fresh_name, in_function))
+        if isinstance(weight, CodebookWeight):
+            decoded = add_decode(builder, weight)
         else:
-            _replace(weight, add_decode(builder, weight))
-    holders = {id(weight.plan.weight.graph): weight.plan.weight.graph for weight in weights}
-    for key, holder in holders.items():
-        _insert(holder, builders[key])
-    model.metadata_props[METADATA_KEY] = _metadata(weights)
-
-
-def _replace(weight: QuantizedWeight | RoundedWeight, decoded: ir.Value) -> None:
-    old = weight.plan.weight.value
-    if old.is_graph_output():
-        decoded.type, decoded.shape = old.type, old.shape
-    ir.convenience.replace_all_uses_with(old, decoded, replace_graph_outputs=True)
-    holder, name = weight.plan.weight.graph, old.name
-    producer = old.producer()
-    if producer is not None:
-        holder.remove(producer)
-    else:
-        assert isinstance(holder, ir.Graph)
-        assert name is not None
-        del holder.initializers[name]
-    old.name = None
-    decoded.name = weight.plan.weight.name
-
-
-def _insert(holder: Holder, builder: Builder) -> None:
-    if isinstance(holder, ir.Graph):
-        for value in builder.initializers:
-            holder.register_initializer(value)
-    names = {id(node): node.name for node in builder.nodes}
-    if len(holder):
-        holder.insert_before(holder[0], builder.nodes)
-    else:
-        holder.extend(builder.nodes)
-    for node in builder.nodes:
-        node.name = names[id(node)]
-
-
-def _metadata(weights: Sequence[QuantizedWeight | RoundedWeight]) -> str:
-    """Return the record: what most weights have in common once, and what each has of its own."""
-    kinds = [_kind(weight) for weight in weights]
-    common = max(kinds, key=kinds.count, default={})
-    records: dict[str, Any] = {}
-    for weight, kind in zip(weights, kinds, strict=True):
-        error = weight.error
-        own = {key: value for key, value in kind.items() if common.get(key) != value}
-        numbers = [short(error.l1), short(error.l2), short(min(error.sqnr, 999.0))]
-        records[weight.plan.weight.name] = [*numbers, own] if own else numbers
-    content = {"version": __version__, "common": common, "weights": records}
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=False)
-
-
-def _kind(weight: QuantizedWeight | RoundedWeight) -> dict[str, str | int]:
-    if isinstance(weight, RoundedWeight):
-        return {"method": FLOAT16}
-    return {
-        "method": weight.plan.method,
-        "levels": weight.codebook.shape[-1],
-        "granularity": weight.plan.granularity,
-    }
-
-
-def expanded(record: list[Any], common: dict[str, Any]) -> dict[str, Any]:
-    """Return a weight's record as {"method", "levels", "granularity", "l1", "l2", "sqnr"}.
-
-    Raises:
-        TypeError, ValueError: it is no such record.
-    """
-    numbers, own = record[:3], record[3] if len(record) > 3 else {}
-    return {**common, **dict(zip(("l1", "l2", "sqnr"), numbers, strict=True)), **own}
-
-
-def short(number: float) -> float:
-    """Return the number with four digits, as the record holds it."""
-    return float(f"{number:.4g}")
+            assert isinstance(weight, RoundedWeight)
+            decoded = add_rounded(builder, weight)
+        _replace(value, scope, decoded, weight.name)
+    for scope, builder in builders.items():
+        _insert(scope, builder)
+    write_record(model, weights)
 
 
 def fresh_names(model: ir.Model) -> Callable[[str], str]:
@@ -125,3 +58,31 @@ def fresh_names(model: ir.Model) -> Callable[[str], str]:
         return name
 
     return fresh
+
+
+def _replace(old: ir.Value, scope: Scope, decoded: ir.Value, name: str) -> None:
+    if old.is_graph_output():
+        decoded.type, decoded.shape = old.type, old.shape
+    ir.convenience.replace_all_uses_with(old, decoded, replace_graph_outputs=True)
+    producer = old.producer()
+    if producer is not None:
+        scope.remove(producer)
+    else:
+        assert isinstance(scope, ir.Graph)
+        del scope.initializers[old.name or ""]
+    old.name = None
+    decoded.name = name
+
+
+def _insert(scope: Scope, builder: Builder) -> None:
+    if isinstance(scope, ir.Graph):
+        for value in builder.initializers:
+            scope.register_initializer(value)
+    names = [node.name for node in builder.nodes]
+    if len(scope):
+        scope.insert_before(scope[0], builder.nodes)
+    else:
+        scope.extend(builder.nodes)
+    # Inserting gives nodes names, which would be kept in the file for nothing.
+    for node, name in zip(builder.nodes, names, strict=True):
+        node.name = name

@@ -1,19 +1,15 @@
-"""Check a written file: every decoded weight bit for bit, then outputs in ONNX Runtime."""
+"""Verify a written file: every decoded weight bit for bit, then outputs in ONNX Runtime."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qqonnx.encoding.encode import digest
-from qqonnx.encoding.matmulnbits import scales_of_blocks
-from qqonnx.encoding.restore import (
-    blocked_weights,
-    compressed_weights,
-    decoded_tensor,
-    restore_weights,
-)
-from qqonnx.encoding.rewrite import METADATA_KEY
+from qqonnx.encoding.locate import decode_graphs, decoder
+from qqonnx.encoding.matmulnbits import block_nodes, block_scales, read_blocks
+from qqonnx.encoding.record import is_compressed, read_record
+from qqonnx.encoding.restore import restore_weights
+from qqonnx.encoding.stored import digest
 from qqonnx.errors import QqonnxError
 from qqonnx.model.compare import OutputCheck, compare_outputs
 from qqonnx.model.load import read
@@ -26,7 +22,6 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
     from numpy.typing import NDArray
-
 
 FOLDED_UP_TO = 2**29
 """Bytes of the decoded model up to which outputs are compared with the decoding folded.
@@ -58,27 +53,27 @@ class WeightCheck:
         return not (self.different or self.only_first or self.only_second)
 
 
-def verify(path: Path, expected: Mapping[str, bytes]) -> OutputCheck:
-    """Check a file's weights and outputs; every weight is decoded once.
+def verify_file(path: Path, planned: Mapping[str, bytes]) -> OutputCheck:
+    """Verify the weights and the outputs of a written file; every weight is decoded once.
 
-    The decode nodes must give exactly the weights that were planned, and the outputs must be
-    those of the same model holding the decoded weights as floats. A model that ONNX Runtime's
-    CPU provider does not load with plain floats either, such as one that computes in bfloat16,
-    is not compared; the check says so.
+    The decode nodes must give exactly the planned weights. The outputs must be those of the same
+    model with the decoded weights as floats. Outputs are not compared, and the check says so, if
+    ONNX Runtime's CPU provider does not load the model with plain floats either, for example one
+    that computes in bfloat16.
 
     Args:
         path: the written file.
-        expected: SHA-256 of each weight's bytes, by name.
+        planned: SHA-256 of each planned weight's bytes, by name.
 
     Raises:
         QqonnxError: a weight is missing or differs (the message names it), ONNX Runtime does not
             load the file, or the outputs differ.
     """
     model = read(path)
-    found = {name: blocked.digest() for name, blocked in blocked_weights(model).items()}
+    digests: dict[str, bytes] = {}
 
     def decoded(name: str, values: NDArray[Any]) -> None:
-        found[name] = digest(values)
+        digests[name] = digest(values)
 
     restore_weights(model, decoded)
     plain = path.with_name(f"{path.name}.plain.onnx")
@@ -86,10 +81,10 @@ def verify(path: Path, expected: Mapping[str, bytes]) -> OutputCheck:
         # As external data, the weights are decoded and written one by one.
         write(model, plain, external_data=True)
         del model
-        for name, wanted in expected.items():
-            if name not in found:
+        for name, wanted in planned.items():
+            if name not in digests:
                 raise QqonnxError(f"{path}: weight {name!r} is not in the file")
-            if found[name] != wanted:
+            if digests[name] != wanted:
                 raise QqonnxError(f"{path}: weight {name!r} does not decode to what was planned")
         return _compared(plain, path)
     finally:
@@ -126,15 +121,19 @@ def compare_weights(first: ir.Model, second: ir.Model) -> WeightCheck:
 
 
 def _digests(model: ir.Model) -> dict[str, bytes]:
-    packed = METADATA_KEY in model.metadata_props
-    weights = compressed_weights(model)[0] if packed else []
-    blocked = blocked_weights(model) if packed else {}
-    internal = {constant for weight in weights for constant in weight.constants}
-    internal |= scales_of_blocks(model)
+    digests: dict[str, bytes] = {}
+    internal = block_scales(model)
+    if is_compressed(model):
+        records = read_record(model).weights
+        blocks = block_nodes(model, records)
+        for name, nodes in blocks.items():
+            digests[name] = read_blocks(nodes[0], records[name].error).digest()
+        for graph in decode_graphs(model, records.keys() - blocks.keys()):
+            digests[graph.name] = digest(decoder(graph)())
+            internal |= set(graph.constants)
     plain = {
         name: digest(tensor_of(value).numpy())
         for name, value, _ in named_float_constants(model)
         if value not in internal
     }
-    plain |= {name: weight.digest() for name, weight in blocked.items()}
-    return plain | {weight.name: digest(decoded_tensor(weight).numpy()) for weight in weights}
+    return plain | digests

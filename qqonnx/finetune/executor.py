@@ -78,18 +78,14 @@ class TorchGraph:
                 arguments = [values[name] for name in step.inputs]
                 found = step.operator(step.attributes, *arguments)
             except NotImplementedError as error:
-                raise QqonnxError(
-                    f"reconstruction: {step.title}: {error} is not supported"
-                ) from error
+                raise QqonnxError(f"finetune: {step.title}: {error} is not supported") from error
             except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
                 reason = first_line(error)
-                raise QqonnxError(f"reconstruction: {step.title}: {reason}") from error
+                raise QqonnxError(f"finetune: {step.title}: {reason}") from error
             results = found if isinstance(found, tuple) else (found,)
             for index, name in enumerate(step.outputs):
                 if name and index >= len(results):
-                    raise QqonnxError(
-                        f"reconstruction: {step.title}: output {index} is not supported"
-                    )
+                    raise QqonnxError(f"finetune: {step.title}: output {index} is not supported")
                 if name:
                     values[name] = results[index]
             del arguments, found, results
@@ -110,16 +106,14 @@ def compile_graph(model: ir.Model | onnx.ModelProto) -> TorchGraph:
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise QqonnxError(
-            'reconstruction takes PyTorch: pip install "qqonnx[reconstruct]"'
-        ) from error
+        raise QqonnxError('finetune takes PyTorch: pip install "qqonnx[finetune]"') from error
     from qqonnx.finetune.operators import tensor_of
 
     if isinstance(model, onnx.ModelProto):
         model = ir.from_proto(model)
     opset = model.opset_imports.get("", OLDEST_OPSET)
     if opset < OLDEST_OPSET:
-        raise QqonnxError(f"reconstruction: opset {opset} is not supported, only 13 and later")
+        raise QqonnxError(f"finetune: opset {opset} is not supported, only 13 and later")
     graph = model.graph
     outputs = tuple(str(value.name) for value in graph.outputs)
     constants: dict[str, Tensor] = {}
@@ -134,7 +128,7 @@ def compile_graph(model: ir.Model | onnx.ModelProto) -> TorchGraph:
             else:
                 nodes.append(node)
     except NotImplementedError as error:
-        raise QqonnxError(f"reconstruction: {error} is not supported") from error
+        raise QqonnxError(f"finetune: {error} is not supported") from error
     return TorchGraph(outputs, constants, _steps(nodes, {*constants, *outputs}))
 
 
@@ -169,7 +163,7 @@ def _operator(node: ir.Node) -> Operator:
     known = node.domain in ("", "ai.onnx") and node.op_type in OPERATORS
     if not known:
         title = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        raise QqonnxError(f"reconstruction: operator {title} is not supported")
+        raise QqonnxError(f"finetune: operator {title} is not supported")
     return OPERATORS[node.op_type]
 
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qqonnx.finetune.tunable import Tunable
+    from qqonnx.finetune.tunable import TunableWeight
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class FinetuneResult:
     """What reconstruction found.
 
     Attributes:
@@ -40,15 +40,15 @@ class Reconstruction:
         loss_after: the same of what is returned, never above `loss_before`.
     """
 
-    weights: list[Tunable]
+    weights: list[TunableWeight]
     biases: dict[str, NDArray[np.float32]]
     loss_before: float
     loss_after: float
 
 
-def reconstruct(
+def finetune(
     model: ir.Model | onnx.ModelProto,
-    weights: Sequence[Tunable],
+    weights: Sequence[TunableWeight],
     biases: Sequence[str],
     inputs: Sequence[Mapping[str, NDArray[Any]]],
     *,
@@ -58,7 +58,7 @@ def reconstruct(
     batch_size: int = 16,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda *_: None,
-) -> Reconstruction:
+) -> FinetuneResult:
     """Tune levels, scales and biases of all layers; deterministic for a number of threads.
 
     A tenth of the inputs is held out. What was given comes back if tuning makes it no better
@@ -83,7 +83,7 @@ def reconstruct(
             the model, or there are no inputs.
     """
     if not inputs:
-        raise QqonnxError("reconstruction: there are no inputs")
+        raise QqonnxError("finetune: there are no inputs")
     graph = compile_graph(model)
     # These import PyTorch, which `compile_graph` has found.
     from qqonnx.finetune.loop import results, student_of, tune
@@ -102,7 +102,7 @@ def reconstruct(
         teacher = teach(graph, Runs(runs, False, max(1, batch_size // max(1, length))))
     assert teacher is not None
     if not teacher.outputs:
-        raise QqonnxError("reconstruction: the model has no output of floats")
+        raise QqonnxError("finetune: the model has no output of floats")
 
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(teacher.runs.inputs))
@@ -124,8 +124,8 @@ def reconstruct(
     new_weights, new_biases = results(student)
     after = teacher.loss(held_out, student_of(new_weights, new_biases).constants())
     if not after < before:
-        return Reconstruction(list(weights), old_biases, before, before)
-    return Reconstruction(new_weights, new_biases, before, after)
+        return FinetuneResult(list(weights), old_biases, before, before)
+    return FinetuneResult(new_weights, new_biases, before, after)
 
 
 def _samples(
@@ -150,12 +150,12 @@ def _samples(
     )
 
 
-def _check(graph: TorchGraph, weights: Sequence[Tunable], biases: Sequence[str]) -> None:
+def _check(graph: TorchGraph, weights: Sequence[TunableWeight], biases: Sequence[str]) -> None:
     for weight in weights:
         if weight.name not in graph.constants:
-            raise QqonnxError(f"reconstruction: weight {weight.name!r} is not in the model")
+            raise QqonnxError(f"finetune: weight {weight.name!r} is not in the model")
         if tuple(graph.constants[weight.name].shape) != weight.shape:
-            raise QqonnxError(f"reconstruction: weight {weight.name!r} has another shape")
+            raise QqonnxError(f"finetune: weight {weight.name!r} has another shape")
     for name in biases:
         if name not in graph.constants:
-            raise QqonnxError(f"reconstruction: bias {name!r} is not in the model")
+            raise QqonnxError(f"finetune: bias {name!r} is not in the model")

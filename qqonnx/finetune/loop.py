@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.finetune.losses import Teacher
-    from qqonnx.finetune.tunable import Tunable
+    from qqonnx.finetune.tunable import TunableWeight
 
 WARM_UP = 8
 """Steps in which the learning rate rises to its full height."""
@@ -42,7 +42,7 @@ class TunedWeight:
         log_scales: tuned, of the scales' shape: the scales are scales * exp(log_scales).
     """
 
-    given: Tunable
+    given: TunableWeight
     indices: Tensor
     levels: Tensor
     unit: float
@@ -130,7 +130,9 @@ class Student:
         return {part.name: part.decoded() for part in self.parts}
 
 
-def student_of(weights: Sequence[Tunable], biases: Mapping[str, NDArray[np.float32]]) -> Student:
+def student_of(
+    weights: Sequence[TunableWeight], biases: Mapping[str, NDArray[np.float32]]
+) -> Student:
     """Return weights and biases, ready to be tuned."""
     return Student(
         tuple(_tuned_weight(weight) for weight in weights),
@@ -138,7 +140,7 @@ def student_of(weights: Sequence[Tunable], biases: Mapping[str, NDArray[np.float
     )
 
 
-def results(student: Student) -> tuple[list[Tunable], dict[str, NDArray[np.float32]]]:
+def results(student: Student) -> tuple[list[TunableWeight], dict[str, NDArray[np.float32]]]:
     """Return the tuned weights and biases; scales and biases as float16 values."""
     weights = []
     for weight in student.weights:
@@ -215,7 +217,7 @@ def _step(optimizer: torch.optim.Optimizer, student: Student) -> None:
             weight.steps.copy_(steps)
 
 
-def _tuned_weight(weight: Tunable) -> TunedWeight:
+def _tuned_weight(weight: TunableWeight) -> TunedWeight:
     scales = np.ones(1, np.float32)
     if weight.scales is not None:
         assert weight.channel_axis is not None

@@ -1,4 +1,4 @@
-"""What reconstruction is given of a quantized weight, and gives back."""
+"""A quantized weight as fine-tuning takes it and gives it back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Tunable:
+class TunableWeight:
     """One quantized weight.
 
     Attributes:

@@ -79,8 +79,8 @@ def read(path: Path) -> ir.Model:
     try:
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)
-        holders: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-        for graph in holders:
+        tops: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+        for graph in tops:
             if not sorted_already(graph):
                 graph.sort()
     except Exception as error:

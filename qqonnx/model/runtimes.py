@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import OptionError, QqonnxError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,10 +47,12 @@ def fit_runtime(model: ir.Model, release: str) -> None:
     """
     found = re.fullmatch(r"(\d+)\.(\d+)(\.\d+)?", release)
     if not found:
-        raise QqonnxError(f"--runtime-min {release}: must be a release such as 1.15")
+        raise OptionError("runtime_min", f"must be a release such as 1.15, not {release}")
     wanted = (int(found[1]), int(found[2]))
     if wanted < OLDEST:
-        raise QqonnxError(f"--runtime-min {release}: 1.15 is the oldest release that is tested")
+        raise OptionError(
+            "runtime_min", f"must be 1.15 or later, the oldest release tested, not {release}"
+        )
     opset, ir_version = max(limits for known, limits in LIMITS.items() if known <= wanted)
     used = model.graph.opset_imports.get("", 0)
     if used > opset:

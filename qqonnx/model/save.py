@@ -77,31 +77,33 @@ def written_bytes(path: Path) -> int:
 def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
     """Write `model` to `path`, and its tensors to `data_file(path)` if asked or if over 2 GB.
 
-    External data is written tensor by tensor.
+    External data is written tensor by tensor. The model is as before afterwards.
 
     Args:
-        model: the model, which is not for use afterwards; without external data, tensors that
-            were external come into the file.
+        model: the model; without external data, its external tensors come into the file.
         path: the file to write.
-        external_data: tensors go into a second file.
+        external_data: put tensors into a second file.
 
     Raises:
         OSError: the file cannot be written.
     """
-    total = 0
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                total += value.const_value.nbytes
-                if not (value.is_graph_output() or value.is_graph_input()):
-                    # Its tensor has them; they need not be stored twice.
-                    value.type = value.shape = None
-    if external_data or total > PROTOBUF_LIMIT:
-        proto = _with_external_tensors(model, path)
-    else:
-        proto = ir.to_proto(_with_inline_tensors(model))
-        # What was written here before may have been larger.
-        data_file(path).unlink(missing_ok=True)
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    before = [(value, value.type, value.shape, value.const_value) for value in values]
+    try:
+        for value, *_, tensor in before:
+            if tensor is not None and not (value.is_graph_output() or value.is_graph_input()):
+                # The tensor has type and shape; they need not be stored twice.
+                value.type = value.shape = None
+        total = sum(tensor.nbytes for *_, tensor in before if tensor is not None)
+        if external_data or total > PROTOBUF_LIMIT:
+            proto = _with_external_tensors(model, values, path)
+        else:
+            proto = _with_inline_tensors(model, values)
+            # What was written here before may have been larger.
+            data_file(path).unlink(missing_ok=True)
+    finally:
+        for value, kind, shape, tensor in before:
+            value.type, value.shape, value.const_value = kind, shape, tensor
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -135,34 +137,27 @@ def save(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
         write(model, written, external_data=external_data)
 
 
-def _with_external_tensors(model: ir.Model, path: Path) -> onnx.ModelProto:
-    """Write the tensors to the data file of `path`; the model keeps its own."""
-    values = [value for graph in model.graphs() for value in graph.initializers.values()]
-    tensors = {value: value.const_value for value in values}
+def _with_external_tensors(model: ir.Model, values: list[ir.Value], path: Path) -> onnx.ModelProto:
+    """Write the tensors to the data file of `path` and return the rest of the model."""
     # Strings cannot be external data.
     strings = [
-        v
-        for v, tensor in tensors.items()
-        if tensor is not None and tensor.dtype == ir.DataType.STRING
+        (value, value.const_value)
+        for value in values
+        if value.const_value is not None and value.const_value.dtype == ir.DataType.STRING
     ]
-    try:
-        for value in strings:
-            value.const_value = None
-        ir.external_data.unload_from_model(
-            model, path.parent, data_file(path).name, size_threshold_bytes=SMALL_BYTES
-        )
-        for value in strings:
-            value.const_value = tensors[value]
-        return ir.to_proto(model)
-    finally:
-        for value, tensor in tensors.items():
-            value.const_value = tensor
+    for value, _ in strings:
+        value.const_value = None
+    ir.external_data.unload_from_model(
+        model, path.parent, data_file(path).name, size_threshold_bytes=SMALL_BYTES
+    )
+    for value, tensor in strings:
+        value.const_value = tensor
+    return ir.to_proto(model)
 
 
-def _with_inline_tensors(model: ir.Model) -> ir.Model:
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
-                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
-    return model
+def _with_inline_tensors(model: ir.Model, values: list[ir.Value]) -> onnx.ModelProto:
+    for value in values:
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+    return ir.to_proto(model)

@@ -1,4 +1,4 @@
-"""The places of a model that hold nodes: its graph, subgraphs, and functions."""
+"""The scopes of a model: its graph, subgraphs, and functions, and the constants in them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FLOAT_TYPES = (
     ir.DataType.DOUBLE,
 )
 
-Holder = ir.Graph | ir.Function
+Scope = ir.Graph | ir.Function
 
 
-def holders(model: ir.Model) -> Iterator[Holder]:
+def scopes(model: ir.Model) -> Iterator[Scope]:
     """Yield the graph, its subgraphs, and each function with its subgraphs."""
     yield model.graph
     yield from model.graph.subgraphs()
@@ -30,14 +30,14 @@ def holders(model: ir.Model) -> Iterator[Holder]:
         yield from function.subgraphs()
 
 
-def float_constants(model: ir.Model) -> Iterator[tuple[ir.Value, Holder]]:
+def float_constants(model: ir.Model) -> Iterator[tuple[ir.Value, Scope]]:
     """Yield float initializers and the outputs of Constant nodes that hold a float tensor."""
-    for holder in holders(model):
-        if isinstance(holder, ir.Graph):
-            for value in list(holder.initializers.values()):
+    for scope in scopes(model):
+        if isinstance(scope, ir.Graph):
+            for value in list(scope.initializers.values()):
                 if value.const_value is not None and value.const_value.dtype in FLOAT_TYPES:
-                    yield value, holder
-        for node in holder:
+                    yield value, scope
+        for node in scope:
             if node.op_type == "Constant" and node.domain == "":
                 attribute = node.attributes.get("value")
                 if (
@@ -46,7 +46,7 @@ def float_constants(model: ir.Model) -> Iterator[tuple[ir.Value, Holder]]:
                     and attribute.type == ir.AttributeType.TENSOR
                     and attribute.as_tensor().dtype in FLOAT_TYPES
                 ):
-                    yield node.outputs[0], holder
+                    yield node.outputs[0], scope
 
 
 def tensor_of(value: ir.Value) -> ir.TensorProtocol:
@@ -57,15 +57,15 @@ def tensor_of(value: ir.Value) -> ir.TensorProtocol:
 
 
 def number_of(node: ir.Node, name: str, default: float) -> float | None:
-    """Return a node's attribute that is a number.
+    """Return the value of a number attribute.
 
     Args:
         node: the node.
         name: the attribute's name.
-        default: what counts if the node does not have it: an int or a float, as it would.
+        default: value of a missing attribute; an int or a float, as the attribute would be.
 
     Returns:
-        The number; None if it is of another type, or the function around the node sets it.
+        The number; None if the attribute has another type, or the enclosing function sets it.
     """
     attribute = node.attributes.get(name)
     if attribute is None:
@@ -75,25 +75,25 @@ def number_of(node: ir.Node, name: str, default: float) -> float | None:
 
 
 def value_names(model: ir.Model) -> Counter[str]:
-    """Return the name of every value in the model, and how many values have it."""
+    """Return the names of all values in the model, with the number of values of each name."""
     names = Counter([""])
-    for holder in holders(model):
-        initializers = holder.initializers.values() if isinstance(holder, ir.Graph) else ()
-        names.update(value.name or "" for value in {*holder.inputs, *initializers})
-        names.update(output.name or "" for node in holder for output in node.outputs)
+    for scope in scopes(model):
+        initializers = scope.initializers.values() if isinstance(scope, ir.Graph) else ()
+        names.update(value.name or "" for value in {*scope.inputs, *initializers})
+        names.update(output.name or "" for node in scope for output in node.outputs)
     return names
 
 
-def named_float_constants(model: ir.Model) -> Iterator[tuple[str, ir.Value, Holder]]:
+def named_float_constants(model: ir.Model) -> Iterator[tuple[str, ir.Value, Scope]]:
     """Yield `float_constants`, each with a name that no other value of the model has.
 
-    Functions and sibling subgraphs may give one name to several values: there a number is
+    Functions and sibling subgraphs may give one name to several values; those names get a number
     appended.
     """
     taken = value_names(model)
-    for value, holder in float_constants(model):
+    for value, scope in float_constants(model):
         name = value.name or ""
-        if taken[name] > 1 and holder is not model.graph:
+        if taken[name] > 1 and scope is not model.graph:
             name = next(text for n in count(2) if not taken[text := f"{name}.{n}"])
             taken[name] = 1
-        yield name, value, holder
+        yield name, value, scope

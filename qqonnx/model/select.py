@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qqonnx.model.scopes import Holder, named_float_constants, number_of, tensor_of
+from qqonnx.model.scopes import Scope, named_float_constants, number_of, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ class Weight:
         name: the initializer's name, or that of a Constant node's output; with a number
             appended where a weight in another subgraph or function has the same name.
         value: what the model's nodes read; unique, however many nodes share it.
-        graph: the graph or function that holds it.
+        scope: the graph or function that holds it.
         users: operators that read it as a weight, e.g. ("Conv",).
         channel_axis: axis of output channels; None where the users do not tell or disagree.
         is_bias: it is only ever added.
@@ -56,7 +56,7 @@ class Weight:
 
     name: str
     value: ir.Value
-    graph: Holder
+    scope: Scope
     users: tuple[str, ...]
     channel_axis: Axis
     is_bias: bool
@@ -105,11 +105,11 @@ def select(model: ir.Model, *, include_bias: bool = False) -> tuple[list[Weight]
     """
     weights: list[Weight] = []
     skipped: list[Skipped] = []
-    for name, value, holder in named_float_constants(model):
+    for name, value, scope in named_float_constants(model):
         tensor = tensor_of(value)
         shape = tuple(tensor.shape.numpy())
         uses = list(_uses(model, value, len(shape)))
-        reason = _reason_to_skip(value, holder, uses, include_bias)
+        reason = _reason_to_skip(value, scope, uses, include_bias)
         if reason:
             skipped.append(Skipped(name, shape, tensor.nbytes, reason))
             continue
@@ -118,7 +118,7 @@ def select(model: ir.Model, *, include_bias: bool = False) -> tuple[list[Weight]
             Weight(
                 name=name,
                 value=value,
-                graph=holder,
+                scope=scope,
                 users=tuple(sorted({use.op_type for use in uses})),
                 channel_axis=axes.pop() if len(axes) == 1 else None,
                 is_bias=all(use.is_bias for use in uses),
@@ -128,7 +128,7 @@ def select(model: ir.Model, *, include_bias: bool = False) -> tuple[list[Weight]
 
 
 def _reason_to_skip(
-    value: ir.Value, holder: Holder, uses: list[_Use], include_bias: bool
+    value: ir.Value, scope: Scope, uses: list[_Use], include_bias: bool
 ) -> str | None:
     if not uses:
         return "no operator uses it as a weight"
@@ -136,7 +136,7 @@ def _reason_to_skip(
         return "a bias"
     if value.is_graph_input():
         return "also an input of the model, which a caller may set"
-    opset = holder.opset_imports.get("", 0) if isinstance(holder, ir.Function) else None
+    opset = scope.opset_imports.get("", 0) if isinstance(scope, ir.Function) else None
     if opset is not None and opset < 13:
         return f"in a function of opset {opset}; decoding takes 13"
     return None

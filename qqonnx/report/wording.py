@@ -108,6 +108,6 @@ def command(outcome: Outcome) -> str | None:
     calibration = options.get("calibration")
     if isinstance(calibration, dict) and outcome.method == TARGET:
         words += ["--calibration-samples", str(calibration.get("samples", 256))]
-        if calibration.get("reconstruct"):
-            words.append("--reconstruct")
+        if calibration.get("finetune"):
+            words.append("--finetune")
     return printable(" ".join(map(shlex.quote, words)))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qqonnx.codebooks import method_named
 from qqonnx.errors import QqonnxError
+
+if TYPE_CHECKING:
+    from qqonnx.config import Granularity
 
 BITS = tuple(range(1, 9))
 
@@ -29,7 +33,7 @@ class Scheme:
     method: str
     color: str
     marker: str
-    granularity: str = "tensor"
+    granularity: Granularity = "tensor"
     more_bits: int = 0
 
     def levels_at(self, bits: int) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.codebooks import METHODS, method_named
-from qqonnx.config import GRANULARITIES, Options, Target, bytes_of, share_of
+from qqonnx.config import GRANULARITIES, Granularity, Options, Target, parse_share, parse_size
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.sweep.baselines import BASELINES
 
@@ -33,12 +33,12 @@ class CalibrationConfig:
         data: a folder of images, or an .npy or .npz file; "split": images of the data set that
             no run is judged by; "none": made-up inputs.
         samples: how many.
-        reconstruct: tune levels, scales and biases end to end afterwards (needs PyTorch).
+        finetune: tune levels, scales and biases end to end afterwards (needs PyTorch).
     """
 
     data: Path | str
     samples: int = 256
-    reconstruct: bool = False
+    finetune: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class SweepConfig:
     datasets: tuple[Path, ...]
     methods: tuple[str, ...] = ()
     bits: tuple[int, ...] = (4, 8)
-    granularities: tuple[str, ...] = ("tensor",)
+    granularities: tuple[Granularity, ...] = ("tensor",)
     budgets: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ("float32",)
     picky: bool = True
@@ -113,8 +113,8 @@ def target_of(budget: str) -> Target:
         if kind == "ratio":
             return Target(ratio=float(value))
         if kind == "max_drop":
-            return Target(max_drop=share_of(value))
-        return Target(size=bytes_of(value))
+            return Target(max_drop=parse_share(value))
+        return Target(size=parse_size(value))
     except (ValueError, QqonnxError) as error:
         raise QqonnxError(
             f"budgets: {budget!r} is none; examples: '4.4 bits', '2.5MB', '8x', '1%'"
@@ -178,7 +178,7 @@ def _calibration(take: _Table, home: Path) -> CalibrationConfig | None:
     found = CalibrationConfig(
         data=data if data in (SPLIT, MADE_UP) else home / data,
         samples=take("samples", int, 256, _from(1)),
-        reconstruct=take("reconstruct", bool, False),
+        finetune=take("finetune", bool, False),
     )
     take.end()
     return found

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qqonnx.codebooks import distortion
-from qqonnx.encoding.decode import matrix_of
 from qqonnx.encoding.encode import broadcastable
-from qqonnx.encoding.restore import compressed_weights
+from qqonnx.encoding.read import read as read_stored
+from qqonnx.encoding.stored import CodebookWeight
 from qqonnx.model.load import load, read
-from qqonnx.model.scopes import FLOAT_TYPES, tensor_of
+from qqonnx.model.scopes import tensor_of
 from qqonnx.model.select import select
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.compression.results import WeightReport
-    from qqonnx.encoding.restore import CompressedWeight
     from qqonnx.model.select import Weight
     from qqonnx.sweep.grid import Source
 
@@ -95,56 +94,37 @@ def entropy_of(weights: Sequence[WeightReport]) -> float:
 def histograms_of(model: Source, path: Path) -> list[dict[str, Any]]:
     """Return histograms of the largest weights, with their levels, for JSON.
 
-    With a scale for each channel the values are divided by it; with a codebook for each channel
-    they are those of the first channel. The name says so.
+    With a scale per channel, the values are divided by the scale of their channel. With a codebook
+    per channel, they are those of the first channel. The name says so.
     """
-    sizes = {name: size for name, (size, _) in weight_squares(model).items()}
-    compressed = [w for w in compressed_weights(read(path))[0] if w.name in sizes]
-    chosen = sorted(compressed, key=lambda weight: -sizes[weight.name])[:HISTOGRAMS]
-    wanted = {weight.name for weight in chosen}
-    originals = {w.name: w for w in select(load(model.path))[0] if w.name in wanted}
-    return [_histogram(originals[weight.name], weight) for weight in chosen]
+    originals = {weight.name: weight for weight in select(load(model.path))[0]}
+    stored = [
+        weight
+        for weight in read_stored(read(path))
+        if isinstance(weight, CodebookWeight) and weight.name in originals
+    ]
+    largest = sorted(stored, key=lambda weight: -prod(weight.shape))[:HISTOGRAMS]
+    return [_histogram(originals[weight.name], weight) for weight in largest]
 
 
-def _histogram(original: Weight, weight: CompressedWeight) -> dict[str, Any]:
+def _histogram(original: Weight, stored: CodebookWeight) -> dict[str, Any]:
     values = original.tensor.numpy().astype(np.float64)
-    floats = [t.numpy().astype(np.float64) for t in weight.tensors if t.dtype in FLOAT_TYPES]
-    name = weight.name
-    granularity = weight.record.get("granularity")
-    levels = floats[0].reshape(-1)
-    if granularity == "scale":
-        assert original.channel_axis is not None
-        levels, scales = _levels_and_scales(floats, original.shape, original.channel_axis)
-        scales = broadcastable(scales, original.channel_axis, values.ndim)
-        values, name = values / scales, f"{name} / channel's scale"
-    elif granularity == "channel":
-        assert original.channel_axis is not None
-        channels = np.moveaxis(values, original.channel_axis, 0)
-        matrix = matrix_of(original.shape, original.channel_axis)
-        codebooks = floats[0].T if matrix and matrix[1] == 0 else floats[0]
-        levels = codebooks.reshape(len(channels), -1)[0]
-        values, name = channels[0], f"{name}, first channel"
+    name, axis, levels = stored.name, original.channel_axis, stored.codebook
+    if stored.scales is not None:
+        assert axis is not None
+        values = values / broadcastable(stored.scales.astype(np.float64), axis, values.ndim)
+        name = f"{name} / channel's scale"
+    elif levels.ndim == 2:
+        assert axis is not None
+        values, levels = np.moveaxis(values, axis, 0)[0], levels[0]
+        name = f"{name}, first channel"
     counts, edges = np.histogram(values, bins=BINS)
     return {
         "name": name,
         "edges": _rounded(edges),
         "counts": counts.tolist(),
-        "levels": _rounded(np.unique(levels)),
+        "levels": _rounded(np.unique(levels.astype(np.float64))),
     }
-
-
-def _levels_and_scales(
-    floats: Sequence[NDArray[np.float64]], shape: tuple[int, ...], axis: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Tell a codebook and scales apart by their shapes; see `qqonnx.encoding.decode`."""
-    codebooks = [array for array in floats if array.ndim == 1]
-    if not codebooks:
-        matrix = matrix_of(shape, axis)
-        assert matrix is not None
-        codebooks = [array for array in floats if array.shape[matrix[1]] > 1]
-    levels = codebooks[0]
-    scales = next(array for array in floats if array is not levels)
-    return levels.reshape(-1), scales.reshape(-1)
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

@@ -18,7 +18,7 @@ from qqonnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from qqonnx.config import Options
+    from qqonnx.config import Granularity, Options
     from qqonnx.sweep.config import SweepConfig
 
 TARGET = "target"
@@ -50,13 +50,13 @@ class CalibrationSource:
         data: a file or folder; None for made-up inputs or images of the data set.
         samples: greatest number.
         split: whether they are images of the data set.
-        reconstruct: tune end to end afterwards.
+        finetune: tune end to end afterwards.
     """
 
     data: Source | None
     samples: int
     split: bool
-    reconstruct: bool
+    finetune: bool
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Run:
     method: str
     bits: int | None
     budget: str | None
-    granularity: str | None
+    granularity: Granularity | None
     calibration: CalibrationSource | None
     options: Options
     threads: int
@@ -172,7 +172,7 @@ def runs_of(
             source_of(data) if isinstance(data, Path) else None,
             config.calibration.samples,
             data == SPLIT,
-            config.calibration.reconstruct,
+            config.calibration.finetune,
         )
     apart = calibration.samples if calibration is not None and calibration.split else 0
     skipped: list[str] = []
@@ -282,7 +282,7 @@ def _baselines(
                     skipped.append(f"{name} at {bits} bits: it has no such bit-width")
 
 
-def _codebooks(config: SweepConfig, skipped: list[str]) -> Iterator[tuple[str, str, int]]:
+def _codebooks(config: SweepConfig, skipped: list[str]) -> Iterator[tuple[str, Granularity, int]]:
     for method in config.methods:
         for bits in config.bits:
             try:

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import version_converter
 
-from qqonnx.config import Options, plan
-from qqonnx.encoding.encode import packed
+from qqonnx.config import Options, plan_weights
+from qqonnx.encoding.encode import stored_weight
 from qqonnx.encoding.rewrite import rewrite
 from qqonnx.logs import logging_disabled
 from qqonnx.model.load import load
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qqonnx.config import WeightPlan
-    from qqonnx.encoding.encode import QuantizedWeight
+    from qqonnx.encoding.stored import CodebookWeight
     from qqonnx.sweep.baselines import Order
 
 _INT4_OPSET = 21
@@ -36,7 +36,7 @@ def coremltools_kmeans(order: Order) -> dict[str, str]:
     Core ML's own files hold the same: a table for each weight, and indices of as many bits.
     """
     model = load(order.source)
-    plans, _ = plan(select(model)[0], Options(bits=order.bits))
+    plans, _ = plan_weights(select(model)[0], Options(bits=order.bits))
     with _quiet():
         rewrite(model, [_palettized(entry, order.bits) for entry in plans])
     save(model, order.target)
@@ -89,15 +89,20 @@ def _saved(model: onnx.ModelProto, order: Order, mode: str) -> dict[str, str]:
     return notes
 
 
-def _palettized(entry: WeightPlan, bits: int) -> QuantizedWeight:
+def _palettized(entry: WeightPlan, bits: int) -> CodebookWeight:
     from coremltools.models.neural_network import quantization_utils
 
     values = np.ascontiguousarray(entry.weight.tensor.numpy())
     # What all of its palettization ends in; the rest needs a Core ML model.
     table, indices = quantization_utils._get_kmeans_lookup_table_and_weight(bits, values)
     codebook = np.asarray(table).reshape(-1).astype(values.dtype)
-    return packed(
-        entry, values, np.asarray(indices).reshape(values.shape).astype(np.uint8), codebook, None
+    return stored_weight(
+        entry.weight,
+        np.asarray(indices).reshape(values.shape).astype(np.uint8),
+        codebook,
+        None,
+        method=entry.method,
+        granularity="tensor",
     )
 
 

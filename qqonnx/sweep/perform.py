@@ -15,7 +15,7 @@ from qqonnx.calibration.inputs import calibration_inputs
 from qqonnx.compression.inspect import inspect
 from qqonnx.compression.pipeline import compress
 from qqonnx.config import Calibration
-from qqonnx.encoding.rewrite import METADATA_KEY
+from qqonnx.encoding.record import is_compressed
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.evaluation.runner import packed_bytes
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes
@@ -129,7 +129,7 @@ def _make(run: Run, target: Path) -> tuple[dict[str, Any], Sequence[WeightReport
                 data,
                 calibration.samples,
                 target_of(run.budget),
-                reconstruct=calibration.reconstruct,
+                finetune=calibration.finetune,
             ),
             threads=run.threads,
         )
@@ -149,7 +149,7 @@ def _calibration_data(run: Run) -> Iterator[Path | None]:
 
 
 def _has_codebooks(path: Path) -> bool:
-    return METADATA_KEY in read(path).metadata_props
+    return is_compressed(read(path))
 
 
 def _measure(run: Run, path: Path, weights: Sequence[WeightReport]) -> dict[str, Any]:

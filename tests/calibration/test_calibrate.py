@@ -12,28 +12,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qqonnx.calibration.allocation import Choice, allocate, loss_curve
-from qqonnx.calibration.gptq import (
-    by_importance,
-    error_feedback,
-    output_error,
-)
+from qqonnx.calibration.allocation import Candidate, LevelChoice, allocate, loss_curve
+from qqonnx.calibration.gptq import gptq, output_error, weighted_kmeans
 from qqonnx.calibration.inputs import calibration_inputs
 from qqonnx.calibration.layers import layer_of, patches
-from qqonnx.calibration.moments import collect
-from qqonnx.calibration.sensitivity import difference, probe
-from qqonnx.calibration.shrinkage import shrunk, used_together
+from qqonnx.calibration.moments import collect_moments
+from qqonnx.calibration.sensitivity import output_divergence, output_losses
+from qqonnx.calibration.shrinkage import column_correlations, shrunk
 from qqonnx.calibration.synthetic import dead_leaves
-from qqonnx.config import Target, bytes_of, share_of
+from qqonnx.config import Target, parse_share, parse_size
 from qqonnx.errors import QqonnxError
 from qqonnx.model.select import select
+
+TWO = LevelChoice(2, False)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(0, 120))
 def test_allocation_is_the_best_there_is(seed, weights, budget):
     random = np.random.default_rng(seed)
     rows = [
-        [Choice(2, False, int(random.integers(1, 40)), float(random.random())) for _ in range(4)]
+        [Candidate(TWO, int(random.integers(1, 40)), float(random.random())) for _ in range(4)]
         for _ in range(weights)
     ]
     fitting = [
@@ -54,7 +52,10 @@ def test_allocation_is_the_best_there_is(seed, weights, budget):
 def test_allocation_of_large_budgets_stays_within_them():
     random = np.random.default_rng(0)
     rows = [
-        [Choice(k, True, int(size), 1 / k) for k, size in ((2, 10**6 * r), (16, 4 * 10**6 * r))]
+        [
+            Candidate(LevelChoice(k, True), int(size), 1 / k)
+            for k, size in ((2, 10**6 * r), (16, 4 * 10**6 * r))
+        ]
         for r in random.uniform(0.5, 2, 20)
     ]
     budget = 60 * 10**6
@@ -94,8 +95,8 @@ def test_error_feedback_lowers_the_error_of_the_outputs(seed, shape, levels, sca
     matrix = random.standard_normal(shape).astype(np.float32)
     moment = shrunk(*correlated(random, groups, columns, 4 * columns + 8), 1000)
     importance = np.einsum("gii->gi", moment)
-    plain = by_importance(matrix, importance, levels, scaled=scaled)
-    fed = error_feedback(matrix, moment, levels, scaled=scaled)
+    plain = weighted_kmeans(matrix, importance, levels, scaled=scaled)
+    fed = gptq(matrix, moment, levels, scaled=scaled)
     assert (np.diff(fed.levels) > 0).all()
     assert fed.levels.size <= levels
     assert fed.indices.max() < fed.levels.size
@@ -111,9 +112,7 @@ def test_rounds_never_raise_the_error():
     matrix = random.standard_normal((1, 12, 90)).astype(np.float32)
     moment = shrunk(*correlated(random, 1, 90, 400), 400)
     errors = [
-        output_error(
-            matrix, error_feedback(matrix, moment, 6, scaled=False, rounds=rounds).decoded, moment
-        )
+        output_error(matrix, gptq(matrix, moment, 6, scaled=False, rounds=rounds).decoded, moment)
         for rounds in (0, 1, 2, 4)
     ]
     assert errors == sorted(errors, reverse=True)
@@ -124,7 +123,7 @@ def test_feedback_finds_the_best_indices_of_two_weights():
     moment = np.array([[[1.0, 0.9], [0.9, 1.0]]], np.float32)
     matrix = np.array([[[0.4, 0.4]]], np.float32)
     # Rounded each by itself both become 0; together 0 and 1 make up for each other.
-    fed = error_feedback(np.tile(matrix, (1, 3, 1)), moment, 2, scaled=False)
+    fed = gptq(np.tile(matrix, (1, 3, 1)), moment, 2, scaled=False)
     best = min(
         output_error(matrix, np.array([[pair]], np.float32), moment)
         for pair in itertools.product(fed.levels.tolist(), repeat=2)
@@ -156,7 +155,7 @@ def test_what_few_samples_say_gives_way_to_the_mean_and_what_is_expected(seed, s
     groups, _, columns = shape
     x = (random.standard_normal((groups, 50, columns)) + 0.5).astype(np.float32)
     moment, mean = x.transpose(0, 2, 1) @ x / np.float32(50), x.mean(axis=1)
-    together = used_together(random.standard_normal(shape).astype(np.float32))
+    together = column_correlations(random.standard_normal(shape).astype(np.float32))
     result = shrunk(moment, mean, 1, np.float32(0.5) * together)
     assert np.linalg.eigvalsh(result.astype(np.float64)).min() > 0
     left = covariance(result, mean)
@@ -172,9 +171,9 @@ def test_what_few_samples_say_gives_way_to_the_mean_and_what_is_expected(seed, s
 def test_used_together_is_the_correlation_of_columns():
     random = np.random.default_rng(3)
     matrix = random.standard_normal((2, 30, 5)).astype(np.float32)
-    for group, found in zip(matrix, used_together(matrix), strict=True):
+    for group, found in zip(matrix, column_correlations(matrix), strict=True):
         np.testing.assert_allclose(found, np.corrcoef(group.T), atol=1e-5)
-    assert not used_together(np.zeros((1, 4, 3), np.float32)).any()
+    assert not column_correlations(np.zeros((1, 4, 3), np.float32)).any()
 
 
 CONV = """
@@ -248,7 +247,7 @@ def test_moments_are_those_of_the_activations(mlp, tmp_path):
     inputs = calibration_inputs(mlp, tmp_path / "x.npy", 256)
     weights = select(mlp)[0]
     layers = [layer_of(weight) for weight in weights]
-    moments = collect(mlp, layers, inputs)
+    moments = collect_moments(mlp, layers, inputs)
     a = mlp.graph.initializers["a"].const_value.numpy()
     hidden = np.maximum(x @ a, 0)
     np.testing.assert_allclose(moments["a"].all[0][0], x.T @ x / 64, rtol=1e-3, atol=1e-4)
@@ -277,19 +276,20 @@ def test_probe_measures_what_the_definition_says(mlp, tmp_path):
         return share / share.sum(axis=1, keepdims=True)
 
     p, q = probabilities(b), probabilities(other)
-    with probe(mlp, select(mlp)[0], inputs) as compare:
-        loss, changed = compare({"b": other})
-        assert compare({})[0] == pytest.approx(0, abs=1e-9)
-    assert loss == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-3)
-    assert changed == pytest.approx((p.argmax(axis=1) != q.argmax(axis=1)).mean())
+    with output_losses(mlp, select(mlp)[0], inputs) as compare:
+        loss = compare({"b": other})
+        assert compare({}).divergence == pytest.approx(0, abs=1e-9)
+    expected = (p * np.log(p / q)).sum(axis=1).mean()
+    assert loss.divergence == pytest.approx(expected, rel=1e-3)
+    assert loss.changed == pytest.approx((p.argmax(axis=1) != q.argmax(axis=1)).mean())
 
 
 def test_difference_of_outputs_that_are_no_classes():
     reference = np.random.default_rng(0).standard_normal((4, 3, 5, 5)).astype(np.float32)
-    assert difference(reference, reference) == 0
-    off = difference(reference, reference + 0.1)
+    assert output_divergence(reference, reference) == 0
+    off = output_divergence(reference, reference + 0.1)
     assert off == pytest.approx(0.01 / (2 * reference.var()), rel=1e-3)
-    assert difference(np.array([1, 2]), np.array([1, 3])) == 0
+    assert output_divergence(np.array([1, 2]), np.array([1, 3])) == 0
 
 
 def test_made_up_images_are_the_same_every_time_and_vary():
@@ -315,20 +315,20 @@ def test_made_up_images_are_the_same_every_time_and_vary():
     ("text", "expected"), [("2.5MB", 2_500_000), ("800 kB", 800_000), ("3MiB", 3 << 20), ("7", 7)]
 )
 def test_sizes(text, expected):
-    assert bytes_of(text) == expected
+    assert parse_size(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "MB", "-3MB", "2.5XB", "1e6", "nan"])
 def test_bad_sizes(text):
     with pytest.raises(QqonnxError, match="--target-size"):
-        bytes_of(text)
+        parse_size(text)
 
 
 def test_shares():
-    assert share_of("1%") == pytest.approx(0.01)
-    assert share_of("0.02") == pytest.approx(0.02)
+    assert parse_share("1%") == pytest.approx(0.01)
+    assert parse_share("0.02") == pytest.approx(0.02)
     with pytest.raises(QqonnxError, match="--max-drop"):
-        share_of("much")
+        parse_share("much")
 
 
 @pytest.mark.parametrize("fields", [{}, {"size": 3, "bits": 2}, {"bits": -1}, {"max_drop": 1.5}])
@@ -349,5 +349,8 @@ def test_the_probe_sees_no_sample_of_the_first_half(mlp, tmp_path):
     np.save(tmp_path / "spoiled.npy", spoiled)
     others = calibration_inputs(mlp, tmp_path / "spoiled.npy", 256)
     replaced = {"b": np.roll(mlp.graph.initializers["b"].const_value.numpy(), 1)}
-    with probe(mlp, weights, inputs) as compare, probe(mlp, weights, others) as again:
+    with (
+        output_losses(mlp, weights, inputs) as compare,
+        output_losses(mlp, weights, others) as again,
+    ):
         assert compare(replaced) == again(replaced)

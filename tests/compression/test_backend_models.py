@@ -15,9 +15,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
-from qqonnx.config import Options, plan
-from qqonnx.encoding.encode import digest, quantize
-from qqonnx.encoding.restore import compressed_weights, decoded_tensor
+from qqonnx.config import Options, plan_weights
+from qqonnx.encoding.encode import encode
+from qqonnx.encoding.read import read as read_stored
 from qqonnx.encoding.rewrite import rewrite
 from qqonnx.model.load import load, read
 from qqonnx.model.save import write
@@ -35,19 +35,19 @@ def compressed(proto: onnx.ModelProto, folder: Path, bits: int) -> tuple[Path, l
     onnx.save(proto, folder / "model.onnx")
     model = load(folder / "model.onnx")
     weights, _ = select(model, include_bias=True)
-    plans, _ = plan(weights, Options(method="kmeans", bits=bits, min_size=2))
-    quantized = [quantize(entry) for entry in plans]
+    plans, _ = plan_weights(weights, Options(method="kmeans", bits=bits, min_size=2))
+    quantized = [encode(entry) for entry in plans]
     lossless = all(weight.error.l2 == 0 for weight in quantized)
     if quantized:
         rewrite(model, quantized)
     path = folder / "compressed.onnx"
     write(model, path)
     if quantized:
-        written = compressed_weights(read(path))[0]
-        assert {weight.name: digest(decoded_tensor(weight).numpy()) for weight in written} == {
-            weight.plan.weight.name: weight.digest for weight in quantized
+        written = read_stored(read(path))
+        assert {weight.name: weight.digest() for weight in written} == {
+            weight.name: weight.digest() for weight in quantized
         }
-    return path, [weight.plan.weight.name for weight in quantized], lossless
+    return path, [weight.name for weight in quantized], lossless
 
 
 def run(path: Path, inputs: Arrays) -> list[np.ndarray]:

@@ -14,7 +14,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from qqonnx import Options, QqonnxError, compress, inspect, restore
-from qqonnx.encoding.restore import DECODE_OPERATORS, compressed_weights, decoded_tensor
+from qqonnx.encoding.locate import DECODE_OPERATORS, decode_graphs, decoder
+from qqonnx.encoding.record import read_record
 from qqonnx.model.load import load
 from qqonnx.model.select import select
 
@@ -38,7 +39,8 @@ def run(path: Path, **inputs: np.ndarray) -> np.ndarray:
 
 
 def weights_of(path: Path) -> dict[str, np.ndarray]:
-    return {w.name: decoded_tensor(w).numpy() for w in compressed_weights(load(path))[0]}
+    model = load(path)
+    return {g.name: decoder(g)() for g in decode_graphs(model, read_record(model).weights)}
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "scale"])

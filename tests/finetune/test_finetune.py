@@ -1,4 +1,4 @@
-"""Reconstruction brings a quantized network's outputs nearer to the float model's."""
+"""Fine-tuning brings a quantized network's outputs nearer to the float model's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qqonnx.errors import QqonnxError
-from qqonnx.finetune.finetune import Reconstruction, reconstruct
-from qqonnx.finetune.tunable import Tunable
+from qqonnx.finetune.finetune import FinetuneResult, finetune
+from qqonnx.finetune.tunable import TunableWeight
 
 pytestmark = pytest.mark.torch
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
@@ -64,7 +64,7 @@ def values_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {entry.name: onnx.numpy_helper.to_array(entry) for entry in model.graph.initializer}
 
 
-def quantized(model: onnx.ModelProto, count: int = 4, scaled: bool = True) -> list[Tunable]:
+def quantized(model: onnx.ModelProto, count: int = 4, scaled: bool = True) -> list[TunableWeight]:
     """Take the nearest of `count` evenly spaced levels."""
     tunables = []
     for name in SHAPES:
@@ -77,11 +77,11 @@ def quantized(model: onnx.ModelProto, count: int = 4, scaled: bool = True) -> li
         levels = np.linspace(values.min(), values.max(), count, dtype=np.float32)
         indices = np.abs(values[..., None] - levels).argmin(-1).astype(np.uint8)
         axis = 0 if scaled else None
-        tunables.append(Tunable(name, values.shape, indices, levels, scales, axis))
+        tunables.append(TunableWeight(name, values.shape, indices, levels, scales, axis))
     return tunables
 
 
-def decoded(weight: Tunable) -> np.ndarray:
+def decoded(weight: TunableWeight) -> np.ndarray:
     values = weight.levels[weight.indices]
     if weight.scales is not None:
         values = values * weight.scales.reshape(-1, *[1] * (values.ndim - 1))
@@ -109,14 +109,14 @@ def batches(count: int = 48, size: int = 10, seed: int = 5) -> list[dict[str, np
     return [{"x": images[start : start + size]} for start in range(0, count, size)]
 
 
-def constants_of(found: Reconstruction) -> dict[str, np.ndarray]:
+def constants_of(found: FinetuneResult) -> dict[str, np.ndarray]:
     return {weight.name: decoded(weight) for weight in found.weights} | found.biases
 
 
-def rebuilt(model: onnx.ModelProto, weights: list[Tunable], **options) -> Reconstruction:
+def rebuilt(model: onnx.ModelProto, weights: list[TunableWeight], **options) -> FinetuneResult:
     chosen = {"epochs": 6, "learning_rate": 5e-3, "batch_size": 8, **options}
     inputs = chosen.pop("inputs", batches())
-    return reconstruct(model, weights, ["b1", "b2", "b3"], inputs, **chosen)
+    return finetune(model, weights, ["b1", "b2", "b3"], inputs, **chosen)
 
 
 @needs_torch
@@ -297,7 +297,7 @@ def test_weights_that_no_output_needs_stay() -> None:
     model = float_model()
     model.graph.initializer.append(tensor_of(normal(4, 4), "unused"))
     levels = np.array([-1, 1], np.float32)
-    unused = Tunable("unused", (4, 4), np.zeros((4, 4), np.uint8), levels, None, None)
+    unused = TunableWeight("unused", (4, 4), np.zeros((4, 4), np.uint8), levels, None, None)
     found = rebuilt(model, [*quantized(model), unused])
     assert found.loss_after < found.loss_before
     assert np.array_equal(found.weights[-1].levels, levels)
@@ -308,17 +308,17 @@ def test_what_does_not_fit_is_named() -> None:
     model = float_model()
     (first, *others) = quantized(model)
     for change, named in (({"name": "gone"}, "'gone'"), ({"shape": (8, 27)}, "'w1'")):
-        odd = Tunable(**{**vars(first), **change})
+        odd = TunableWeight(**{**vars(first), **change})
         with pytest.raises(QqonnxError, match=named):
-            reconstruct(model, [odd, *others], [], batches())
+            finetune(model, [odd, *others], [], batches())
     with pytest.raises(QqonnxError, match="'b9'"):
-        reconstruct(model, [first, *others], ["b9"], batches())
+        finetune(model, [first, *others], ["b9"], batches())
     with pytest.raises(QqonnxError, match="no inputs"):
-        reconstruct(model, [first, *others], [], [])
+        finetune(model, [first, *others], [], [])
 
 
 def test_without_pytorch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     model = float_model()
-    with pytest.raises(QqonnxError, match=r'pip install "qqonnx\[reconstruct\]"'):
-        reconstruct(model, quantized(model), [], batches())
+    with pytest.raises(QqonnxError, match=r'pip install "qqonnx\[finetune\]"'):
+        finetune(model, quantized(model), [], batches())

@@ -18,7 +18,7 @@ from building import Build, normal
 
 from qqonnx import Options, QqonnxError, compress, inspect, restore
 from qqonnx.cli import main
-from qqonnx.encoding.verify import compare_weights, verify
+from qqonnx.encoding.verify import compare_weights, verify_file
 from qqonnx.model import save
 from qqonnx.model.compare import compare_arrays
 from qqonnx.model.load import read
@@ -36,11 +36,11 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-CONVERT = ("load", "select", "quantize", "rewrite", "write", "verify")
-CALIBRATE = ("calibration_inputs", "measure", "allocation", "quantize_all", "rounded")
+CONVERT = ("load", "select", "encode", "rewrite", "write", "verify_file")
+CALIBRATE = ("collect_statistics", "expected_losses", "best_allocation", "quantize_matrix")
 STAGES = [
     *(("convert", f"qqonnx.compression.pipeline.{step}") for step in CONVERT),
-    *(("convert --target-bits 9", f"qqonnx.calibration.attempts.{step}") for step in CALIBRATE),
+    *(("convert --target-bits 9", f"qqonnx.calibration.calibrate.{step}") for step in CALIBRATE),
     ("restore", "qqonnx.compression.pipeline.read"),
     ("restore", "qqonnx.compression.pipeline.restore_weights"),
     ("restore", "qqonnx.model.save.write"),
@@ -256,5 +256,5 @@ def test_weights_that_are_not_as_planned(
     compress(model, packed, Options(bits=4, min_size=1))
     before = names_in(tmp_path)
     with pytest.raises(QqonnxError, match=f"weight '{next(iter(planned))}'"):
-        verify(packed, planned)
+        verify_file(packed, planned)
     assert names_in(tmp_path) == before

@@ -1,0 +1,56 @@
+"""A session of a model with more outputs, or with initializers that a run can replace."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from qqonnx.model.save import write
+from qqonnx.model.scopes import tensor_of
+from qqonnx.model.session import open_session
+from qqonnx.temporary import temporary_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import onnxruntime as ort
+
+
+@contextmanager
+def extended_session(
+    model: ir.Model, *, outputs: Sequence[ir.Value] = (), inputs: Sequence[ir.Value] = ()
+) -> Iterator[ort.InferenceSession]:
+    """Open a model in ONNX Runtime with further outputs and inputs.
+
+    Args:
+        model: the model; it is as before when the block begins.
+        outputs: values of the model's graph that become outputs.
+        inputs: initializers of the model's graph that become inputs with a default.
+
+    Raises:
+        QqonnxError: ONNX Runtime does not load the model.
+    """
+    graph = model.graph
+    # Not `is_graph_output`: onnx_ir goes on saying so of outputs that were taken away.
+    present = {id(value) for value in graph.outputs}
+    kinds = [(value, value.type, value.shape) for value in inputs]
+    old_outputs, old_inputs = len(graph.outputs), len(graph.inputs)
+    with temporary_folder() as folder:
+        path = folder / "model.onnx"
+        try:
+            for value in inputs:
+                tensor = tensor_of(value)
+                value.type = ir.TensorType(tensor.dtype)
+                value.shape = ir.Shape(tensor.shape.numpy())
+            graph.outputs.extend(value for value in outputs if id(value) not in present)
+            graph.inputs.extend(inputs)
+            write(model, path, external_data=True)
+        finally:
+            del graph.outputs[old_outputs:]
+            del graph.inputs[old_inputs:]
+            for value, kind, shape in kinds:
+                value.type, value.shape = kind, shape
+        # Waiting threads would take the processor from what is quantized meanwhile.
+        yield open_session(path, name="calibration: the model", spinning=False)

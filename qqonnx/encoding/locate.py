@@ -1,0 +1,246 @@
+"""Find the decode nodes of a weight in a model, and run them by themselves in ONNX Runtime.
+
+A file may come from a stranger and only claim that nodes decode a weight. So nothing is run before
+its operators and the sizes of all its results are known to be those of decode nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from qqonnx.errors import QqonnxError, first_line
+from qqonnx.model.scopes import FLOAT_TYPES, Scope, scopes
+from qqonnx.model.session import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from numpy.typing import NDArray
+
+DECODE_OPERATORS = frozenset(
+    {"Add", "Cast", "Concat", "Constant", "Div", "Expand", "Gather", "GatherElements"}
+    | {"MatMulInteger", "Mod", "Mul", "Range", "Reshape", "Slice"}
+)
+"""Operators of the nodes that `qqonnx.encoding.decode` adds."""
+
+MAX_VALUES_PER_BYTE = 16
+"""Largest number of values in any result per stored byte; one bit per weight takes 8."""
+
+MAX_TABLE = 2**20
+"""Values allowed beyond that: tables of digits do not grow with the weight."""
+
+
+@dataclass(frozen=True)
+class DecodeGraph:
+    """The nodes that compute one weight.
+
+    Attributes:
+        name: the weight's name.
+        value: output of the last decode node.
+        scope: the graph or function with the nodes.
+        nodes: the decode nodes in order; some may serve other weights as well.
+        constants: their inputs: packed indices, codebook, scales and shapes. In a function these
+            are outputs of Constant nodes.
+    """
+
+    name: str
+    value: ir.Value
+    scope: Scope
+    nodes: tuple[ir.Node, ...]
+    constants: tuple[ir.Value, ...]
+
+    @property
+    def tensors(self) -> list[ir.TensorProtocol]:
+        """The tensors of `constants`.
+
+        Raises:
+            QqonnxError: the decode nodes depend on a value that is not constant.
+        """
+        tensors = []
+        for constant in self.constants:
+            tensor = ir.convenience.get_const_tensor(constant)
+            if tensor is None:
+                raise QqonnxError(
+                    f"weight {self.name!r}: its decoding depends on {constant.name!r}"
+                )
+            tensors.append(tensor)
+        return tensors
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's shape, inferred from the decode nodes.
+
+        Raises:
+            QqonnxError: the shape cannot be inferred, or a result has more than
+                `MAX_VALUES_PER_BYTE` values per stored byte. (A few bytes can name a huge Range, or
+                look up a large table many times.)
+        """
+        try:
+            model = onnx.shape_inference.infer_shapes(_light_model(self), strict_mode=True)
+        except Exception as error:
+            raise QqonnxError(f"weight {self.name!r}: {first_line(error)}") from error
+        most = MAX_VALUES_PER_BYTE * sum(tensor.nbytes for tensor in self.tensors) + MAX_TABLE
+        for value in (*model.graph.value_info, *model.graph.output):
+            shape = value.type.tensor_type.shape.dim
+            if not all(size.HasField("dim_value") for size in shape):
+                raise QqonnxError(f"weight {self.name!r}: its decode nodes do not tell its shape")
+            if prod(size.dim_value for size in shape) > most:
+                raise QqonnxError(
+                    f"weight {self.name!r}: decodes to far more numbers than are stored"
+                )
+        return tuple(size.dim_value for size in shape)
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """The weight's dtype: that of the last Cast, or of the codebook.
+
+        Raises:
+            QqonnxError: the decode nodes have no codebook.
+        """
+        value: ir.Value | None = self.value
+        while value is not None and ir.convenience.get_const_tensor(value) is None:
+            node = value.producer()
+            if node is None:
+                break
+            if node.op_type == "Cast":
+                try:
+                    return ir.DataType(node.attributes.get_int("to", 0))
+                except (TypeError, ValueError) as error:
+                    raise QqonnxError(f"weight {self.name!r}: a Cast to no type") from error
+            value = node.inputs[0] if node.inputs else None
+        tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+        if tensor is None or tensor.dtype not in FLOAT_TYPES:
+            raise QqonnxError(f"weight {self.name!r}: its decode nodes have no codebook")
+        return tensor.dtype
+
+
+def decode_graphs(model: ir.Model, names: Collection[str]) -> Iterator[DecodeGraph]:
+    """Yield the decode nodes of the weights called `names`, as far as nodes compute them.
+
+    Raises:
+        QqonnxError: other nodes than decode nodes compute a weight.
+    """
+    pending = set(names)
+    for scope in scopes(model):
+        for node in scope:
+            if node.op_type == "Constant":
+                continue
+            for output in node.outputs:
+                if output.name is None or output.name not in pending:
+                    continue
+                pending.discard(output.name)
+                nodes, constants = _ancestors(output)
+                foreign = {n.op_type for n in nodes if not _is_decode_node(n)}
+                if foreign:
+                    raise QqonnxError(
+                        f"weight {output.name!r}: computed by {min(foreign)}, "
+                        "which is no decode node"
+                    )
+                yield DecodeGraph(output.name, output, scope, nodes, constants)
+
+
+def decoder(graph: DecodeGraph) -> Callable[[], NDArray[Any]]:
+    """Return a function that runs the decode nodes and returns the weight.
+
+    The function holds the packed weight, not the model.
+
+    Raises:
+        QqonnxError: the nodes are damaged or decode to too much; or, when the function is called,
+            they do not run.
+    """
+    name, dtype, shape = graph.name, graph.dtype, graph.shape
+    model = _nodes_model(graph)
+    for constant, tensor in _stored(graph):
+        model.graph.initializer.append(_serialized(constant, tensor))
+    content = model.SerializeToString()
+
+    def decode() -> NDArray[Any]:
+        try:
+            # The work of a moment: starting threads for it would take longer.
+            session = open_session(content, threads=1, optimized=False)
+            result = session.run(None, {})[0]
+        except Exception as error:
+            raise QqonnxError(f"weight {name!r}: its decode nodes do not run") from error
+        return np.asarray(result).astype(dtype.numpy(), copy=False).reshape(shape)
+
+    return decode
+
+
+def _nodes_model(graph: DecodeGraph) -> onnx.ModelProto:
+    """Return a model of the decode nodes, without tensors, with the weight as its output."""
+    model = onnx.ModelProto(ir_version=8)
+    model.opset_import.add(domain="", version=18)
+    model.graph.name = "decode"
+    try:
+        model.graph.node.extend(ir.serde.serialize_node(node) for node in graph.nodes)
+    except Exception as error:
+        raise QqonnxError(f"weight {graph.name!r}: its decode nodes are damaged") from error
+    output, dtype = graph.name, graph.dtype
+    # numpy has no bfloat16 of its own; float32 holds every bfloat16.
+    if dtype == ir.DataType.BFLOAT16:
+        output, dtype = "decoded", ir.DataType.FLOAT
+        cast = onnx.helper.make_node("Cast", [graph.name], [output], to=dtype.value)
+        model.graph.node.append(cast)
+    model.graph.output.append(onnx.helper.make_tensor_value_info(output, dtype.value, None))
+    return model
+
+
+def _light_model(graph: DecodeGraph) -> onnx.ModelProto:
+    """Return the decode nodes' model without its large tensors, enough to infer shapes."""
+    model = _nodes_model(graph)
+    for name, tensor in _stored(graph):
+        # Shapes and bounds are short, and inference needs their values.
+        if len(tensor.shape) <= 1 and tensor.size <= 64:
+            model.graph.initializer.append(_serialized(name, tensor))
+        else:
+            dims = tensor.shape.numpy()
+            entry = onnx.helper.make_tensor_value_info(name, tensor.dtype.value, dims)
+            model.graph.input.append(entry)
+    return model
+
+
+def _stored(graph: DecodeGraph) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """Yield name and tensor of each constant that is an initializer."""
+    for constant, tensor in zip(graph.constants, graph.tensors, strict=True):
+        if constant.producer() is None:
+            yield constant.name or "", tensor
+
+
+def _serialized(name: str, tensor: ir.TensorProtocol) -> onnx.TensorProto:
+    return onnx.TensorProto(
+        name=name,
+        dims=tensor.shape.numpy(),
+        data_type=tensor.dtype.value,
+        raw_data=tensor.tobytes(),
+    )
+
+
+def _is_decode_node(node: ir.Node) -> bool:
+    return node.domain == "" and node.op_type in DECODE_OPERATORS
+
+
+def _ancestors(value: ir.Value) -> tuple[tuple[ir.Node, ...], tuple[ir.Value, ...]]:
+    """Return the nodes that compute `value`, in order, and the constants that they read."""
+    nodes: dict[ir.Node, None] = {}
+    constants: dict[ir.Value, None] = {}
+    pending: list[tuple[ir.Value, bool]] = [(value, False)]
+    while pending:
+        current, expanded = pending.pop()
+        producer = current.producer()
+        if producer is None:
+            constants[current] = None
+        elif expanded:
+            nodes[producer] = None
+            if producer.op_type == "Constant":
+                constants[current] = None
+        elif producer not in nodes:
+            pending.append((current, True))
+            pending.extend((entry, False) for entry in producer.inputs if entry is not None)
+    return tuple(nodes), tuple(constants)

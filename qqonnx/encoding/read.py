@@ -1,0 +1,201 @@
+"""Read the stored weights of a compressed model back: the only reader of the stored form.
+
+The codebook, the scales and the planes of packed indices are told apart by how the decode nodes use
+them; see `qqonnx.encoding.decode`.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qqonnx.encoding.locate import DecodeGraph, decode_graphs, decoder
+from qqonnx.encoding.matmulnbits import block_nodes, read_blocks
+from qqonnx.encoding.packing import Storage, layouts, unpack
+from qqonnx.encoding.record import read_record
+from qqonnx.encoding.stored import FLOAT16, CodebookWeight, RoundedWeight, StoredWeight, digest
+from qqonnx.errors import QqonnxError
+from qqonnx.model.scopes import FLOAT_TYPES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qqonnx.encoding.packing import Plane
+    from qqonnx.encoding.record import WeightRecord
+
+_PLANE_TYPES = (ir.DataType.UINT8, ir.DataType.UINT16)
+"""Types of packed indices: bytes, or two of them read as one number."""
+
+_MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a record raises that belongs to another file, or was made up."""
+
+
+def read(model: ir.Model) -> list[StoredWeight]:
+    """Return the stored weights of a compressed model, in the order of its nodes.
+
+    A weight that is recorded but not returned is stored as plain numbers again: a graph simplifier
+    has folded its decode nodes, wholly or in part.
+
+    Raises:
+        QqonnxError: the model was not compressed by qqonnx, its record is damaged or does not fit,
+            or other nodes than decode nodes compute a weight.
+    """
+    records = read_record(model).weights
+    blocks = block_nodes(model, records)
+    weights: list[StoredWeight] = []
+    for graph in decode_graphs(model, records.keys() - blocks.keys()):
+        record = records[graph.name]
+        try:
+            if record.method == FLOAT16:
+                weights.append(_rounded(graph, record))
+            elif _is_packed(graph):
+                weights.append(_codebook_weight(graph, record))
+        except _MISFITS as error:
+            raise QqonnxError(f"weight {graph.name!r}: its record does not fit") from error
+    weights += [read_blocks(nodes[0], records[name].error) for name, nodes in blocks.items()]
+    return weights
+
+
+def storage_constants(model: ir.Model) -> set[ir.Value]:
+    """Return the constants of the decode nodes: parts of stored weights, and no weights."""
+    names = read_record(model).weights
+    return {constant for graph in decode_graphs(model, names) for constant in graph.constants}
+
+
+def _rounded(graph: DecodeGraph, record: WeightRecord) -> RoundedWeight:
+    (values,) = (tensor.numpy() for tensor in graph.tensors if tensor.dtype in FLOAT_TYPES)
+    return RoundedWeight(
+        name=graph.name,
+        shape=values.shape,
+        dtype=graph.dtype,
+        method=record.method,
+        granularity=record.granularity,
+        levels=record.levels,
+        bits=8 * values.itemsize,
+        counts=np.zeros(0, np.int64),
+        error=record.error,
+        payload_bytes=values.nbytes,
+        digest=lambda: digest(decoder(graph)()),
+        values=values,
+    )
+
+
+def _codebook_weight(graph: DecodeGraph, record: WeightRecord) -> CodebookWeight:
+    shape, levels = graph.shape, record.levels
+    planes = _planes(graph)
+    storage = _storage(levels, prod(shape), tuple(map(len, planes)))
+    codebook, scales = _codebook_and_scales(graph, record)
+    floats = codebook.nbytes + (scales.nbytes if scales is not None else 0)
+    return CodebookWeight(
+        name=graph.name,
+        shape=shape,
+        dtype=graph.dtype,
+        method=record.method,
+        granularity=record.granularity,
+        levels=levels,
+        bits=storage.bits_per_weight,
+        counts=np.bincount(unpack(planes, storage, prod(shape))),
+        error=record.error,
+        payload_bytes=sum(plane.nbytes for plane in planes) + floats,
+        digest=lambda: digest(decoder(graph)()),
+        channel_axis=None,
+        storage=storage,
+        planes=planes,
+        codebook=codebook,
+        scales=scales,
+    )
+
+
+def _is_packed(graph: DecodeGraph) -> bool:
+    """Return whether decoding starts from the packed indices.
+
+    A simplifier may have folded the first decode nodes. Then there is no plane of packed indices,
+    or a folded one: a longer integer constant that is not a table, or the fields of a plane above
+    the first.
+    """
+    planes = _plane_tensors(graph)
+    longest = max((tensor.size for tensor in planes.values()), default=0)
+    folded = any(
+        tensor.dtype in (ir.DataType.INT32, ir.DataType.INT64)
+        and tensor.size >= longest
+        and not _is_parameter(value)
+        for value, tensor in zip(graph.constants, graph.tensors, strict=True)
+    )
+    fields = any(
+        node.op_type == "Concat" and index > 0 for value in planes for node, index in value.uses()
+    )
+    return longest > 0 and not folded and not fields
+
+
+def _is_table(value: ir.Value) -> bool:
+    return all(node.op_type == "Gather" and index == 0 for node, index in value.uses())
+
+
+def _is_parameter(value: ir.Value) -> bool:
+    """Return whether the constant is a shape, a bound, an operand of digits, or a table."""
+    return all(
+        index > 0
+        if node.op_type in ("Div", "Expand", "Mod", "Mul", "Reshape", "Slice")
+        else node.op_type == "Range" or (node.op_type == "Gather" and index == 0)
+        for node, index in value.uses()
+    )
+
+
+def _planes(graph: DecodeGraph) -> tuple[Plane, ...]:
+    """Return the packed indices, the byte plane first."""
+    planes = [t.numpy().reshape(-1).view(np.uint8) for t in _plane_tensors(graph).values()]
+    # A plane of fewer bits per code is shorter, so the length tells their order.
+    return tuple(sorted(planes, key=len, reverse=True))
+
+
+def _plane_tensors(graph: DecodeGraph) -> dict[ir.Value, ir.TensorProtocol]:
+    """Return the constants that hold packed indices, in no order."""
+    return {
+        value: tensor
+        for value, tensor in zip(graph.constants, graph.tensors, strict=True)
+        if tensor.dtype in _PLANE_TYPES
+        and not _is_table(value)
+        # The factors of the bytes of a code are the second input of MatMulInteger.
+        and not any(node.op_type == "MatMulInteger" for node, _ in value.uses())
+    }
+
+
+def _storage(levels: int, size: int, plane_sizes: tuple[int, ...]) -> Storage:
+    """Return the layout that planes of these sizes have."""
+    for storage in layouts(levels):
+        if storage.plane_sizes(size) == plane_sizes:
+            return storage
+    raise ValueError("no layout has such planes")
+
+
+def _codebook_and_scales(
+    graph: DecodeGraph, record: WeightRecord
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return the codebook, [levels] or [channels, levels], and the scales [channels] if any."""
+    floats = [
+        (value, tensor.numpy())
+        for value, tensor in zip(graph.constants, graph.tensors, strict=True)
+        if tensor.dtype in FLOAT_TYPES
+    ]
+    scales = [array.reshape(-1) for value, array in floats if _is_factor(value)]
+    (codebook,) = (array for value, array in floats if not _is_factor(value))
+    if record.granularity != "channel":
+        return codebook.reshape(-1), scales[0] if scales else None
+    by_column = any(
+        node.op_type == "GatherElements" and node.attributes.get_int("axis", 0) == 0
+        for node in graph.nodes
+    )
+    return (codebook.T if by_column else codebook).reshape(-1, record.levels), None
+
+
+def _is_factor(value: ir.Value) -> bool:
+    """Return whether the value, as it is or behind a Cast, is what a Mul multiplies by."""
+    for node, index in value.uses():
+        if node.op_type == "Cast":
+            return _is_factor(node.outputs[0])
+        if node.op_type == "Mul":
+            return index == 1
+    return False
