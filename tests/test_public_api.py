@@ -15,7 +15,7 @@ import qqonnx
 import qqonnx.codebooks
 
 ROOT = Path(__file__).parent.parent
-FUNCTIONS = ("compress", "evaluate", "export", "inspect", "restore")
+FUNCTIONS = ("compress", "evaluate", "export", "inspect", "restore", "verify")
 
 TORCH_MODULES = (
     "qqonnx.finetune.losses",
@@ -25,8 +25,6 @@ TORCH_MODULES = (
 """Modules (and packages) that import PyTorch at once: others import them inside functions."""
 
 LONG = {
-    "qqonnx.encoding.matmulnbits": "one storage form from blocks to nodes and back",
-    "qqonnx.encoding.restore": "recognising every decode graph that was ever written",
     "qqonnx.sweep.store": "the schema, and all that reads and writes it",
 }
 """Modules of more than 300 lines, and why they are one."""
@@ -35,6 +33,7 @@ LONG = {
 def test_names() -> None:
     assert sorted(qqonnx.__all__) == [
         "Calibration",
+        "OptionError",
         "Options",
         "QqonnxError",
         "Target",
@@ -44,6 +43,7 @@ def test_names() -> None:
         "export",
         "inspect",
         "restore",
+        "verify",
     ]
     assert all(hasattr(qqonnx, name) for name in qqonnx.__all__)
     with pytest.raises(AttributeError, match="no attribute 'quantise'"):

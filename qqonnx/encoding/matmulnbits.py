@@ -1,8 +1,7 @@
 """Weights that stay packed in memory: ONNX Runtime's own operator MatMulNBits.
 
-The operator is not standard ONNX (domain com.microsoft). It takes the place of MatMul and Gemm
-only, and decodes uniform levels: each block of `BLOCK_LENGTH` weights along the inner dimension has
-a scale and a zero point. In exchange the weights are never decoded as a whole, not even in memory.
+The operator is not standard ONNX (domain com.microsoft), and takes the place of MatMul and Gemm
+only. In exchange the weights are never decoded as a whole, not even in memory.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qqonnx.codebooks import distortion
+from qqonnx.encoding.blocks import BITS, BLOCK_LENGTH, Blocks, quantize_blocks
 from qqonnx.encoding.stored import BLOCK, BlockWeight, digest
 from qqonnx.errors import OptionError, QqonnxError
 from qqonnx.model.scopes import number_of, scopes
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
     from qqonnx.codebooks import Distortion
     from qqonnx.model.scopes import Scope
     from qqonnx.model.select import Weight
-
-BLOCK_LENGTH = 32
-"""Weights that share a scale; the kernels take 16, 32, 64, ..., and 32 is what others write."""
-
-BITS = (4, 8)
-"""Bit-widths that the CPU kernels of ONNX Runtime have."""
-
-METHOD = "uq"
 
 _DOMAIN = "com.microsoft"
 
@@ -53,7 +45,7 @@ def fits(weight: Weight) -> bool:
 
 
 def encode_blocks(weight: Weight, bits: int) -> BlockWeight:
-    """Quantize a weight in blocks: the range of each block, zero included, in 2^bits levels.
+    """Quantize a weight that `fits` in blocks.
 
     Raises:
         OptionError: `bits` is not in `BITS`.
@@ -61,37 +53,14 @@ def encode_blocks(weight: Weight, bits: int) -> BlockWeight:
     """
     if bits not in BITS:
         raise OptionError("bits", f"matmulnbits takes 4 or 8, not {bits} (weight {weight.name!r})")
-    values = _inner_by_outer(weight)
-    rows = values.T
-    if not np.isfinite(rows).all():
-        raise QqonnxError(f"weight {weight.name!r}: has values that are not finite")
-    outer, inner = rows.shape
-    blocks = -(-inner // BLOCK_LENGTH)
-    padded = np.zeros((outer, blocks * BLOCK_LENGTH), np.float64)
-    padded[:, :inner] = rows
-    padded = padded.reshape(outer, blocks, BLOCK_LENGTH)
-    top = 2**bits - 1
-    low, high = np.minimum(padded.min(axis=2), 0), np.maximum(padded.max(axis=2), 0)
-    scales = ((high - low) / top).astype(np.float32)
-    scales[scales == 0] = 1
-    zeros = np.clip(np.rint(-low / scales), 0, top)
-    codes = np.clip(np.rint(padded / scales[..., None]) + zeros[..., None], 0, top).astype(np.uint8)
-    zero_points = zeros.astype(np.uint8)
-    if bits == 4:
-        codes = codes[..., 0::2] | codes[..., 1::2] << 4
-        zero_points = np.pad(zero_points, ((0, 0), (0, blocks % 2)))
-        zero_points = zero_points[:, 0::2] | zero_points[:, 1::2] << 4
-    decoded = _decode(inner, bits, codes, scales, zero_points)
-    return _block_weight(
-        weight.name, decoded, bits, codes, scales, zero_points, distortion(values, decoded)
-    )
-
-
-def _inner_by_outer(weight: Weight) -> NDArray[np.float32]:
-    """Return the values [K, N] of a weight that `fits`; Gemm may hold them transposed."""
+    # Gemm may hold the weight transposed.
     node, _ = next(iter(weight.value.uses()))
     values = weight.tensor.numpy()
-    return np.ascontiguousarray(values.T if number_of(node, "transB", 0) else values)
+    values = np.ascontiguousarray(values.T if number_of(node, "transB", 0) else values)
+    if not np.isfinite(values).all():
+        raise QqonnxError(f"weight {weight.name!r}: has values that are not finite")
+    blocks = quantize_blocks(values, bits)
+    return _block_weight(weight.name, blocks, distortion(values, blocks.decoded()))
 
 
 def rewrite(
@@ -117,10 +86,11 @@ def rewrite(
         del scope.initializers[weight.name]
     old.name = None
     names = (weight.name, fresh_name("s"), fresh_name("z"))
+    blocks = weight.blocks
     arrays: tuple[NDArray[Any], ...] = (
-        weight.packed,
-        weight.scales.reshape(-1),
-        weight.zero_points.reshape(-1),
+        blocks.packed,
+        blocks.scales.reshape(-1),
+        blocks.zero_points.reshape(-1),
     )
     constants = [
         _add_initializer(scope, name, array) for name, array in zip(names, arrays, strict=True)
@@ -161,16 +131,16 @@ def read_blocks(node: ir.Node, error: Distortion) -> BlockWeight:
     try:
         sizes = [node.attributes[key].as_int() for key in ("K", "N", "bits", "block_size")]
         inner, outer, bits, length = sizes
-        blocks = -(-inner // BLOCK_LENGTH)
+        count = -(-inner // BLOCK_LENGTH)
         if bits not in BITS or length != BLOCK_LENGTH or inner < 1 or outer < 1:
             raise ValueError
         value = node.inputs[1]
         assert value is not None
-        packed = _constant(value, np.uint8, (outer, blocks, BLOCK_LENGTH * bits // 8))
-        scales = _constant(node.inputs[2], np.float32, (outer, blocks))
-        zero_points = _constant(node.inputs[3], np.uint8, (outer, -(-blocks * bits // 8)))
-        decoded = _decode(inner, bits, packed, scales, zero_points)
-        return _block_weight(value.name or "", decoded, bits, packed, scales, zero_points, error)
+        packed = _constant(value, np.uint8, (outer, count, BLOCK_LENGTH * bits // 8))
+        scales = _constant(node.inputs[2], np.float32, (outer, count))
+        zero_points = _constant(node.inputs[3], np.uint8, (outer, -(-count * bits // 8)))
+        blocks = Blocks(inner, bits, packed, scales, zero_points)
+        return _block_weight(value.name or "", blocks, error)
     except (AssertionError, IndexError, KeyError, TypeError, ValueError) as fault:
         raise QqonnxError(f"node {node.name!r}: a MatMulNBits that does not fit") from fault
 
@@ -188,7 +158,7 @@ def restore_blocks(nodes: Sequence[ir.Node], weight: BlockWeight) -> NDArray[np.
     constants = [value for node in nodes for value in node.inputs[1:4] if value is not None]
     graph.initializers.pop(weight.name)
     packed.name = None
-    values = block_values(weight)
+    values = weight.blocks.decoded()
     value = _add_initializer(graph, weight.name, values)
     for node in nodes:
         _substitute(node, ir.node("MatMul", [node.inputs[0], value]))
@@ -198,54 +168,20 @@ def restore_blocks(nodes: Sequence[ir.Node], weight: BlockWeight) -> NDArray[np.
     return values
 
 
-def block_values(weight: BlockWeight) -> NDArray[np.float32]:
-    """Return the weight, float32 [K, N], as the kernel computes it."""
-    inner, bits = weight.shape[0], int(weight.bits)
-    return _decode(inner, bits, weight.packed, weight.scales, weight.zero_points)
-
-
-def _decode(
-    inner: int,
-    bits: int,
-    packed: NDArray[np.uint8],
-    scales: NDArray[np.float32],
-    zero_points: NDArray[np.uint8],
-) -> NDArray[np.float32]:
-    outer, blocks = scales.shape
-    codes = _nibbles(packed) if bits == 4 else packed
-    zeros = _nibbles(zero_points)[:, :blocks] if bits == 4 else zero_points
-    steps = codes.reshape(outer, blocks, BLOCK_LENGTH).astype(np.float32) - zeros[..., None]
-    values = (steps * scales[..., None]).reshape(outer, -1)[:, :inner]
-    return np.ascontiguousarray(values.T)
-
-
-def _block_weight(
-    name: str,
-    decoded: NDArray[np.float32],
-    bits: int,
-    packed: NDArray[np.uint8],
-    scales: NDArray[np.float32],
-    zero_points: NDArray[np.uint8],
-    error: Distortion,
-) -> BlockWeight:
-    inner, outer = decoded.shape
-    codes = (_nibbles(packed) if bits == 4 else packed).reshape(outer, -1)[:, :inner]
-    fingerprint = digest(decoded)
+def _block_weight(name: str, blocks: Blocks, error: Distortion) -> BlockWeight:
     return BlockWeight(
         name=name,
-        shape=(inner, outer),
+        shape=(blocks.inner, len(blocks.scales)),
         dtype=ir.DataType.FLOAT,
-        method=METHOD,
+        method="uq",
         granularity=BLOCK,
-        levels=2**bits,
-        bits=bits,
-        counts=np.bincount(codes.reshape(-1), minlength=2**bits),
+        levels=2**blocks.bits,
+        bits=blocks.bits,
+        counts=blocks.counts,
         error=error,
-        payload_bytes=packed.nbytes + scales.nbytes + zero_points.nbytes,
-        digest=lambda: fingerprint,
-        packed=packed,
-        scales=scales,
-        zero_points=zero_points,
+        payload_bytes=blocks.nbytes,
+        digest=lambda: digest(blocks.decoded()),
+        blocks=blocks,
     )
 
 
@@ -270,7 +206,7 @@ def _replace(
     node: ir.Node, constants: list[ir.Value], weight: BlockWeight, product_name: str
 ) -> None:
     inner, outer = weight.shape
-    attributes = {"K": inner, "N": outer, "bits": int(weight.bits), "block_size": BLOCK_LENGTH}
+    attributes = {"K": inner, "N": outer, "bits": weight.blocks.bits, "block_size": BLOCK_LENGTH}
     product = ir.node(
         "MatMulNBits", [node.inputs[0], *constants], attributes, domain=_DOMAIN, name=node.name
     )
@@ -312,8 +248,3 @@ def _constant(value: ir.Value | None, dtype: type, shape: tuple[int, ...]) -> ND
     if tensor is None:
         raise ValueError
     return tensor.numpy().astype(dtype, casting="no", copy=False).reshape(shape)
-
-
-def _nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    pairs = np.stack([packed & 15, packed >> 4], axis=-1)
-    return pairs.reshape(*packed.shape[:-1], -1)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.codebooks import Distortion, Weights
+    from qqonnx.encoding.blocks import Blocks
     from qqonnx.encoding.packing import Plane, Storage
 
 FLOAT16 = "float16"
@@ -98,14 +99,10 @@ class BlockWeight(StoredWeight):
     """A weight [K, N] stored in blocks along K, as MatMulNBits takes it.
 
     Attributes:
-        packed: uint8 [N, blocks, block length * bits / 8], low nibble first.
-        scales: float32 [N, blocks].
-        zero_points: uint8 [N, ceil(blocks * bits / 8)], low nibble first.
+        blocks: codes, scales and zero points.
     """
 
-    packed: NDArray[np.uint8]
-    scales: NDArray[np.float32]
-    zero_points: NDArray[np.uint8]
+    blocks: Blocks
 
 
 def digest(values: Weights) -> bytes:

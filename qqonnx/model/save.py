@@ -49,6 +49,8 @@ def staged(path: Path) -> Iterator[Path]:
                 reason = first_line(cause)
                 raise QqonnxError(f"{path}: cannot be written as ONNX: {reason}") from error
             except QqonnxError as error:
+                if str(written) not in str(error):
+                    raise
                 # The user knows the target, not the temporary file.
                 raise QqonnxError(str(error).replace(str(written), str(path))) from error
             data = data_file(written)

@@ -44,9 +44,9 @@ def model_file(model: ModelSource) -> Iterator[Path]:
         _write(model, path)
         try:
             yield path
-        except OptionError:
-            raise
         except QqonnxError as error:
+            if str(path) not in str(error):
+                raise
             raise QqonnxError(str(error).replace(str(path), "the model")) from error
 
 

@@ -166,7 +166,7 @@ def test_without_data(net, tmp_path):
 
 def test_impossible_targets(net, samples, tmp_path):
     calibration = Calibration(samples, target=Target(size=1000))
-    with pytest.raises(QqonnxError, match="the target is too small: the weights take at least"):
+    with pytest.raises(QqonnxError, match="^target: too small: the weights take at least"):
         compress(net, tmp_path / "o.onnx", OPTIONS, calibration=calibration)
     assert not list(tmp_path.glob("o.onnx*"))
 
@@ -187,8 +187,8 @@ def test_the_command(net, samples, tmp_path, capsys, monkeypatch):
     assert out.stat().st_size <= 9500
     out.unlink()
     for args, message in (
-        (("--target-size", "lots"), "--target-size lots"),
-        (("--target-size", "9kB", "--target-bits", 3), "a target is one of"),
+        (("--target-size", "lots"), "--target-size: must be a size such as 2.5MB, not lots"),
+        (("--target-size", "9kB", "--target-bits", 3), "the target: is exactly one of"),
         (("--target-bits", 3, "--calibration", tmp_path / "no"), "no such folder or file"),
         (("--calibration", tmp_path), "holds no images"),
     ):
@@ -215,15 +215,15 @@ def test_arrays_that_do_not_fit(net, tmp_path):
 
 
 @pytest.mark.torch
-def test_reconstruction_changes_no_index_and_no_size(net, samples, tmp_path):
+def test_fine_tuning_changes_no_index_and_no_size(net, samples, tmp_path):
     pytest.importorskip("torch")
     x = np.load(samples)
     expected = outputs(net, x)
     errors, sizes, used = [], [], []
-    for reconstruct in (False, True):
+    for finetune in (False, True):
         out = tmp_path / "o.onnx"
         options = Options(min_size=64, levels=3)
-        calibration = Calibration(samples, reconstruct=reconstruct)
+        calibration = Calibration(samples, finetune=finetune)
         report = compress(net, out, options, calibration=calibration)
         errors.append(float(np.square(outputs(out, x) - expected).mean()))
         sizes.append(sum(weight.bytes_after for weight in report.weights))

@@ -100,12 +100,22 @@ def test_commands_in_turn(
     ("args", "message"),
     [
         (["--method", "magic"], "unknown method"),
-        (["--granularity", "row"], "unknown granularity"),
-        (["--levels", "300"], "--levels is 2 to 256"),
+        (
+            ["--granularity", "row"],
+            "--granularity: must be one of tensor, channel, scale, not 'row'",
+        ),
+        (["--levels", "300"], "--levels: must be 2 to 256, not 300"),
         (["--method", "pwlq-paper", "--bits", "8"], "pwlq-paper"),
-        (["--skip", "nothing*"], "no weight has such a name"),
-        (["--bits-for", "classifier"], "PATTERN=N"),
+        (["--skip", "nothing*"], "--skip: no weight has a name like nothing*"),
+        (["--bits-for", "classifier"], "--bits-for: must be PATTERN=N"),
         (["--min-size", "100000000"], "no weight to compress"),
+        (["--bits", "4", "--levels", "6"], "--bits: would be ignored: levels is given"),
+        (["--target-bits", "4", "--method", "qq"], "--method: would be ignored"),
+        (["--target-bits", "4", "--bits", "3"], "--bits: would be ignored: the target decides"),
+        (["--calibration", "none", "--granularity", "scale"], "--granularity: would be ignored"),
+        (["--operators", "matmulnbits", "--levels", "6"], "--levels: would be ignored"),
+        (["--calibration-samples", "9"], "--calibration-samples: would be ignored"),
+        (["--weights", "none"], "--weights: would be ignored"),
     ],
 )
 def test_bad_options(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from qqonnx import Options, QqonnxError, compress, inspect, restore
 from qqonnx.encoding import matmulnbits
+from qqonnx.encoding.blocks import BITS, BLOCK_LENGTH
 from qqonnx.encoding.verify import compare_weights
 from qqonnx.model.compare import compare_outputs
 from qqonnx.model.load import read
@@ -78,7 +79,7 @@ def test_the_whole_way(build: Build, tmp_path: Path, bits: int) -> None:
 @given(
     inner=st.integers(1, 100),
     outer=st.integers(1, 9),
-    bits=st.sampled_from(matmulnbits.BITS),
+    bits=st.sampled_from(BITS),
     scale=st.sampled_from([1e-20, 1.0, 1e20]),
     shift=st.sampled_from([-3.0, 0.0, 3.0]),
 )
@@ -95,11 +96,11 @@ def test_error_is_at_most_a_step(
 
     (weight,), _ = select(from_proto(graph))
     blocked = matmulnbits.encode_blocks(weight, bits)
-    for start in range(0, inner, matmulnbits.BLOCK_LENGTH):
-        part = slice(start, start + matmulnbits.BLOCK_LENGTH)
+    for start in range(0, inner, BLOCK_LENGTH):
+        part = slice(start, start + BLOCK_LENGTH)
         low, high = values[part].min(axis=0), values[part].max(axis=0)
         step = (np.maximum(high, 0) - np.minimum(low, 0)) / (2**bits - 1)
-        gap = np.abs(matmulnbits.block_values(blocked)[part].astype(np.float64) - values[part])
+        gap = np.abs(blocked.blocks.decoded()[part].astype(np.float64) - values[part])
         assert (gap <= step * 1.01).all()
     assert blocked.counts.sum() == inner * outer
 

@@ -50,7 +50,7 @@ def test_ir_version_is_lowered_where_the_opset_allows(
     [
         (20, "1.15", "reads opsets up to 18, the model has 20"),
         (21, "1.17", "reads opsets up to 20, the model has 21"),
-        (13, "1.14", "1.15 is the oldest"),
+        (13, "1.14", "must be 1.15 or later"),
         (13, "new", "must be a release such as 1.15"),
         (13, "1", "must be a release such as 1.15"),
     ],
