@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qqonnx.study.claims import claims
-from qqonnx.study.mending import mendings
 from qqonnx.study.results import Results, read_results
 from qqonnx.study.schemes import ALL
 from qqonnx.study.summary import answer, limits, network_table
+from qqonnx.study.variants import variant_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DOCS = Path(__file__).parent.parent / "docs"
-SHOWN = ("fig2_errors", "fig3_resnet", "predictors", "tails", "mended")
+SHOWN = ("fig2_errors", "fig3_resnet", "predictors", "tails", "variants")
 """Figures that docs/study.md shows, where the run has drawn them."""
 
 LARGEST_FIGURE = 150_000
@@ -73,7 +73,7 @@ def sections(results: Results) -> dict[str, str]:
     ]
     gaps = [
         (labels[e.scheme], percent(e.error_gap), percent(e.network_gap), percent(e.accuracy))
-        for e in mendings(results)
+        for e in variant_results(results)
     ]
     setting = [f"- {name}: {text}" for name, text in results.setting.items()]
     shown = [
@@ -85,7 +85,7 @@ def sections(results: Results) -> dict[str, str]:
     return {
         "claims": table(("the paper says", "verdict", "number"), verdicts),
         "answer": "\n\n".join(answer(results)),
-        "mendings": table(head, gaps),
+        "variants": table(head, gaps),
         "networks": table(*network_table(results)),
         "figures": "\n\n".join(shown),
         "limits": "\n\n".join(limits(results)),

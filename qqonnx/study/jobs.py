@@ -1,36 +1,78 @@
-"""Jobs on several processes, their results kept between runs."""
+"""Measurements in several processes, with results that are cached between runs."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qqonnx.cache import cache_folder
-from qqonnx.study.cache import digest_of
+from qqonnx.study.models import StudyModel, digest_of
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-Result = dict[str, Any]
+Result = Any
+"""A result that JSON can hold."""
+
+Progress = Callable[[str, float, float], None]
+"""Called with the name of a stage, the cost just done and the cost of the whole stage."""
 
 
 class Job(Protocol):
-    """A measurement: picklable, and the same result whenever it runs."""
+    """A picklable measurement whose result does not depend on when it runs."""
 
     @property
     def key(self) -> str:
-        """All that the result depends on, but for the version of qqonnx."""
+        """Text that identifies the result within a version of qqonnx."""
 
     @property
     def cost(self) -> float:
-        """About how long it takes, in any unit that others share."""
+        """The estimated run time, in the same unit for all jobs of a run."""
 
     def run(self) -> Result:
-        """Return the result: what JSON can hold."""
+        """Measure; return a result that JSON can hold."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A job that calls a function.
+
+    Attributes:
+        function: a function of a module, so that other processes can import it.
+        arguments: its arguments; they identify the result.
+        cost: the estimated run time.
+    """
+
+    function: Callable[..., Result]
+    arguments: tuple[Any, ...]
+    cost: float
+
+    @property
+    def key(self) -> str:
+        """The function's name and the arguments, models by their digest."""
+        parts = (a.digest if isinstance(a, StudyModel) else repr(a) for a in self.arguments)
+        return " ".join([self.function.__name__, *parts])
+
+    def run(self) -> Result:
+        """Call the function."""
+        return self.function(*self.arguments)
+
+
+def run_stage(
+    name: str, jobs: Sequence[Job], *, workers: int, fresh: bool, progress: Progress
+) -> list[Result]:
+    """Run the jobs of a stage with `run_jobs`; report the progress under the stage's name."""
+    total = sum(job.cost for job in jobs)
+    progress(name, 0, total)
+    return run_jobs(
+        jobs, workers=workers, fresh=fresh, progress=lambda cost: progress(name, cost, total)
+    )
 
 
 def run_jobs(
@@ -42,13 +84,13 @@ def run_jobs(
 ) -> list[Result]:
     """Return the results of `jobs`, in their order.
 
-    A result found in the cache is taken from there. An error ends the run; what has been
-    measured until then stays in the cache.
+    Cached results are not measured again. An error ends the run, and the results up to then stay
+    in the cache.
 
     Args:
-        jobs: what to measure.
-        workers: processes; 1 runs the jobs in this one.
-        fresh: measure again what the cache holds.
+        jobs: the measurements.
+        workers: the number of processes; 1 runs the jobs in the current process.
+        fresh: whether to ignore cached results, for example after a change of the code.
         progress: called with the cost of each finished job.
     """
     folder = cache_folder("study") / "results"

@@ -1,4 +1,4 @@
-"""The small network of Figure 2: two hidden layers, trained by scikit-learn, written as ONNX."""
+"""Figure 2's small network, trained by scikit-learn and written as ONNX; the bundled network."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from qqonnx.cache import cache_folder
 from qqonnx.evaluation.preprocessing import PREPROCESSING_KEY, Preprocessing
 from qqonnx.extras import import_extra
-from qqonnx.study.cache import StudyModel, digest_of, write_splits
 from qqonnx.study.data import Split, digits, read_npz, write_npz
+from qqonnx.study.models import StudyModel, digest_of, write_splits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,14 +28,14 @@ HIDDEN = (128, 64)
 SEED = 0
 EPOCHS = 30
 EPOCHS_OF_MANY = 3
-"""Passes over the images and their shifted copies, and over 10,000 images or more."""
+"""Epochs over the images and their shifted copies; for 10,000 images or more, EPOCHS_OF_MANY."""
 
 _SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
-"""Training images are shifted by one pixel in each direction, too."""
+"""Shifts of the training images, in pixels."""
 
 
 def small_network(images: ImageSet) -> StudyModel:
-    """Return the small network for gray images, from the cache or trained now (seconds).
+    """Return the small network for gray images, from the cache or after training for seconds.
 
     Raises:
         QqonnxError: scikit-learn is not installed.
@@ -69,9 +69,9 @@ def _trained(images: ImageSet) -> onnx.ModelProto:
         batch_size=64,
         random_state=SEED,
     )
-    # One thread: the result depends on the order of sums, and small products gain nothing.
+    # The order of sums depends on the number of threads, and small products gain nothing from more.
     with warnings.catch_warnings(), threads.threadpool_limits(1):
-        # It is meant to end at the given number of epochs.
+        # The warning says that training stopped at the given number of epochs, as intended.
         warnings.simplefilter("ignore")
         classifier.fit(pixels, np.tile(images.training.labels, len(_SHIFTS)))
     return _as_onnx(classifier.coefs_, classifier.intercepts_, images)
@@ -109,9 +109,9 @@ def _as_onnx(
 
 
 def bundled_network(checkout: Path) -> StudyModel | None:
-    """Return the MobileNetV3-Small of a source checkout, or None if it is not there.
+    """Return the bundled MobileNetV3-Small of a source checkout; None if it is missing.
 
-    Its training images, for calibration, are the digits of scikit-learn that it does not hold out.
+    The calibration images are scikit-learn's digits without the held-out images.
 
     Raises:
         QqonnxError: scikit-learn is not installed.

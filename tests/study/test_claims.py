@@ -1,4 +1,4 @@
-"""Correlations, claims and mendings from hand-made results with known answers."""
+"""Correlations, claims and variants from hand-made results with known answers."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from qqonnx.study.claims import (
 )
 from qqonnx.study.correlation import PREDICTORS, correlations, spearman
 from qqonnx.study.distributions import DISTRIBUTIONS
-from qqonnx.study.mending import chosen_exponents, gap_closed, tails_by_bits
 from qqonnx.study.results import Results, Row, read_results, write_results
 from qqonnx.study.schemes import ALL, BITS, FITTED
+from qqonnx.study.variants import chosen_exponents, gap_closed, tails_by_bits
 
 
 def naive_rank(values: list[float]) -> list[float]:
@@ -156,7 +156,7 @@ def test_the_extra_bit_of_published_pwlq_decides_its_l2() -> None:
     rows = distribution_rows({}, {"pwlq-paper": 1.5, "pwlq": 9.0}, {})
     found = pwlq_has_the_lowest_l2(results(distributions=rows))
     # Named 5, 6, 7 against two rivals each; stored 5 to 8 against two.
-    assert "lower in 6 of 6 comparisons with UQ and QQ" in found.detail
+    assert "the lower error in 6 of 6 if counted as b bits" in found.detail
     assert found.number == "lower in 0 of 8 comparisons with the extra bit counted"
     assert found.verdict == FAILS
 
@@ -177,7 +177,7 @@ def test_the_extra_bit_of_published_pwlq_decides_its_accuracy() -> None:
     found = pwlq_without_its_extra_bit(results(networks=network_rows(accuracy)))
     assert found.verdict == FAILS
     assert found.number == "-5.0 points against QQ, -5.0 against UQ"
-    assert "named by b, +5.0 points against QQ and +5.0 against UQ" in found.detail
+    assert "+5.0 points against QQ and +5.0 against UQ at b bits as named" in found.detail
     assert pwlq_without_its_extra_bit(results()).verdict == UNKNOWN
 
 

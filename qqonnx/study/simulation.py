@@ -1,4 +1,4 @@
-"""A network whose weights can be changed from run to run, and the activations its weights meet."""
+"""Simulated quantization: a network whose weights each run may replace, and its second moments."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import onnxruntime as ort
 from onnx import numpy_helper
 
 from qqonnx.codebooks import assign, fit
+from qqonnx.evaluation.metrics import count, divergence
 from qqonnx.model.load import load
 from qqonnx.model.select import select
 from qqonnx.study.networks import load_images
@@ -22,34 +23,34 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qqonnx.codebooks import Codebook, Method
-    from qqonnx.study.cache import StudyModel
+    from qqonnx.codebooks import Method
+    from qqonnx.evaluation.metrics import Counts
+    from qqonnx.study.models import StudyModel
 
     FloatArray = NDArray[np.float32]
 
-PROBE_IMAGES = 300
-"""Held-out images that a changed weight's accuracy is measured on, at most."""
+SIMULATION_IMAGES = 300
+"""The most held-out images for the accuracy of replaced weights."""
 
 CALIBRATION_IMAGES = 128
-"""Other images, without labels: for activations, and for the KL that predicts an accuracy."""
+"""The most calibration images, for second moments and for the KL that predicts an accuracy."""
 
 
 @dataclass(frozen=True)
-class Probe:
-    """A network in ONNX Runtime whose weights are inputs with defaults.
+class Simulation:
+    """A network in ONNX Runtime whose weights are inputs with default values.
 
     Attributes:
         session: the ONNX Runtime session.
-        input_name: the input that takes images.
-        weights: every float weight and bias by name, in graph order.
-        second_moments: for each weight of a Conv or Gemm, the mean square of the activation
-            that each of its entries is multiplied with, on the calibration images, in a shape
-            that broadcasts to the weight's.
+        input_name: the input for images.
+        weights: all float weights and biases by name, in graph order.
+        second_moments: the mean squares of the activations that multiply each Conv or Gemm weight,
+            measured on the calibration images, in a shape that broadcasts to the weight's.
         images: held-out images float32 [n, c, h, w].
-        answers: their right outputs, int64 [n].
-        calibration: calibration images.
-        reference: float outputs for `images`.
-        calibration_reference: float outputs for `calibration`.
+        answers: the right outputs for `images`, int64 [n].
+        calibration: calibration images float32 [n, c, h, w].
+        reference: float outputs for `images`, [n, classes].
+        calibration_reference: float outputs for `calibration`, [n, classes].
     """
 
     session: ort.InferenceSession
@@ -63,30 +64,39 @@ class Probe:
     calibration_reference: NDArray[Any]
 
     def outputs(self, images: FloatArray, changed: Mapping[str, FloatArray]) -> NDArray[Any]:
-        """Return the outputs [n, classes] with the weights `changed`."""
+        """Return the outputs [n, classes] with the replaced weights `changed`."""
         return _outputs(self.session, self.input_name, images, changed)
+
+    def score(self, changed: Mapping[str, FloatArray]) -> Counts:
+        """Score the outputs for the held-out images with the replaced weights `changed`."""
+        return count(self.outputs(self.images, changed), self.answers, self.reference)
+
+    def calibration_kl(self, changed: Mapping[str, FloatArray]) -> float:
+        """Return the mean KL to the float outputs on the calibration images, in nats."""
+        outputs = self.outputs(self.calibration, changed)
+        return float(divergence(self.calibration_reference, outputs).mean())
 
 
 @lru_cache(maxsize=1)
-def open_probe(model: StudyModel) -> Probe:
+def open_simulation(model: StudyModel) -> Simulation:
     """Load a network with its weights as inputs.
 
     Raises:
-        QqonnxError: the file cannot be read, or the images do not fit it.
+        QqonnxError: the file cannot be read, or the images do not fit the model.
     """
     names = [weight.name for weight in select(load(model.path), include_bias=True)[0]]
     proto = onnx.load(model.path)
     arrays = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     weights = {name: arrays[name] for name in names if name in arrays}
     input_name = proto.graph.input[0].name
-    images, answers = load_images(model, model.held_out, PROBE_IMAGES)
+    images, answers = load_images(model, model.held_out, SIMULATION_IMAGES)
     calibration, _ = load_images(model, model.calibration, CALIBRATION_IMAGES)
     moments = _second_moments(proto, weights, input_name, calibration)
     for name, array in weights.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
     session = _session(proto)
-    return Probe(
+    return Simulation(
         session,
         input_name,
         weights,
@@ -99,17 +109,13 @@ def open_probe(model: StudyModel) -> Probe:
     )
 
 
-def decoded(weight: FloatArray, codebook: Codebook) -> FloatArray:
-    """Return the weight that the codebook makes of `weight`."""
-    return codebook.levels.astype(weight.dtype)[assign(weight, codebook)]
-
-
-def quantized(probe: Probe, method: str | Method, levels: int) -> dict[str, FloatArray]:
-    """Return all weights of the network quantized, one codebook each."""
-    return {
-        name: decoded(weight, fit(weight.reshape(-1), method, levels))
-        for name, weight in probe.weights.items()
-    }
+def quantized(simulation: Simulation, method: str | Method, levels: int) -> dict[str, FloatArray]:
+    """Return all weights of the network quantized, with one codebook per tensor."""
+    weights = {}
+    for name, weight in simulation.weights.items():
+        codebook = fit(weight.reshape(-1), method, levels)
+        weights[name] = codebook.levels.astype(weight.dtype)[assign(weight, codebook)]
+    return weights
 
 
 def _second_moments(
@@ -144,7 +150,7 @@ def _second_moments(
 
 
 def _mean_square(values: FloatArray) -> NDArray[np.float64]:
-    """Return the mean square of each channel, [c], of activations [n, c, ...]."""
+    """Return the mean square of each channel [c] of activations [n, c, ...]."""
     axes = tuple(axis for axis in range(values.ndim) if axis != 1)
     return np.asarray(np.square(values.astype(np.float64)).mean(axis=axes))
 
@@ -171,7 +177,7 @@ def _outputs(
 
 
 def model_weights(path: Path) -> dict[str, FloatArray]:
-    """Return the float weights of rank 2 and more of an ONNX file, by name in graph order."""
+    """Return the float weights of rank 2 or more of an ONNX file, by name in graph order."""
     return {
         weight.name: weight.tensor.numpy()
         for weight in select(load(path))[0]

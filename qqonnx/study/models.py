@@ -1,11 +1,11 @@
-"""What the study keeps between runs: reference models, and measurements of them."""
+"""The float models of the study, and the reference models in its cache."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +25,11 @@ class StudyModel:
 
     Attributes:
         name: a short name without spaces.
-        label: what figures call it.
-        path: its ONNX file.
-        held_out: the .npz file with the images that accuracy is measured on.
-        calibration: the .npz file with other images, for what needs activations.
-        data: name of the images.
+        label: its label in figures.
+        path: the ONNX file.
+        held_out: the images for accuracies, an .npz file or an image folder.
+        calibration: other images for activations, in the same form.
+        data: the name of the images.
     """
 
     name: str
@@ -39,9 +39,14 @@ class StudyModel:
     calibration: Path
     data: str
 
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the ONNX file and all attributes."""
+        return digest_of(self.path, repr(self))
+
 
 def digest_of(*parts: bytes | str | Path) -> str:
-    """Return 16 hexadecimal digits that change with any of the parts; of files, the content."""
+    """Return 16 hexadecimal digits of a digest of all parts; a path stands for its content."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
@@ -59,14 +64,15 @@ def reference_models(
     folder: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> list[StudyModel]:
-    """Return the reference models, training those that are not there yet.
+    """Return the reference models, after training the missing ones.
 
     Args:
-        images: what to train on.
+        images: the training images.
         names: keys of `RECIPES`.
-        folder: where they are kept; by default in the study's `cache_folder`. The images' digest
-            names a folder there, the recipe's a file in it: what is found is what would be trained.
-        progress: called with a model's name, steps just done and steps in all.
+        folder: the folder of the models, by default in the study's `cache_folder`. The images'
+            digest names a subfolder, and the recipe's digest is part of the file name, so an
+            existing file is the model that training would give.
+        progress: called with a model's name, the steps just done and the number of all steps.
 
     Raises:
         QqonnxError: PyTorch is not installed, or an export fails.
