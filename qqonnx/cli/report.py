@@ -18,9 +18,9 @@ def report(
     as_json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
 ) -> None:
-    """Turn the results of a sweep into one HTML page, and say what to pick.
+    """Write the results of a sweep as one HTML page, and recommend files.
 
-    The page needs no network and no other file.
+    The page needs neither a network nor other files.
     """
     import_extra("jinja2", "report")
     from qqonnx.report.advice import advice

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
@@ -42,16 +41,8 @@ MOST_LAYERS = 300
 MOST_FAILURES = 200
 
 
-@dataclass(frozen=True)
-class Section:
-    """The section of one comparison.
-
-    Attributes:
-        comparison: the runs.
-        sizes: the chart of score against size.
-        bits: granularity, chart and description of each chart of score against bits.
-        details: layers and histograms by run number.
-    """
+class Section(NamedTuple):
+    """The section of a comparison: chart of sizes, charts of bits, and details by run number."""
 
     comparison: Comparison
     sizes: Markup

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qqonnx.extras import import_extra
+from qqonnx.study.results import grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Sequence
 
     from qqonnx.study.results import Row
 
@@ -56,18 +57,23 @@ def correlations(rows: Sequence[Row], target: str = "top1") -> list[Correlation]
         rows: rows of `measure_layer`.
         target: "top1" or "agreement".
     """
+    levels = (("model",), ("model", "weight"), ("model", "weight", "bits"))
+    groups = [list(grouped(rows, *columns).values()) for columns in levels]
     entries = []
     for predictor in PREDICTORS:
         sign = 1 if predictor in _MORE_IS_BETTER else -1
-        groupings: tuple[Callable[[Row], Hashable], ...] = (
-            lambda row: row["model"],
-            lambda row: (row["model"], row["weight"]),
-            lambda row: (row["model"], row["weight"], row["bits"]),
-        )
-        values = [_by_group(rows, group, predictor, target) for group in groupings]
+        values = [_correlations(members, predictor, target) for members in groups]
         means = [sign * float(np.mean(v)) if v else float("nan") for v in values]
         entries.append(Correlation(predictor, means[0], means[1], means[2], len(values[2])))
     return entries
+
+
+def _correlations(groups: Sequence[Sequence[Row]], predictor: str, target: str) -> list[float]:
+    """Return the correlation within each group, without groups in which a side is constant."""
+    values = (
+        spearman([row[predictor] for row in rows], [row[target] for row in rows]) for rows in groups
+    )
+    return [value for value in values if value is not None]
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -75,16 +81,3 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     if len(first) < 2 or len(set(first)) == 1 or len(set(second)) == 1:
         return None
     return float(import_extra("scipy.stats", "study").spearmanr(first, second).statistic)
-
-
-def _by_group(
-    rows: Sequence[Row], group: Callable[[Row], Hashable], predictor: str, target: str
-) -> list[float]:
-    groups: dict[Hashable, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(group(row), []).append(row)
-    pairs = (
-        spearman([row[predictor] for row in members], [row[target] for row in members])
-        for members in groups.values()
-    )
-    return [value for value in pairs if value is not None]

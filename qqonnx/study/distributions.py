@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,15 +22,8 @@ if TYPE_CHECKING:
 SEED = 0
 
 
-@dataclass(frozen=True)
-class Distribution:
-    """A distribution of weights.
-
-    Attributes:
-        key: a short unique name.
-        label: the label in figures.
-        draw: returns a given number of values from a generator.
-    """
+class Distribution(NamedTuple):
+    """A distribution of weights: a unique key, its label in figures, and how values are drawn."""
 
     key: str
     label: str

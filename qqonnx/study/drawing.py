@@ -118,6 +118,8 @@ def draw_curves(axes: Any, curves: Sequence[Curve], *, log: bool = False) -> Non
         )
     if log:
         _log_scale(axes)
+    # The positions of the labels depend on the limits of the axes.
+    axes.autoscale_view()
     _label_ends(axes, drawn)
 
 

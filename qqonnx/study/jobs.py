@@ -1,4 +1,4 @@
-"""Measurements in several processes, with results that are cached between runs."""
+"""Jobs run in several processes; results are cached between runs."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Progress = Callable[[str, float, float], None]
 
 
 class Job(Protocol):
-    """A picklable measurement whose result does not depend on when it runs."""
+    """A picklable measurement that gives the same result every time."""
 
     @property
     def key(self) -> str:
-        """Text that identifies the result within a version of qqonnx."""
+        """Everything that the result depends on, except for the version of qqonnx."""
 
     @property
     def cost(self) -> float:
-        """The estimated run time, in the same unit for all jobs of a run."""
+        """Expected duration, in a unit that all jobs of a run share."""
 
     def run(self) -> Result:
-        """Measure; return a result that JSON can hold."""
+        """Return the result, which JSON can represent."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,14 @@ def run_jobs(
     fresh: bool = False,
     progress: Callable[[float], None] = lambda _: None,
 ) -> list[Result]:
-    """Return the results of `jobs`, in their order.
+    """Return the results of `jobs` in order, from the cache where possible.
 
-    Cached results are not measured again. An error ends the run, and the results up to then stay
-    in the cache.
+    An error stops the run; results finished before it stay in the cache.
 
     Args:
         jobs: the measurements.
-        workers: the number of processes; 1 runs the jobs in the current process.
-        fresh: whether to ignore cached results, for example after a change of the code.
+        workers: number of processes; with 1 the jobs run in this process.
+        fresh: ignore cached results.
         progress: called with the cost of each finished job.
     """
     folder = cache_folder("study") / "results"

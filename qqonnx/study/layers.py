@@ -57,7 +57,7 @@ def measure_layer(
     simulation = open_simulation(model)
     weight = simulation.weights[name]
     moment = simulation.second_moments.get(name)
-    float_top1 = float((simulation.reference.argmax(axis=1) == simulation.answers).mean())
+    float_top1 = float((simulation.reference.argmax(axis=1) == simulation.targets).mean())
     rows = []
     for scheme, width in product(schemes, bits):
         levels = scheme.levels_at(width)

@@ -1,4 +1,4 @@
-"""The float models of the study, and the reference models in its cache."""
+"""The float models of the study: trained once, then kept in the cache."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class StudyModel:
 
     Attributes:
         name: a short name without spaces.
-        label: its label in figures.
+        label: its name in figures.
         path: the ONNX file.
-        held_out: the images for accuracies, an .npz file or an image folder.
-        calibration: other images for activations, in the same form.
-        data: the name of the images.
+        held_out: .npz file with the images that accuracy is measured on.
+        calibration: .npz file with other images, for calibration and activations.
+        data: name of the images.
     """
 
     name: str
@@ -46,7 +46,7 @@ class StudyModel:
 
 
 def digest_of(*parts: bytes | str | Path) -> str:
-    """Return 16 hexadecimal digits of a digest of all parts; a path stands for its content."""
+    """Return 16 hexadecimal digits of the SHA-256 of all parts; a path stands for its content."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
@@ -64,15 +64,15 @@ def reference_models(
     folder: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> list[StudyModel]:
-    """Return the reference models, after training the missing ones.
+    """Return the reference models; train those that are not in the cache.
 
     Args:
-        images: the training images.
+        images: images to train on.
         names: keys of `RECIPES`.
-        folder: the folder of the models, by default in the study's `cache_folder`. The images'
-            digest names a subfolder, and the recipe's digest is part of the file name, so an
-            existing file is the model that training would give.
-        progress: called with a model's name, the steps just done and the number of all steps.
+        folder: folder of the models; by default in the study's `cache_folder`. Digests of the
+            images and of the recipe are part of a model's path, so a cached model is always the
+            one that would be trained.
+        progress: called with a model's name, the number of steps just done, and the total.
 
     Raises:
         QqonnxError: PyTorch is not installed, or an export fails.
@@ -92,7 +92,7 @@ def reference_models(
 
 
 def write_splits(images: ImageSet, folder: Path) -> tuple[Path, Path]:
-    """Return the files in `folder` with the held-out and the training images, written if new."""
+    """Write held-out and training images to `folder` unless they exist; return the two files."""
     folder.mkdir(parents=True, exist_ok=True)
     held_out, training = folder / "held_out.npz", folder / "training.npz"
     for path, split in ((held_out, images.held_out), (training, images.training)):

@@ -78,10 +78,18 @@ def _by_bits(rows: Iterable[Row], name: str, **wanted: str) -> dict[int, float]:
 
 
 def _cells(rows: Iterable[Row], column: str) -> dict[tuple[str, int], dict[str, Row]]:
-    cells: dict[tuple[str, int], dict[str, Row]] = {}
+    return {
+        (name, bits): {row["scheme"]: row for row in members}
+        for (name, bits), members in grouped(rows, column, "bits").items()
+    }
+
+
+def grouped(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Return the rows by their values in `columns`, in the order of each group's first row."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        cells.setdefault((row[column], row["bits"]), {})[row["scheme"]] = row
-    return cells
+        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return groups
 
 
 def write_results(results: Results, path: Path) -> None:

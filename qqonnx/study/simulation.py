@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
 
 SIMULATION_IMAGES = 300
-"""The most held-out images for the accuracy of replaced weights."""
+"""Largest number of held-out images that accuracy with changed weights is measured on."""
 
 CALIBRATION_IMAGES = 128
-"""The most calibration images, for second moments and for the KL that predicts an accuracy."""
+"""Largest number of other images, which give activations and the KL that predicts accuracy."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,16 @@ class Simulation:
 
     Attributes:
         session: the ONNX Runtime session.
-        input_name: the input for images.
+        input_name: name of the input for images.
         weights: all float weights and biases by name, in graph order.
-        second_moments: the mean squares of the activations that multiply each Conv or Gemm weight,
-            measured on the calibration images, in a shape that broadcasts to the weight's.
-        images: held-out images float32 [n, c, h, w].
-        answers: the right outputs for `images`, int64 [n].
-        calibration: calibration images float32 [n, c, h, w].
-        reference: float outputs for `images`, [n, classes].
-        calibration_reference: float outputs for `calibration`, [n, classes].
+        second_moments: for each weight of a Conv or Gemm, the mean square of the activations
+            that its entries are multiplied with, on the calibration images; its shape broadcasts
+            to the weight's.
+        images: held-out images, float32 [n, c, h, w].
+        targets: index of each image's correct output, int64 [n].
+        calibration: calibration images, float32 [n, c, h, w].
+        reference: outputs of the float network for `images`, [n, classes].
+        calibration_reference: outputs of the float network for `calibration`, [n, classes].
     """
 
     session: ort.InferenceSession
@@ -58,18 +59,18 @@ class Simulation:
     weights: dict[str, FloatArray]
     second_moments: dict[str, NDArray[np.float64]]
     images: FloatArray
-    answers: NDArray[np.int64]
+    targets: NDArray[np.int64]
     calibration: FloatArray
     reference: NDArray[Any]
     calibration_reference: NDArray[Any]
 
     def outputs(self, images: FloatArray, changed: Mapping[str, FloatArray]) -> NDArray[Any]:
-        """Return the outputs [n, classes] with the replaced weights `changed`."""
+        """Return the outputs [n, classes] with some weights replaced by those in `changed`."""
         return _outputs(self.session, self.input_name, images, changed)
 
     def score(self, changed: Mapping[str, FloatArray]) -> Counts:
         """Score the outputs for the held-out images with the replaced weights `changed`."""
-        return count(self.outputs(self.images, changed), self.answers, self.reference)
+        return count(self.outputs(self.images, changed), self.targets, self.reference)
 
     def calibration_kl(self, changed: Mapping[str, FloatArray]) -> float:
         """Return the mean KL to the float outputs on the calibration images, in nats."""
@@ -79,17 +80,17 @@ class Simulation:
 
 @lru_cache(maxsize=1)
 def open_simulation(model: StudyModel) -> Simulation:
-    """Load a network with its weights as inputs.
+    """Load a network so that its weights are inputs.
 
     Raises:
-        QqonnxError: the file cannot be read, or the images do not fit the model.
+        QqonnxError: the file cannot be read, or the images do not fit it.
     """
     names = [weight.name for weight in select(load(model.path), include_bias=True)[0]]
     proto = onnx.load(model.path)
     arrays = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     weights = {name: arrays[name] for name in names if name in arrays}
     input_name = proto.graph.input[0].name
-    images, answers = load_images(model, model.held_out, SIMULATION_IMAGES)
+    images, targets = load_images(model, model.held_out, SIMULATION_IMAGES)
     calibration, _ = load_images(model, model.calibration, CALIBRATION_IMAGES)
     moments = _second_moments(proto, weights, input_name, calibration)
     for name, array in weights.items():
@@ -102,7 +103,7 @@ def open_simulation(model: StudyModel) -> Simulation:
         weights,
         moments,
         images,
-        answers,
+        targets,
         calibration,
         _outputs(session, input_name, images, {}),
         _outputs(session, input_name, calibration, {}),
@@ -110,7 +111,7 @@ def open_simulation(model: StudyModel) -> Simulation:
 
 
 def quantized(simulation: Simulation, method: str | Method, levels: int) -> dict[str, FloatArray]:
-    """Return all weights of the network quantized, with one codebook per tensor."""
+    """Return all weights of the network, each quantized with a codebook of its own."""
     weights = {}
     for name, weight in simulation.weights.items():
         codebook = fit(weight.reshape(-1), method, levels)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnx.parser
+from onnx import helper, numpy_helper
 
 from qqonnx.cache import cache_folder
 from qqonnx.evaluation.preprocessing import PREPROCESSING_KEY, Preprocessing
@@ -83,26 +84,21 @@ def _as_onnx(
     images: ImageSet,
 ) -> onnx.ModelProto:
     side = images.training.images.shape[1]
-    nodes = [helper.make_node("Flatten", ["input"], ["hidden0"])]
-    initializers = []
-    for layer, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
-        last = layer == len(matrices) - 1
-        output = "logits" if last else f"sum{layer}"
-        nodes.append(
-            helper.make_node("Gemm", [f"hidden{layer}", f"weight{layer}", f"bias{layer}"], [output])
-        )
-        if not last:
-            nodes.append(helper.make_node("Relu", [output], [f"hidden{layer + 1}"]))
-        for name, array in ((f"weight{layer}", matrix), (f"bias{layer}", bias)):
-            initializers.append(numpy_helper.from_array(array.astype(np.float32), name))
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 1, side, side])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", images.classes])],
-        initializers,
+    last = len(matrices) - 1
+    nodes = ["hidden0 = Flatten(input)"]
+    for layer in range(last):
+        nodes.append(f"sum{layer} = Gemm(hidden{layer}, weight{layer}, bias{layer})")
+        nodes.append(f"hidden{layer + 1} = Relu(sum{layer})")
+    nodes.append(f"logits = Gemm(hidden{last}, weight{last}, bias{last})")
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18]>
+        small (float[batch, 1, {side}, {side}] input) => (float[batch, {images.classes}] logits)
+        {{ {" ".join(nodes)} }}"""
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    for layer, arrays in enumerate(zip(matrices, biases, strict=True)):
+        for name, array in zip(("weight", "bias"), arrays, strict=True):
+            tensor = numpy_helper.from_array(array.astype(np.float32), f"{name}{layer}")
+            model.graph.initializer.append(tensor)
     steps = Preprocessing(side, side, "bilinear", (0.0,), (1.0,))
     helper.set_model_props(model, {PREPROCESSING_KEY: steps.to_json()})
     return model

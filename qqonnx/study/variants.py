@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qqonnx.study.claims import mean_accuracies
+from qqonnx.study.results import grouped
 from qqonnx.study.schemes import KMEANS, QQ, SCALED, VARIANTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from qqonnx.study.results import Results, Row
 
@@ -73,7 +74,7 @@ def _mean_gap(
 
 def tails_by_bits(results: Results, method: str) -> dict[int, Row]:
     """Return the mean over networks of the rows of `measure_tails`, by bits."""
-    rows = _grouped((row for row in results.tails if row["method"] == method), "bits")
+    rows = grouped((row for row in results.tails if row["method"] == method), "bits")
     return {
         bits: {
             name: float(np.mean([row[name] for row in members]))
@@ -92,7 +93,7 @@ def chosen_exponents(results: Results) -> list[Row]:
     calibration images, and for α = 1.
     """
     chosen = []
-    for (model, bits), rows in _grouped(results.exponents, "model", "bits").items():
+    for (model, bits), rows in grouped(results.exponents, "model", "bits").items():
         best = {
             "by_error": min(rows, key=lambda row: row["noise"]),
             "by_calibration": min(rows, key=lambda row: row["calibration_kl"]),
@@ -103,10 +104,3 @@ def chosen_exponents(results: Results) -> list[Row]:
         }
         chosen.append({"model": model, "bits": bits, **entries})
     return chosen
-
-
-def _grouped(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], list[Row]]:
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
-    return groups
