@@ -244,7 +244,7 @@ def accuracy_is_highest(results: Results) -> Claim:
             best = max(rows[UQ.key]["top1"], rows[PWLQ.key]["top1"])
             by_bits.setdefault(bits, []).append(rows[QQ.key]["top1"] >= best)
     wins, cases = sum(map(sum, by_bits.values())), sum(map(len, by_bits.values()))
-    parts = ", ".join(f"{sum(won)} of {len(won)} at {b}" for b, won in sorted(by_bits.items()))
+    parts = ", ".join(f"{sum(won)} of {len(won)} at {b} bits" for b, won in sorted(by_bits.items()))
     compared = (UQ, PWLQ, QQ, KMEANS)
     means = mean_accuracies(results, [scheme.key for scheme in compared])
     listed = ", ".join(
@@ -257,8 +257,8 @@ def accuracy_is_highest(results: Results) -> Claim:
         "QQ keeps more accuracy than UQ and PWLQ at few bits.",
         verdict_of(wins, cases),
         f"best or equal in {wins} of {cases} cases",
-        f"QQ is best or equal at equal stored bits in {parts} bits. Mean top-1 over all networks "
-        f"at {_BITS_TEXT} bits: {listed}.",
+        f"Cases in which QQ is best or equal at equal stored bits: {parts}. Mean top-1 over all "
+        f"networks at {_BITS_TEXT} bits: {listed}.",
     )
 
 

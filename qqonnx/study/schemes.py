@@ -12,7 +12,7 @@ BITS = tuple(range(1, 9))
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way to quantize a weight.
+    """A quantization scheme: a codebook method at a granularity.
 
     Attributes:
         key: a short unique name.

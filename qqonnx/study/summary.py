@@ -42,8 +42,8 @@ def answer(results: Results) -> list[str]:
     gaps = _ranked((e.scheme, e.error_gap) for e in entries if e.scheme not in (QQ.key, KMEANS.key))
     listed = ", ".join(f"{label} {100 * gap:.0f} %" for label, gap in gaps)
     paragraphs.append(
-        "The gap in squared error (in dB) between QQ and k-means on the five distributions, and "
-        f"the share of it that each variant closes: {listed}."
+        "Each variant closes a share of the gap in squared error (in dB) between QQ and k-means on "
+        f"the five distributions: {listed}."
     )
     measured = _ranked((e.scheme, e.accuracy) for e in entries)
     if measured:

@@ -34,10 +34,10 @@ def outcome(number: int, nbytes: int, share: float, method: str, baseline: bool)
 
 
 def comparison(runs: list[tuple[int, float, bool]], float_share: float) -> Comparison:
-    found = [outcome(1, 9, float_share, "float32", True)]
+    actual = [outcome(1, 9, float_share, "float32", True)]
     for number, (nbytes, share, baseline) in enumerate(runs, 2):
-        found.append(outcome(number, nbytes, share, "other" if baseline else "uq", baseline))
-    (only,) = comparisons_of(found)
+        actual.append(outcome(number, nbytes, share, "other" if baseline else "uq", baseline))
+    (only,) = comparisons_of(actual)
     return only
 
 
@@ -50,15 +50,17 @@ class Texts(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        if "id" in found:
-            assert found["id"] not in self.ids, "ids are unique"
-            self.ids.add(found["id"])
+        actual = dict(attrs)
+        if "id" in actual:
+            assert actual["id"] not in self.ids, "ids are unique"
+            self.ids.add(actual["id"])
         if tag in ("td", "th"):
             self.text += " "
         if tag == "a":
-            self.links.append(found["href"])
-        self.sources += [found[key] for key in ("src", "srcset", "data", "action") if key in found]
+            self.links.append(actual["href"])
+        self.sources += [
+            actual[key] for key in ("src", "srcset", "data", "action") if key in actual
+        ]
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -129,8 +131,8 @@ def test_labels_cover_neither_marks_nor_each_other(places) -> None:
 def test_page_says_what_to_pick(tmp_path: Path) -> None:
     results = write_results(tmp_path / "results.sqlite", small_sweep())
     (one,) = write_report(results, tmp_path / "report.html")
-    found = Texts((tmp_path / "report.html").read_text("utf-8"))
-    text = " ".join(found.text.split())
+    actual = Texts((tmp_path / "report.html").read_text("utf-8"))
+    text = " ".join(actual.text.split())
     assert label(one.smallest(0.01)) == "kmeans 4 bits"
     assert (
         "the smallest file within 1 point of float (90.0 % top-1 accuracy, 6.00 MB) is "
@@ -138,8 +140,8 @@ def test_page_says_what_to_pick(tmp_path: Path) -> None:
         "ort-dynamic-int8, takes 1.60 MB." in text
     )
     assert "qqonnx convert net.onnx -o small.onnx --method kmeans --bits 4" in text
-    assert {link[1:] for link in found.links} <= found.ids, "links lead to the page itself"
-    assert found.sources == []
+    assert {link[1:] for link in actual.links} <= actual.ids, "links lead to the page itself"
+    assert actual.sources == []
 
 
 def test_every_run_is_in_the_table(tmp_path: Path) -> None:
@@ -211,15 +213,15 @@ def test_few_runs(tmp_path: Path, rows, words) -> None:
 
 def test_runs_that_cannot_be_compared_are_separate() -> None:
     def run(number: int, **changes: str) -> Outcome:
-        found = outcome(number, number, 0.5, "uq", baseline=False)
-        found.text.update({"model_sha256": "a", "dataset": "images", **changes})
-        return found
+        actual = outcome(number, number, 0.5, "uq", baseline=False)
+        actual.text.update({"model_sha256": "a", "dataset": "images", **changes})
+        return actual
 
-    found = [run(1), run(2, model_sha256="b"), run(3, dataset="others"), run(4, model="more")]
-    found.append(run(5))
-    found[-1].numbers["samples"] = 7
-    names = [one.name for one in comparisons_of(found)]
-    assert len(set(names)) == len(found)
+    actual = [run(1), run(2, model_sha256="b"), run(3, dataset="others"), run(4, model="more")]
+    actual.append(run(5))
+    actual[-1].numbers["samples"] = 7
+    names = [one.name for one in comparisons_of(actual)]
+    assert len(set(names)) == len(actual)
 
 
 def test_same_results_same_page(tmp_path: Path) -> None:
@@ -401,8 +403,8 @@ def test_command_line(tmp_path: Path) -> None:
 def test_command_of_a_budget(tmp_path: Path, changes, words) -> None:
     options = {"skip": ["a b*"], "min_size": 5, "calibration": {"samples": 60, "reconstruct": True}}
     row = done("target", 1000, 0.5, options=json.dumps(options), **changes)
-    (found,) = read_outcomes(write_results(tmp_path / "results.sqlite", [row]))
-    assert command(found) == (
+    (actual,) = read_outcomes(write_results(tmp_path / "results.sqlite", [row]))
+    assert command(actual) == (
         f"qqonnx convert net.onnx -o small.onnx {words} --calibration DATA "
         "--skip 'a b*' --min-size 5 --calibration-samples 60 --reconstruct"
     )

@@ -61,9 +61,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def bundled() -> StudyModel:
-    found = bundled_network(ROOT)
-    assert found is not None
-    return found
+    actual = bundled_network(ROOT)
+    assert actual is not None
+    return actual
 
 
 class Count:
@@ -89,8 +89,8 @@ def test_results_come_in_order_and_from_the_cache(tmp_path: Path, workers: int) 
     wanted = [Count(tmp_path, key) for key in "abc"]
     done: list[float] = []
     for fresh, runs in ((False, 1), (False, 1), (True, 2)):
-        found = run_jobs(wanted, workers=workers, fresh=fresh, progress=done.append)
-        assert found == [{"runs": runs}] * 3
+        actual = run_jobs(wanted, workers=workers, fresh=fresh, progress=done.append)
+        assert actual == [{"runs": runs}] * 3
     assert done == [1.0] * 9
 
 
