@@ -18,29 +18,28 @@ if TYPE_CHECKING:
 def sweep(
     config: Annotated[
         Path,
-        typer.Argument(help="sweep.toml, or a results file to export without running anything."),
+        typer.Argument(help="sweep.toml; or a results file, to export it and run nothing."),
     ],
     workers: Annotated[
-        int | None,
-        typer.Option(help="Processes, at most cores / threads. [cores / threads]", min=1),
+        int | None, typer.Option(help="Processes; at most cores / threads. [that many]", min=1)
     ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(help="Use the workers of this Dask scheduler, e.g. tcp://host:8786."),
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Repeat failed runs.")
+        bool, typer.Option("--retry-failed", help="Try runs again that failed before.")
     ] = False,
     export: Annotated[
         str | None,
-        typer.Option(help="Also export the results beside their file: csv, json or parquet."),
+        typer.Option(help="Then write the results beside their file: csv, json or parquet."),
     ] = None,
     as_json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Run a grid of models, methods, bits or budgets, data sets and baselines.
 
-    Completed runs are not repeated, so an interrupted sweep continues where it stopped.
+    Only what is missing in the results file is run; interrupted, a sweep goes on where it was.
     """
     from qqonnx.sweep.config import read_config
     from qqonnx.sweep.export import FORMATS, export_results
@@ -49,7 +48,7 @@ def sweep(
         raise QqonnxError(f"--export {export}: must be one of {', '.join(FORMATS)}")
     if _is_database(config):
         if export is None:
-            raise QqonnxError(f"{config}: is a results file: add --export csv, json or parquet")
+            raise QqonnxError(f"{config}: a results file; --export csv, json or parquet writes it")
         target = export_results(config, export)
         if as_json:
             print_json({"exported": target})
