@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.progress import Progress
 
 from qqonnx import evaluate
-from qqonnx.study.cache import reference_models
 from qqonnx.study.data import digits, image_folder
+from qqonnx.study.models import reference_models
 from qqonnx.study.reference import IMAGE_SIZE, RECIPES
 
 

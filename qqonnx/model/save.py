@@ -10,7 +10,7 @@ import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.temporary import temporary_folder, uninterrupted
+from qqonnx.temporary import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,23 +26,22 @@ SMALL_BYTES = 256
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Give a path to write to; when the block ends without an error, the file moves to `path`.
+    """Write a model with `atomic_write`; errors become a `QqonnxError` that names `path`.
 
-    The file, and beside it the file of its external data, is written in a folder next to the
-    target. Whatever interrupts the block, nothing else is left and the target is untouched.
+    The block writes the model, and external data beside it, to the path that it is given.
 
     Raises:
-        QqonnxError: the target cannot be written, or the block raised an OSError.
+        QqonnxError: `path` cannot be written, or the block raised an OSError or could not
+            serialize the model.
     """
     try:
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
-        with temporary_folder(path.parent) as folder:
-            written = folder / path.name
+        with atomic_write(path) as written:
             try:
                 yield written
             except (ir.serde.SerdeError, EncodeError) as error:
-                # What went wrong is told once a level of the graph; the innermost says what.
+                # Each level of the graph adds an error; only the innermost names the cause.
                 cause: BaseException = error
                 while cause.__cause__ is not None and not isinstance(cause, QqonnxError):
                     cause = cause.__cause__
@@ -51,13 +50,8 @@ def staged(path: Path) -> Iterator[Path]:
             except QqonnxError as error:
                 # The user knows the target, not the temporary file.
                 raise QqonnxError(str(error).replace(str(written), str(path))) from error
-            data = data_file(written)
-            with uninterrupted():
-                if data.exists():
-                    data.replace(data_file(path))
-                written.replace(path)
     except OSError as error:
-        # numpy says only how much it could write.
+        # numpy's own errors have no strerror, only the number of bytes written.
         reason = error.strerror or f"{error}: the disk may be full"
         raise QqonnxError(f"{path}: cannot write: {reason}") from error
 

@@ -11,11 +11,11 @@ import numpy as np
 from qqonnx.codebooks import Method
 from qqonnx.codebooks.mended import fit_at_alpha
 from qqonnx.evaluation.metrics import count
-from qqonnx.study.cache import digest_of
+from qqonnx.study.models import digest_of
 from qqonnx.study.probe import CALIBRATION_IMAGES, PROBE_IMAGES, open_probe, quantized
 
 if TYPE_CHECKING:
-    from qqonnx.study.cache import StudyModel
+    from qqonnx.study.models import StudyModel
 
 ALPHAS = tuple(round(step / 12, 4) for step in range(13))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from qqonnx.codebooks import assign, distortion, fit, index_entropy
 from qqonnx.evaluation.metrics import count
-from qqonnx.study.cache import digest_of
+from qqonnx.study.models import digest_of
 from qqonnx.study.networks import FLOAT_BITS
 from qqonnx.study.probe import CALIBRATION_IMAGES, PROBE_IMAGES, Probe, decoded, open_probe
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.codebooks import Codebook
-    from qqonnx.study.cache import StudyModel
+    from qqonnx.study.models import StudyModel
     from qqonnx.study.schemes import Scheme
 
 LEAST_SIZE = 100

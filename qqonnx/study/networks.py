@@ -16,12 +16,12 @@ from qqonnx.evaluation.data import batches, open_dataset, output_indices
 from qqonnx.evaluation.metrics import count
 from qqonnx.evaluation.preprocessing import for_model
 from qqonnx.evaluation.session import open_classifier
-from qqonnx.study.cache import digest_of
+from qqonnx.study.models import digest_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from qqonnx.study.cache import StudyModel
+    from qqonnx.study.models import StudyModel
     from qqonnx.study.schemes import Scheme
 
 IMAGES = 1000

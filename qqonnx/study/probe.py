@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.codebooks import Codebook, Method
-    from qqonnx.study.cache import StudyModel
+    from qqonnx.study.models import StudyModel
 
     FloatArray = NDArray[np.float32]
 

@@ -26,7 +26,7 @@ from qqonnx.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qqonnx.study.cache import StudyModel
+    from qqonnx.study.models import StudyModel
 
 _CORE = (*PAPER, KMEANS)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from qqonnx.cache import cache_folder
 from qqonnx.errors import QqonnxError
-from qqonnx.study.cache import StudyModel, digest_of, reference_models
 from qqonnx.study.data import ImageSet, digits, image_folder
 from qqonnx.study.jobs import run_jobs
+from qqonnx.study.models import StudyModel, digest_of, reference_models
 from qqonnx.study.reference import IMAGE_SIZE, RECIPES
 from qqonnx.study.small import bundled_network
 

@@ -22,11 +22,11 @@ from qqonnx.codebooks import METHODS, assign, fit
 from qqonnx.errors import QqonnxError
 from qqonnx.study import jobs as jobs_module
 from qqonnx.study import reference, run, sources
-from qqonnx.study.cache import StudyModel
 from qqonnx.study.claims import claims
 from qqonnx.study.distributions import draw
 from qqonnx.study.jobs import run_jobs
 from qqonnx.study.layers import LayerJob, TailsJob
+from qqonnx.study.models import StudyModel
 from qqonnx.study.networks import NetworkJob
 from qqonnx.study.probe import open_probe, quantized
 from qqonnx.study.results import Results, read_results
