@@ -65,7 +65,7 @@ def sweep(
                 tasks[what] = progress.add_task(what, total=total)
             progress.update(tasks[what], advance=done)
 
-        def say(line: str) -> None:
+        def log(line: str) -> None:
             if not quiet:
                 progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -73,8 +73,8 @@ def sweep(
             read_config(config),
             workers=workers,
             scheduler=scheduler,
-            again=retry_failed,
-            say=say,
+            retry_failed=retry_failed,
+            log=log,
             progress=advance,
         )
     exported = export_results(summary.results, export) if export is not None else None

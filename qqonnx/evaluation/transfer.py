@@ -1,4 +1,4 @@
-"""What a file weighs on its way: compressed as servers and browsers do it."""
+"""Sizes of a file after the compression that web servers and browsers use for transfer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BROTLI_QUALITY = 9
-"""The highest that takes seconds, not minutes, for a large model; 11 is for files kept for long."""
+"""The highest quality that takes seconds, not minutes, for a large model."""
 
 ZSTD_LEVEL = 19
-"""The highest level that needs no more memory to unpack than browsers grant."""
+"""The highest level that browsers can decompress within their memory limit."""
 
 _CHUNK = 1 << 20
 

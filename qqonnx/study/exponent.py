@@ -59,14 +59,13 @@ class AlphaJob:
         for name, weight in probe.weights.items():
             error += float(np.square(weight.astype(np.float64) - changed[name]).sum())
             signal += float(np.square(weight.astype(np.float64)).sum())
-        nothing = np.zeros(len(probe.calibration), np.int64)
         calibration = count(
-            probe.outputs(probe.calibration, changed), nothing, probe.calibration_reference
+            probe.outputs(probe.calibration, changed), None, probe.calibration_reference
         )
-        found = count(probe.outputs(probe.images, changed), probe.answers, probe.reference)
+        counts = count(probe.outputs(probe.images, changed), probe.targets, probe.reference)
         return {
             "noise": error / signal,
-            "calibration_kl": calibration.kl / calibration.images,
-            "kl": found.kl / found.images,
-            "top1": found.top1 / found.images,
+            "calibration_kl": calibration.kl / calibration.samples,
+            "kl": counts.kl / counts.samples,
+            "top1": counts.top1 / counts.samples,
         }

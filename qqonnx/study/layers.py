@@ -87,11 +87,11 @@ def _measured(job: LayerJob, probe: Probe, codebook: Codebook) -> dict[str, floa
     moment = probe.second_moments.get(job.weight)
     on_calibration = count(
         probe.outputs(probe.calibration, {job.weight: changed}),
-        np.zeros(len(probe.calibration), np.int64),
+        None,
         probe.calibration_reference,
     )
     on_images = count(
-        probe.outputs(probe.images, {job.weight: changed}), probe.answers, probe.reference
+        probe.outputs(probe.images, {job.weight: changed}), probe.targets, probe.reference
     )
     return {
         "l1": error.l1,
@@ -99,12 +99,12 @@ def _measured(job: LayerJob, probe: Probe, codebook: Codebook) -> dict[str, floa
         "sqnr": min(error.sqnr, 200.0),
         "entropy": index_entropy(counts),
         "weighted": _weighted(weight, changed, moment) if moment is not None else 0.0,
-        "kl": on_calibration.kl / on_calibration.images,
-        "top1": on_images.top1 / on_images.images,
-        "agreement": on_images.agreeing / on_images.images,
+        "kl": on_calibration.kl / on_calibration.samples,
+        "top1": on_images.top1 / on_images.samples,
+        "agreement": on_images.agreeing / on_images.samples,
         "lost": float(
-            (probe.reference.argmax(axis=1) == probe.answers).mean()
-            - on_images.top1 / on_images.images
+            (probe.reference.argmax(axis=1) == probe.targets).mean()
+            - on_images.top1 / on_images.samples
         ),
     }
 
@@ -179,9 +179,9 @@ class TailsJob:
             for kind in ("values", "squared", "weighted")
         }
         for part, weights in changed.items():
-            found = count(probe.outputs(probe.images, weights), probe.answers, probe.reference)
-            result[f"kl_{part}"] = found.kl / found.images
-            result[f"top1_{part}"] = found.top1 / found.images
+            counts = count(probe.outputs(probe.images, weights), probe.targets, probe.reference)
+            result[f"kl_{part}"] = counts.kl / counts.samples
+            result[f"top1_{part}"] = counts.top1 / counts.samples
         return result
 
 
