@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,26 +68,26 @@ class Run:
         dataset: the images for evaluation, and for calibration on a split.
         samples: largest number of evaluation images; None for all.
         reserved: number of images in the calibration split.
+        options: options of codebook methods and `TARGET` beside those below.
+        threads: threads of the run.
         method: a codebook method, a baseline, or `TARGET`.
         bits: bits per weight; None for floats and `TARGET`.
         budget: budget of a `TARGET` run.
         granularity: granularity of a codebook method.
         calibration: calibration inputs of a `TARGET` run or a calibrated baseline.
-        options: other options of codebook methods and `TARGET`.
-        threads: threads of the run.
     """
 
     model: Source
     dataset: Source
     samples: int | None
     reserved: int
-    method: str
-    bits: int | None
-    budget: str | None
-    granularity: str | None
-    calibration: CalibrationSource | None
     options: Options
     threads: int
+    method: str
+    bits: int | None = None
+    budget: str | None = None
+    granularity: str | None = None
+    calibration: CalibrationSource | None = None
 
     @property
     def is_baseline(self) -> bool:
@@ -175,34 +175,29 @@ def runs_of(
             data == SPLIT,
             config.calibration.reconstruct,
         )
-    reserved = calibration.samples if calibration is not None and calibration.split else 0
     baselines, without_baselines = _baselines(config, installed)
     codebooks, without_codebooks = _codebooks(config)
-    runs = []
-    for model in models:
-        for dataset in datasets:
-            blank = Run(
-                model=model,
-                dataset=dataset,
-                samples=config.samples,
-                reserved=reserved,
-                method="",
-                bits=None,
-                budget=None,
-                granularity=None,
-                calibration=None,
-                options=config.options,
-                threads=config.threads,
-            )
-            for name, bits in baselines:
-                inputs = calibration if BASELINES[name].calibrated else None
-                runs.append(replace(blank, method=name, bits=bits, calibration=inputs))
-            for method, granularity, bits in codebooks:
-                runs.append(replace(blank, method=method, granularity=granularity, bits=bits))
-            runs += [
-                replace(blank, method=TARGET, budget=budget, calibration=calibration)
-                for budget in config.budgets
-            ]
+    variants: list[dict[str, Any]] = []
+    for name, bits in baselines:
+        inputs = calibration if BASELINES[name].calibrated else None
+        variants.append({"method": name, "bits": bits, "calibration": inputs})
+    variants += [{"method": m, "granularity": g, "bits": bits} for m, g, bits in codebooks]
+    for budget in config.budgets:
+        variants.append({"method": TARGET, "budget": budget, "calibration": calibration})
+    runs = [
+        Run(
+            model=model,
+            dataset=dataset,
+            samples=config.samples,
+            reserved=calibration.samples if calibration is not None and calibration.split else 0,
+            options=config.options,
+            threads=config.threads,
+            **variant,
+        )
+        for model in models
+        for dataset in datasets
+        for variant in variants
+    ]
     return runs, without_baselines + without_codebooks
 
 
