@@ -1,4 +1,4 @@
-"""Compare the outputs of two models on the same random inputs."""
+"""Compare the outputs of two models on the same made-up inputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SYMBOLIC_SIZES = (8, 64, 512)
 """Sizes tried in turn for a symbolic dimension of an input; a symbolic batch dimension is 1."""
 
 MAX_INPUT_BYTES = 2**30
-"""Limit on the size of one generated input."""
+"""Limit on the size of one made-up input."""
 
 RUN_SECONDS = 60.0
 """Time limit of one run: a model can contain an endless loop."""
@@ -43,7 +43,7 @@ Inputs = dict[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """Difference between the outputs of two models on one generated input.
+    """Difference between the outputs of two models on one made-up input.
 
     Attributes:
         max_difference: largest absolute difference; infinite if shapes differ or only one of the
@@ -65,7 +65,7 @@ class OutputCheck:
 
 
 def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> OutputCheck:
-    """Run two models, one after the other, on the same generated inputs.
+    """Run two models, one after the other, on the same made-up inputs.
 
     Float inputs are seeded normal noise; other inputs are true, zero or empty. The batch size is
     1. A run is stopped after `RUN_SECONDS`.
@@ -126,7 +126,7 @@ def compare_arrays(expected: Sequence[Any], actual: Sequence[Any]) -> OutputChec
 
 
 def run_made_up(session: ort.InferenceSession) -> tuple[Inputs, list[Any]]:
-    """Return generated inputs that the model accepts, and its outputs for them.
+    """Return made-up inputs that the model accepts, and its outputs for them.
 
     Larger sizes are tried if the model rejects smaller ones.
 

@@ -1,4 +1,4 @@
-"""Write a model so that the target appears whole or not at all."""
+"""Atomic writing of ONNX models, with or without external data."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import onnx
 
 PROTOBUF_LIMIT = 2**31 - 2**20
-"""Largest model in one file; what protobuf can hold, less room for the graph."""
+"""Largest model in one file: the limit of protobuf, less some space for the graph."""
 
 SMALL_BYTES = 256
-"""Tensors of no more bytes stay in the file when others go to a second one."""
+"""Tensors up to this size stay in the ONNX file when others become external data."""
 
 
 @contextmanager
@@ -57,27 +57,27 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def data_file(path: Path) -> Path:
-    """Return where the external data of the model at `path` goes."""
+    """Return the path of the external data of the model at `path`."""
     return path.with_name(f"{path.name}.data")
 
 
 def written_bytes(path: Path) -> int:
-    """Return the bytes of what `write` made of `path`, the data file included."""
+    """Return the size in bytes of a model that `write` wrote, external data included."""
     # Tensors inside functions are not external data: there may be no second file.
     files = [file for file in (path, data_file(path)) if file.exists()]
     return sum(file.stat().st_size for file in files)
 
 
 def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
-    """Write `model` to `path`, and its tensors to `data_file(path)` if asked or if over 2 GB.
+    """Write a model; tensors go to `data_file(path)` if requested, or if over 2 GB in total.
 
     External data is written tensor by tensor.
 
     Args:
-        model: the model, which is not for use afterwards; without external data, tensors that
-            were external come into the file.
+        model: the model, which must not be used afterwards.
         path: the file to write.
-        external_data: tensors go into a second file.
+        external_data: whether tensors become external data; otherwise tensors that were external
+            data become part of the file.
 
     Raises:
         OSError: the file cannot be written.
@@ -88,23 +88,28 @@ def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
             if value.const_value is not None:
                 total += value.const_value.nbytes
                 if not (value.is_graph_output() or value.is_graph_input()):
-                    # Its tensor has them; they need not be stored twice.
+                    # The tensor stores type and shape already.
                     value.type = value.shape = None
     if external_data or total > PROTOBUF_LIMIT:
         proto = _with_external_tensors(model, path)
     else:
         proto = ir.to_proto(_with_inline_tensors(model))
-        # What was written here before may have been larger.
+        # An earlier, larger model may have been written here.
         data_file(path).unlink(missing_ok=True)
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def refuse_overwriting(model: ir.Model, source: Path, path: Path) -> None:
-    """Refuse a target that would write over the external data of another model.
+    """Refuse to overwrite the external data of a model that is being read.
+
+    Args:
+        model: the model.
+        source: the file that the model was read from.
+        path: the file to write; it may be `source`.
 
     Raises:
-        QqonnxError: `path` is not `source`, but it or its `data_file` holds tensors of `model`,
-            which was read from there.
+        QqonnxError: `path` is not `source`, but `path` or its `data_file` contains tensors of
+            `model`.
     """
     if path.resolve() == source.resolve():
         return
@@ -120,7 +125,7 @@ def refuse_overwriting(model: ir.Model, source: Path, path: Path) -> None:
 
 
 def save(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
-    """Write `model` to `path`, whole or not at all; see `write`.
+    """Write a model atomically; see `write`.
 
     Raises:
         QqonnxError: the file cannot be written.
@@ -130,10 +135,10 @@ def save(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
 
 
 def _with_external_tensors(model: ir.Model, path: Path) -> onnx.ModelProto:
-    """Write the tensors to the data file of `path`; the model keeps its own."""
+    """Return the model with external data written to `data_file(path)`; restore its tensors."""
     values = [value for graph in model.graphs() for value in graph.initializers.values()]
     tensors = {value: value.const_value for value in values}
-    # Strings cannot be external data.
+    # String tensors cannot be external data.
     strings = [
         v
         for v, tensor in tensors.items()

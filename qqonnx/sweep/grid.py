@@ -68,7 +68,7 @@ class Run:
         dataset: the images for evaluation, and for calibration on a split.
         samples: largest number of evaluation images; None for all.
         reserved: number of images in the calibration split.
-        options: options of codebook methods and `TARGET` beside those below.
+        options: selection of weights, for codebook methods and `TARGET`.
         threads: threads of the run.
         method: a codebook method, a baseline, or `TARGET`.
         bits: bits per weight; None for floats and `TARGET`.

@@ -1,4 +1,4 @@
-"""Baselines of other packages: coremltools' palettization and NNCF's weight compression."""
+"""Baselines of other packages: palettization of coremltools, weight compression of NNCF."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def nncf_int4(request: BaselineRequest) -> dict[str, str]:
         )
         if opset < _INT4_OPSET:
             source = version_converter.convert_version(source, _INT4_OPSET)
-        # A group size of -1: a scale for each channel, whatever its length.
+        # A group size of -1 means one scale per channel.
         model = nncf.compress_weights(
             source, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=-1, all_layers=True
         )
