@@ -12,6 +12,15 @@ class QqonnxError(Exception):
         super().__init__(printable(message))
 
 
+class OptionError(QqonnxError):
+    """An option that does not fit; names the field of the library's option."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what a library's error says, or the error's name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

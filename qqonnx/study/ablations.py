@@ -63,8 +63,8 @@ def measure_tails(model: StudyModel, bits: int, method: str) -> list[Row]:
     row |= {kind: float(outer / both) if both else 0.0 for kind, (outer, both) in sums.items()}
     for part, weights in variants.items():
         score = simulation.score(weights)
-        row[f"kl_{part}"] = score.kl / score.images
-        row[f"top1_{part}"] = score.top1 / score.images
+        row[f"kl_{part}"] = score.kl / score.samples
+        row[f"top1_{part}"] = score.top1 / score.samples
     return [row]
 
 
@@ -97,7 +97,7 @@ def measure_exponent(model: StudyModel, bits: int, alpha: float) -> list[Row]:
             "alpha": alpha,
             "noise": error / signal,
             "calibration_kl": simulation.calibration_kl(weights),
-            "kl": score.kl / score.images,
-            "top1": score.top1 / score.images,
+            "kl": score.kl / score.samples,
+            "top1": score.top1 / score.samples,
         }
     ]

@@ -162,6 +162,7 @@ def _split(everything: Split) -> tuple[Split, Split]:
 def _read(folder: Path, size: int) -> tuple[Split, tuple[str, ...]]:
     image_module = import_extra("PIL.Image", "images")
     dataset = open_dataset(folder)
+    assert dataset.labels is not None
     images = np.empty((len(dataset.items), size, size, 3), np.uint8)
     for number, file in enumerate(dataset.items):
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from qqonnx.cache import cache_folder
 from qqonnx.study.models import StudyModel, digest_of
+from qqonnx.temporary import atomic_write
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
@@ -97,32 +97,31 @@ def run_jobs(
     files = [folder / f"{digest_of(__version__, job.key)}.json" for job in jobs]
     results: list[Result | None] = [None] * len(jobs)
     todo = []
-    for at, (job, file) in enumerate(zip(jobs, files, strict=True)):
+    for index, (job, file) in enumerate(zip(jobs, files, strict=True)):
         if not fresh and file.exists():
-            results[at] = json.loads(file.read_text("utf-8"))
+            results[index] = json.loads(file.read_text("utf-8"))
             progress(job.cost)
         else:
-            todo.append(at)
+            todo.append(index)
 
-    def keep(at: int, result: Result) -> None:
-        partial = files[at].with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(result), "utf-8")
-        partial.replace(files[at])
-        # What is returned is what a later run finds.
-        results[at] = json.loads(json.dumps(result))
-        progress(jobs[at].cost)
+    def store(index: int, result: Result) -> None:
+        with atomic_write(files[index]) as file:
+            file.write_text(json.dumps(result), "utf-8")
+        # A later run reads the JSON: return the same now.
+        results[index] = json.loads(json.dumps(result))
+        progress(jobs[index].cost)
 
     if workers == 1:
-        for at in todo:
-            keep(at, jobs[at].run())
+        for index in todo:
+            store(index, jobs[index].run())
     elif todo:
-        # Forking a process that has run ONNX Runtime's threads may hang.
+        # A forked process may hang if ONNX Runtime has started threads before.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(workers, len(todo)), context) as pool:
-            waiting = {pool.submit(jobs[at].run): at for at in todo}
+            waiting = {pool.submit(jobs[index].run): index for index in todo}
             try:
                 for future in as_completed(waiting):
-                    keep(waiting[future], future.result())
+                    store(waiting[future], future.result())
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -68,7 +68,7 @@ def measure_layer(
         quantized = codebook.levels.astype(weight.dtype)[indices]
         error = distortion(weight, quantized)
         score = simulation.score({name: quantized})
-        top1 = score.top1 / score.images
+        top1 = score.top1 / score.samples
         rows.append(
             {
                 "model": model.name,
@@ -83,7 +83,7 @@ def measure_layer(
                 "weighted": 0.0 if moment is None else _weighted(weight, quantized, moment),
                 "kl": simulation.calibration_kl({name: quantized}),
                 "top1": top1,
-                "agreement": score.agreeing / score.images,
+                "agreement": score.agreeing / score.samples,
                 "lost": float_top1 - top1,
             }
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from qqonnx.cache import cache_folder
 from qqonnx.study.data import write_npz
 from qqonnx.study.reference import RECIPES, recipe_text, train_reference
+from qqonnx.temporary import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,7 +97,6 @@ def write_splits(images: ImageSet, folder: Path) -> tuple[Path, Path]:
     held_out, training = folder / "held_out.npz", folder / "training.npz"
     for path, split in ((held_out, images.held_out), (training, images.training)):
         if not path.exists():
-            unfinished = path.with_suffix(f".{os.getpid()}.npz")
-            write_npz(unfinished, split)
-            unfinished.replace(path)
+            with atomic_write(path) as target:
+                write_npz(target, split)
     return held_out, training

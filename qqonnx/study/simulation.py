@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import numpy_helper
 
 from qqonnx.codebooks import assign, fit
 from qqonnx.evaluation.metrics import count, divergence
 from qqonnx.model.load import load
 from qqonnx.model.select import select
+from qqonnx.model.session import open_session, run_session
 from qqonnx.study.networks import load_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import onnxruntime as ort
     from numpy.typing import NDArray
 
     from qqonnx.codebooks import Method
@@ -34,6 +35,8 @@ SIMULATION_IMAGES = 300
 
 CALIBRATION_IMAGES = 128
 """Largest number of other images, which give activations and the KL that predicts accuracy."""
+
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def open_simulation(model: StudyModel) -> Simulation:
     for name, array in weights.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
-    session = _session(proto)
+    session = open_session(proto.SerializeToString(), name=str(model.path), threads=1)
     return Simulation(
         session,
         input_name,
@@ -131,9 +134,10 @@ def _second_moments(
     wanted = sorted({node.input[0] for node in read.values()} - {input_name})
     for name in wanted:
         extended.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    session = _session(extended)
+    session = open_session(extended.SerializeToString(), threads=1)
     squares = {input_name: _mean_square(images)}
-    for name, value in zip(wanted, session.run(wanted, {input_name: images}), strict=True):
+    activations = run_session(session, {input_name: images}, wanted)
+    for name, value in zip(wanted, activations, strict=True):
         squares[name] = _mean_square(value)
     moments = {}
     for name, node in read.items():
@@ -156,14 +160,6 @@ def _mean_square(values: FloatArray) -> NDArray[np.float64]:
     return np.asarray(np.square(values.astype(np.float64)).mean(axis=axes))
 
 
-def _session(proto: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    content = proto.SerializeToString()
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
 def _outputs(
     session: ort.InferenceSession,
     input_name: str,
@@ -171,8 +167,8 @@ def _outputs(
     changed: Mapping[str, FloatArray],
 ) -> NDArray[Any]:
     parts = [
-        session.run(None, {input_name: images[at : at + 64], **changed})[0]
-        for at in range(0, len(images), 64)
+        run_session(session, {input_name: images[start : start + BATCH_SIZE], **changed})[0]
+        for start in range(0, len(images), BATCH_SIZE)
     ]
     return np.concatenate(parts).reshape(len(images), -1)
 

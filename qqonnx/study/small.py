@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from qqonnx.evaluation.preprocessing import PREPROCESSING_KEY, Preprocessing
 from qqonnx.extras import import_extra
 from qqonnx.study.data import Split, digits, read_npz, write_npz
 from qqonnx.study.models import StudyModel, digest_of, write_splits
+from qqonnx.temporary import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,9 +46,8 @@ def small_network(images: ImageSet) -> StudyModel:
     held_out, calibration = write_splits(images, home)
     path = home / f"small-{digest_of(repr((HIDDEN, SEED, EPOCHS, EPOCHS_OF_MANY)))}.onnx"
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        onnx.save(_trained(images), partial)
-        partial.replace(path)
+        with atomic_write(path) as target:
+            onnx.save(_trained(images), target)
     return StudyModel("small", "small network", path, held_out, calibration, images.name)
 
 
@@ -124,8 +123,7 @@ def bundled_network(checkout: Path) -> StudyModel | None:
     calibration = cache_folder("study") / "models" / f"bundled-{digest_of(data)}.npz"
     if not calibration.exists():
         calibration.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = calibration.with_suffix(f".{os.getpid()}.npz")
-        write_npz(unfinished, Split(images[other], labels[other]))
-        unfinished.replace(calibration)
+        with atomic_write(calibration) as target:
+            write_npz(target, Split(images[other], labels[other]))
     label = "MobileNetV3-Small (bundled)"
     return StudyModel("bundled", label, path, data, calibration, everything.name)
