@@ -1,4 +1,4 @@
-"""Where what can be computed again is kept between runs."""
+"""The cache folder: results and models that can be computed again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def cache_folder(part: str) -> Path:
-    """Return the folder of a part of qqonnx: XDG_CACHE_HOME or ~/.cache, qqonnx, its name."""
+    """Return $XDG_CACHE_HOME/qqonnx/PART, or ~/.cache/qqonnx/PART where that is not set."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "qqonnx" / part

@@ -1,4 +1,4 @@
-"""Work on several items at once, in threads: numpy lets others run while it computes."""
+"""Parallel work in threads: numpy releases the interpreter lock while it computes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 MOST_VALUES = 2**25
-"""Values of weights in work at once, a larger weight aside: each may take some 20 bytes."""
+"""Largest number of weight values in work at once; each takes up to about 20 bytes."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -32,16 +32,16 @@ def in_order(
     threads: int,
     most: int = MOST_VALUES,
 ) -> Iterator[Result]:
-    """Yield `work(item)` of each item, in their order, as if done one after the other.
+    """Yield `work(item)` for each item in order, computed in several threads.
 
-    Items that have not begun are given up when one fails or the iterator is closed.
+    When one item fails or the iterator is closed, items that have not started are dropped.
 
     Args:
-        work: what is done; must not depend on the order.
-        items: what it is done to.
-        size: what an item counts.
-        threads: how many are worked on at once.
-        most: items in work count at most this together; a larger one is worked on alone.
+        work: the function; its result must not depend on the order of calls.
+        items: the items.
+        size: returns the size of an item.
+        threads: number of threads.
+        most: largest total size of the items in work; a larger item is processed alone.
     """
     if threads == 1:
         yield from map(work, items)

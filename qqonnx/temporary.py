@@ -1,4 +1,4 @@
-"""Folders for files in the making: gone when the work ends, by whatever way, Ctrl-C included."""
+"""Temporary folders and atomic writes: an interrupted process leaves no partial file behind."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
-    """Give a new empty folder in `parent`, by default where the system keeps temporary files.
+    """Create an empty folder that is deleted when the block ends, on Ctrl-C too.
+
+    Args:
+        parent: where the folder is created; by default in the system's temporary folder.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
     folder = None
     try:
@@ -33,9 +36,33 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that is renamed to `path` when the block ends without an error.
+
+    The block creates a file or a folder there. Other files that it creates in the same temporary
+    folder, such as external data, move to the folder of `path` first. After an error nothing is
+    left and `path` is as it was.
+
+    Args:
+        path: the file to write, or the folder to create; its parent folder exists.
+
+    Raises:
+        OSError: `path` cannot be written.
+    """
+    with temporary_folder(path.parent) as folder:
+        written = folder / path.name
+        yield written
+        with uninterrupted():
+            for other in folder.iterdir():
+                if other != written:
+                    other.replace(path.with_name(other.name))
+            written.replace(path)
+
+
+@contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done, for steps that must not be left half-way."""
-    # Signals reach Python code in the main thread only; Windows has no masks.
+    """Delay Ctrl-C and SIGTERM until the block ends, for steps that must not stop half-way."""
+    # Python handles signals in the main thread only; Windows has no signal masks.
     if not hasattr(signal, "pthread_sigmask") or (
         threading.current_thread() is not threading.main_thread()
     ):

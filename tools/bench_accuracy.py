@@ -27,10 +27,10 @@ import qqonnx
 from qqonnx import Options, compress
 from qqonnx.config import Calibration, Target
 from qqonnx.evaluation import open_dataset
+from qqonnx.evaluation.classifier import open_classifier
 from qqonnx.evaluation.data import batches, output_indices
 from qqonnx.evaluation.metrics import Counts, count
 from qqonnx.evaluation.preprocessing import for_model
-from qqonnx.evaluation.session import open_classifier
 from qqonnx.sweep.machine import peak_bytes
 
 
@@ -83,7 +83,7 @@ def main() -> None:
         Console(stderr=True).print(line(row), highlight=False)
     show(rows)
     machine = (
-        f"{name}, {rows[0].counts.images} images of {arguments.data.name}, {weights:,} weights; "
+        f"{name}, {rows[0].counts.samples} images of {arguments.data.name}, {weights:,} weights; "
         f"qqonnx {qqonnx.__version__}, {platform.machine()}, peak memory "
         f"{(peak_bytes() or 0) / 1e9:.2f} GB"
     )
@@ -240,9 +240,9 @@ def cells(row: Row) -> list[str]:
         row.label,
         f"{row.nbytes / 1e6:.3f}",
         f"{row.bits:.2f}",
-        f"{100 * counts.top1 / counts.images:.1f}",
-        f"{100 * counts.agreeing / counts.images:.1f}",
-        f"{counts.kl / counts.images:.4f}",
+        f"{100 * counts.top1 / counts.samples:.1f}",
+        f"{100 * counts.agreeing / counts.samples:.1f}",
+        f"{counts.kl / counts.samples:.4f}",
     ]
 
 
@@ -296,7 +296,7 @@ def draw(rows: list[Row], name: str, path: Path) -> None:
             continue
         chosen.sort(key=lambda row: row.nbytes)
         x = [row.nbytes / 1e6 for row in chosen]
-        y = [100 * row.counts.agreeing / row.counts.images for row in chosen]
+        y = [100 * row.counts.agreeing / row.counts.samples for row in chosen]
         names = {"target": "target, calibrated", "data-free": "target, data-free"}
         names["reconstruction"] = "target, calibrated, reconstruction"
         label = names.get(key, key)
@@ -305,7 +305,7 @@ def draw(rows: list[Row], name: str, path: Path) -> None:
         xlabel="file size in MB",
         ylabel="images answered as by the float model, %",
         title=f"{name} ({rows[0].nbytes / 1e6:.1f} MB in float)",
-        ylim=(_floor([100 * row.counts.agreeing / row.counts.images for row in rows]), None),
+        ylim=(_floor([100 * row.counts.agreeing / row.counts.samples for row in rows]), None),
     )
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right")

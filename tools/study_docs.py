@@ -3,7 +3,7 @@
     qqonnx study -o STUDY
     python tools/study_docs.py STUDY
 
-Replaces what stands between the markers in docs/study.md, and the figures it shows.
+Replaces the text between the markers in docs/study.md, and the figures of that page.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qqonnx.study.claims import claims
-from qqonnx.study.mending import mendings
 from qqonnx.study.results import Results, read_results
 from qqonnx.study.schemes import ALL
 from qqonnx.study.summary import answer, limits, network_table
+from qqonnx.study.variants import variant_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DOCS = Path(__file__).parent.parent / "docs"
-SHOWN = ("fig2_errors", "fig3_resnet", "predictors", "tails", "mended")
-"""Figures that docs/study.md shows, where the run has drawn them."""
+SHOWN = ("fig2_errors", "fig3_resnet", "predictors", "tails", "variants")
+"""The figures of docs/study.md, if the run has drawn them."""
 
 LARGEST_FIGURE = 150_000
 
@@ -51,17 +51,17 @@ def main() -> None:
 
 
 def replaced(text: str, name: str, content: str) -> str:
-    """Return `text` with the section between the markers called `name` replaced."""
+    """Return `text` with new content between the markers of section `name`."""
     start, stop = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    before, found, rest = text.partition(start)
-    _, ended, after = rest.partition(stop)
-    if not (found and ended):
+    before, starts, rest = text.partition(start)
+    _, ends, after = rest.partition(stop)
+    if not (starts and ends):
         raise SystemExit(f"docs/study.md: the markers of {name} are missing")
     return f"{before}{start}{content}\n{stop}{after}"
 
 
 def sections(results: Results) -> dict[str, str]:
-    """Return the generated sections by name, as Markdown."""
+    """Return the generated sections as Markdown, by name."""
     labels = {scheme.key: scheme.label for scheme in ALL}
 
     def percent(value: float | None) -> str:
@@ -73,7 +73,7 @@ def sections(results: Results) -> dict[str, str]:
     ]
     gaps = [
         (labels[e.scheme], percent(e.error_gap), percent(e.network_gap), percent(e.accuracy))
-        for e in mendings(results)
+        for e in variant_results(results)
     ]
     setting = [f"- {name}: {text}" for name, text in results.setting.items()]
     shown = [
@@ -85,7 +85,7 @@ def sections(results: Results) -> dict[str, str]:
     return {
         "claims": table(("the paper says", "verdict", "number"), verdicts),
         "answer": "\n\n".join(answer(results)),
-        "mendings": table(head, gaps),
+        "variants": table(head, gaps),
         "networks": table(*network_table(results)),
         "figures": "\n\n".join(shown),
         "limits": "\n\n".join(limits(results)),

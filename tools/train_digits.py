@@ -107,7 +107,7 @@ def load_splits() -> tuple[Split, Split]:
 
 
 def preprocess(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return float32 [n, 3, size, size] as `PREPROCESSING` says, resized by Pillow."""
+    """Return float32 [n, 3, size, size], preprocessed by `PREPROCESSING` with Pillow."""
     size = (PREPROCESSING.crop, PREPROCESSING.crop)
     resized = [
         Image.fromarray(image).convert("RGB").resize(size, Image.Resampling.BILINEAR)
@@ -119,15 +119,15 @@ def preprocess(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Rotate, scale and shift each image at random; the outside is black."""
+    """Rotate, scale and shift each image at random, with black borders."""
     n = len(images)
     angle, scale, dx, dy = (torch.rand((4, n), generator=generator) * 2 - 1).unbind()
     angle, scale = angle * math.radians(15), 1 + scale * 0.15
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    # grid_sample's coordinates run from -1 to 1: one of the 8 original pixels is 1/4.
+    # grid_sample's coordinates run from -1 to 1, so one of the 8 original pixels is 1/4.
     rows = [torch.stack([cos, -sin, dx / 4], 1), torch.stack([sin, cos, dy / 4], 1)]
     grid = nn.functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-    # Padding is zero, and black is (0 - mean) / std = -1.
+    # Padding is 0, but black is (0 - mean) / std = -1.
     return nn.functional.grid_sample(images + 1, grid, align_corners=False) - 1
 
 
@@ -159,14 +159,14 @@ def train(split: Split, epochs: int) -> nn.Module:
             average.update_parameters(model)
             total += loss.item()
         print(f"epoch {epoch + 1:3d} of {epochs}: training loss {total / steps:.4f}", flush=True)
-    # The statistics of batch normalization belong to the weights: measure those of the average.
+    # The averaged weights need batch normalization statistics of their own.
     torch.optim.swa_utils.update_bn(images.split(BATCH), average)
     module: nn.Module = average.module
     return module.to(memory_format=torch.contiguous_format)
 
 
 def count_correct(path: Path, split: Split) -> int:
-    """Return how many images the ONNX model at `path` names correctly."""
+    """Return the number of images that the ONNX model at `path` classifies correctly."""
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     logits = session.run(None, {"input": preprocess(split.images)})[0]
     return int((logits.argmax(1) == split.labels).sum())

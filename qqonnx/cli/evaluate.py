@@ -16,16 +16,16 @@ from qqonnx.errors import QqonnxError
 def evaluate(
     models: Annotated[list[Path], typer.Argument(help="ONNX image classifiers.")],
     data: Annotated[
-        Path, typer.Option(help="A folder with one folder of images a class, or an .npz file.")
+        Path, typer.Option(help="Folder with one folder of images per class, or an .npz file.")
     ],
-    baseline: Annotated[Path | None, typer.Option(help="The float model to compare with.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Float model to compare with.")] = None,
     preprocessing: Annotated[
         Path | None,
         typer.Option(help="JSON file: resize, crop, interpolation, mean, std. [model's metadata]"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images in a batch.", min=1)] = 32,
-    limit: Annotated[int | None, typer.Option(help="Take this many images only.", min=1)] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads for one run.", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 32,
+    limit: Annotated[int | None, typer.Option(help="Use only this many images.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per run.", min=1)] = None,
     as_json: Annotated[bool, JSON] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     quiet: Annotated[bool, QUIET] = False,

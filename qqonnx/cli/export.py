@@ -13,15 +13,15 @@ from qqonnx.cli.terminal import JSON, OUTPUT, WEIGHTS, print_json
 
 def export(
     model: Annotated[
-        str, typer.Argument(help="A torchvision model's name, or efficientnet_lite0.")
+        str, typer.Argument(help="Name of a torchvision model, or efficientnet_lite0.")
     ],
     output: Annotated[Path, OUTPUT],
     weights: Annotated[str, WEIGHTS] = "DEFAULT",
     image_size: Annotated[int | None, typer.Option(help="Side of input images in pixels.")] = None,
-    simplify: Annotated[bool, typer.Option("--simplify", help="Pass it through onnxsim.")] = False,
+    simplify: Annotated[bool, typer.Option("--simplify", help="Simplify with onnxsim.")] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Write a pretrained PyTorch model as ONNX, checked against PyTorch."""
+    """Export a pretrained PyTorch model to ONNX and compare its outputs with PyTorch's."""
     from qqonnx import zoo
 
     report = zoo.export(model, output, weights=weights, image_size=image_size, simplify=simplify)

@@ -18,34 +18,34 @@ def report(
     as_json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
 ) -> None:
-    """Turn the results of a sweep into one HTML page, and say what to pick.
+    """Write the results of a sweep as one HTML page, and recommend files.
 
-    The page needs no network and no other file.
+    The page needs neither a network nor other files.
     """
     import_extra("jinja2", "report")
     from qqonnx.report.advice import advice
+    from qqonnx.report.comparisons import LOSSES
     from qqonnx.report.page import write_report
-    from qqonnx.report.subjects import LOSSES
 
-    subjects = write_report(results, output)
+    comparisons = write_report(results, output)
     if as_json:
         picks = [
             {
-                "subject": subject.name,
-                "quality": subject.quality,
-                "advice": advice(subject),
-                "frontier": [outcome.text["key"] for outcome in subject.frontier],
+                "subject": comparison.name,
+                "quality": comparison.metric,
+                "advice": advice(comparison),
+                "frontier": [outcome.text["key"] for outcome in comparison.frontier],
                 "picks": {
                     f"{100 * loss:g}": pick.text["key"]
                     for loss in LOSSES
-                    if (pick := subject.smallest(loss)) is not None
+                    if (pick := comparison.smallest(loss)) is not None
                 },
             }
-            for subject in subjects
+            for comparison in comparisons
         ]
         print_json({"page": output, "subjects": picks})
     elif not quiet:
         console = Console(highlight=False, soft_wrap=True)
-        for subject in subjects:
-            console.print(f"{subject.name}: {advice(subject)}", markup=False)
+        for comparison in comparisons:
+            console.print(f"{comparison.name}: {advice(comparison)}", markup=False)
         console.print(f"{output}", markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,32 +14,35 @@ from qqonnx.cli.terminal import QUIET, progress_bar
 
 def study(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the report.", file_okay=False)
+        Path,
+        typer.Option("--output", "-o", help="Folder for page and figures.", file_okay=False),
     ] = Path("study"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="The bundled network and few bit-widths; no PyTorch.")
+        bool,
+        typer.Option("--quick", help="The bundled network at few bit-widths; no PyTorch."),
     ] = False,
     data: Annotated[
         Path | None,
         typer.Option(help="Image folder to train reference models on. [scikit-learn's digits]"),
     ] = None,
     mnist: Annotated[
-        Path | None, typer.Option(help="Folder of MNIST's files, or the word download. [digits]")
+        Path | None, typer.Option(help="Folder with MNIST's files, or the word download. [digits]")
     ] = None,
     imagenette: Annotated[
         Path | None,
-        typer.Option(help="Image folder (train, val) of ImageNet classes: pretrained networks."),
+        typer.Option(help="Image folder (train, val) with ImageNet classes: pretrained networks."),
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="For --imagenette: torchvision's weights, or a folder of NAME.pth.")
+        str,
+        typer.Option(help="For --imagenette: torchvision's weights, or a folder with NAME.pth."),
     ] = "DEFAULT",
-    workers: Annotated[int | None, typer.Option(help="Processes. [cores]", min=1)] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure anew what is cached.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Number of processes. [cores]", min=1)] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached measurements.")] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
-    """Run the study of quantile quantization again: figures, claims, verdicts, one HTML page.
+    """Repeat the study of quantile quantization: figures, claims and verdicts on one HTML page.
 
-    Models and measurements are kept in the cache folder; a run that was interrupted goes on.
+    Models and measurements are cached, so an interrupted run continues where it stopped.
     """
     from qqonnx.study.claims import claims
     from qqonnx.study.page import write_report
@@ -49,15 +53,15 @@ def study(
     with progress_bar(quiet) as progress:
         tasks = {}
 
-        def advance(what: str, done: float, total: float) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], advance=done)
+        def advance(stage: str, done: float, total: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], advance=done)
 
         results = run_study(
             QUICK if quick else FULL, sources, workers=workers, fresh=fresh, progress=advance
         )
-        page = write_report(results, output, lambda done, all_: advance("figures", done, all_))
+        page = write_report(results, output, partial(advance, "figures"))
     if not quiet:
         console = Console(highlight=False, soft_wrap=True)
         for claim in claims(results):

@@ -21,25 +21,25 @@ def sweep(
         typer.Argument(help="sweep.toml; or a results file, to export it and run nothing."),
     ],
     workers: Annotated[
-        int | None, typer.Option(help="Processes; at most cores / threads. [that many]", min=1)
+        int | None, typer.Option(help="Worker processes, at most cores / threads. [as many]", min=1)
     ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(help="Use the workers of this Dask scheduler, e.g. tcp://host:8786."),
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try runs again that failed before.")
+        bool, typer.Option("--retry-failed", help="Retry runs that failed before.")
     ] = False,
     export: Annotated[
         str | None,
-        typer.Option(help="Then write the results beside their file: csv, json or parquet."),
+        typer.Option(help="Export the results to a file beside them: csv, json or parquet."),
     ] = None,
     as_json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Run a grid of models, methods, bits or budgets, data sets and baselines.
 
-    Only what is missing in the results file is run; interrupted, a sweep goes on where it was.
+    Only runs that are missing in the results file are executed, so an interrupted sweep continues.
     """
     from qqonnx.sweep.config import read_config
     from qqonnx.sweep.export import FORMATS, export_results
@@ -60,12 +60,12 @@ def sweep(
     with progress_bar(quiet or as_json) as progress:
         tasks = {}
 
-        def advance(what: str, done: float, total: float) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], advance=done)
+        def advance(activity: str, done: float, total: float) -> None:
+            if activity not in tasks:
+                tasks[activity] = progress.add_task(activity, total=total)
+            progress.update(tasks[activity], advance=done)
 
-        def say(line: str) -> None:
+        def log(line: str) -> None:
             if not quiet:
                 progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -73,8 +73,8 @@ def sweep(
             read_config(config),
             workers=workers,
             scheduler=scheduler,
-            again=retry_failed,
-            say=say,
+            retry_failed=retry_failed,
+            log=log,
             progress=advance,
         )
     exported = export_results(summary.results, export) if export is not None else None

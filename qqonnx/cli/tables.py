@@ -1,4 +1,4 @@
-"""What the commands print: tables of weights and a summary line."""
+"""Printed tables of weights, and summary lines."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _COLUMNS = (
 )
 
 _FULL_WIDTH = 110
-"""Columns of text that a table of all columns takes with short names."""
+"""Terminal width that a table with all columns needs if names are short."""
 
 _SHORT_COLUMNS = ("weight", "shape", "bits", "entropy", "SQNR dB", "bytes before", "after")
 
 
 def compress_summary(report: CompressReport, console: Console) -> None:
-    """Print what was compressed, what was not, and what it saved."""
+    """Print the compressed weights, the skipped tensors, and the file sizes."""
     console.print(_weights_table(report.weights, _SHORT_COLUMNS))
     _print_skipped(report.skipped, console)
     if report.calibration is not None:
@@ -62,7 +62,7 @@ def compress_summary(report: CompressReport, console: Console) -> None:
 
 
 def unreadable_summary(names: Sequence[str], console: Console) -> None:
-    """Print how many image files were left out, and which."""
+    """Print the number and the names of unreadable image files."""
     if names:
         console.print(f"{len(names)} images left out, as they cannot be read:", highlight=False)
     for name in names:
@@ -70,7 +70,7 @@ def unreadable_summary(names: Sequence[str], console: Console) -> None:
 
 
 def inspection_summary(inspection: Inspection, console: Console) -> None:
-    """Print a file's weights and what else it holds."""
+    """Print the weights of a file, its float tensors, and its state."""
     if inspection.weights:
         columns = _COLUMNS if console.width >= _FULL_WIDTH else _SHORT_COLUMNS
         console.print(_weights_table(inspection.weights, columns))
@@ -90,8 +90,8 @@ def inspection_summary(inspection: Inspection, console: Console) -> None:
     )
     if inspection.inflated:
         console.print(
-            f"{len(inspection.inflated)} weights were compressed once and are packed no more: a "
-            "graph simplifier or an optimizer folded their decoding. Compress last.",
+            f"{len(inspection.inflated)} weights were compressed but are stored as floats now: a "
+            "graph simplifier or an optimizer folded their decode nodes. Compress last.",
             highlight=False,
             soft_wrap=True,
         )

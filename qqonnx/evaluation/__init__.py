@@ -1,4 +1,4 @@
-"""What compression costs: accuracy, agreement with the float model, size, load time, latency."""
+"""Evaluation of models: accuracy, agreement with the float model, size, load time, latency."""
 
 from qqonnx.evaluation.data import Dataset, open_dataset
 from qqonnx.evaluation.preprocessing import Preprocessing

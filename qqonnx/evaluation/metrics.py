@@ -1,4 +1,4 @@
-"""Accuracy and agreement, added up batch by batch."""
+"""Accuracy, agreement and KL divergence of a classifier's outputs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counts:
-    """Sums over images.
+    """Sums over samples, which can be added up batch by batch.
 
     Attributes:
-        images: number of images.
-        top1: images whose greatest output is the right one.
-        top5: images whose right output is among the five greatest.
-        agreeing: images whose greatest output is the baseline's.
-        kl: sum of KL(baseline || model) in nats.
+        samples: number of samples.
+        top1: samples whose largest output is the target.
+        top5: samples whose target is among the five largest outputs.
+        agreeing: samples with the same largest output as the reference.
+        kl: sum of KL(reference || model) in nats.
     """
 
-    images: int = 0
+    samples: int = 0
     top1: int = 0
     top5: int = 0
     agreeing: int = 0
@@ -31,7 +31,7 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
-            self.images + other.images,
+            self.samples + other.samples,
             self.top1 + other.top1,
             self.top5 + other.top5,
             self.agreeing + other.agreeing,
@@ -40,38 +40,43 @@ class Counts:
 
 
 def count(
-    outputs: NDArray[Any], answers: NDArray[np.int64], baseline: NDArray[Any] | None
+    outputs: NDArray[Any], targets: NDArray[np.int64] | None, reference: NDArray[Any]
 ) -> Counts:
-    """Compare outputs with the right answers and with the baseline's outputs.
+    """Compare outputs with the correct classes and with the outputs of a reference model.
 
     Args:
         outputs: logits or probabilities [n, classes].
-        answers: the right output of each image, int64 [n].
-        baseline: the baseline's outputs on the same images, of the same shape.
+        targets: index of each sample's correct output, int64 [n]; without it no output counts
+            as correct.
+        reference: outputs of the reference model for the same samples, [n, classes].
     """
-    right = outputs[np.arange(len(answers)), answers][:, None]
-    # The lower of two equal outputs' indices ranks first, as with argmax.
-    earlier = np.arange(outputs.shape[1]) < answers[:, None]
-    rank = ((outputs > right) | ((outputs == right) & earlier)).sum(axis=1)
-    agreeing, kl = 0, 0.0
-    if baseline is not None:
-        agreeing = int((outputs.argmax(axis=1) == baseline.argmax(axis=1)).sum())
-        kl = float(divergence(baseline, outputs).sum())
-    return Counts(len(answers), int((rank == 0).sum()), int((rank < 5).sum()), agreeing, kl)
+    top1 = top5 = 0
+    if targets is not None:
+        correct = outputs[np.arange(len(targets)), targets][:, None]
+        # Among equal outputs the lowest index ranks first, as with argmax.
+        earlier = np.arange(outputs.shape[1]) < targets[:, None]
+        rank = ((outputs > correct) | ((outputs == correct) & earlier)).sum(axis=1)
+        top1, top5 = int((rank == 0).sum()), int((rank < 5).sum())
+    agreeing = int((outputs.argmax(axis=1) == reference.argmax(axis=1)).sum())
+    return Counts(len(outputs), top1, top5, agreeing, float(divergence(reference, outputs).sum()))
 
 
 def divergence(reference: NDArray[Any], outputs: NDArray[Any]) -> NDArray[np.float64]:
-    """Return KL(reference || outputs) of each image in nats, [n], from logits or probabilities."""
-    expected, found = log_probabilities(reference), log_probabilities(outputs)
-    share = np.exp(expected)
-    return np.asarray(np.where(share > 0, share * (expected - found), 0.0).sum(axis=1))
+    """Return KL(reference || outputs) of each sample in nats, float64 [n].
+
+    Args:
+        reference: logits or probabilities [n, classes].
+        outputs: logits or probabilities [n, classes].
+    """
+    log_p, log_q = log_probabilities(reference), log_probabilities(outputs)
+    p = np.exp(log_p)
+    return np.asarray(np.where(p > 0, p * (log_p - log_q), 0.0).sum(axis=1))
 
 
 def log_probabilities(outputs: NDArray[Any]) -> NDArray[np.float64]:
     """Return log-probabilities [n, classes].
 
-    Outputs that are non-negative and add up to 1 in every row are taken as probabilities,
-    others as logits.
+    Outputs are probabilities if all are non-negative and every row sums to 1, logits otherwise.
 
     Example:
         >>> log_probabilities(np.array([[0.25, 0.75]])).round(2).tolist()

@@ -1,4 +1,4 @@
-"""How an image becomes a model's input; `qqonnx export` records it in the model."""
+"""Preprocessing of images; `qqonnx export` records it in the model's metadata."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREPROCESSING_KEY = "qqonnx.preprocessing"
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 MAX_PIXELS = 2**27
-"""Largest image after resizing: a strip one pixel wide would become as wide as the crop."""
+"""Largest number of pixels after resizing: the long side of a narrow strip grows in proportion."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Preprocessing:
         resize: length of the image's shorter side in pixels.
         crop: side of the centered square in pixels.
         interpolation: "nearest", "bilinear" or "bicubic", Pillow's filters.
-        mean: subtracted, for each channel; one entry means gray images.
-        std: divided by, for each channel.
+        mean: mean of each channel, which is subtracted; one entry for grayscale images.
+        std: standard deviation of each channel, by which pixels are divided.
     """
 
     resize: int
@@ -65,7 +65,7 @@ def from_json(text: str) -> Preprocessing:
     """
     try:
         fields: dict[str, Any] = json.loads(text)
-        found = Preprocessing(
+        preprocessing = Preprocessing(
             int(fields.pop("resize")),
             int(fields.pop("crop")),
             str(fields.pop("interpolation")),
@@ -75,24 +75,25 @@ def from_json(text: str) -> Preprocessing:
     except KeyError as error:
         raise QqonnxError(f"preprocessing: field {error} is missing") from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise QqonnxError(f"preprocessing: not the JSON expected: {error}") from error
+        raise QqonnxError(f"preprocessing: invalid JSON: {error}") from error
     if fields:
         raise QqonnxError(f"preprocessing: unknown field {next(iter(fields))!r}")
-    if found.interpolation not in INTERPOLATIONS:
+    if preprocessing.interpolation not in INTERPOLATIONS:
         raise QqonnxError(f"preprocessing: interpolation is one of {', '.join(INTERPOLATIONS)}")
-    if len(found.mean) not in (1, 3) or len(found.mean) != len(found.std) or 0 in found.std:
-        raise QqonnxError("preprocessing: mean and std have 1 or 3 entries, std none of 0")
-    if not 1 <= found.crop <= found.resize:
+    mean, std = preprocessing.mean, preprocessing.std
+    if len(mean) not in (1, 3) or len(mean) != len(std) or 0 in std:
+        raise QqonnxError("preprocessing: mean and std have 1 or 3 entries, and std is never 0")
+    if not 1 <= preprocessing.crop <= preprocessing.resize:
         raise QqonnxError("preprocessing: crop is at least 1 and at most resize")
-    return found
+    return preprocessing
 
 
 def for_model(metadata: Mapping[str, str], size: int | None) -> tuple[Preprocessing, str]:
-    """Return a model's preprocessing and where it comes from.
+    """Return a model's preprocessing and a phrase that says where it comes from.
 
     Args:
-        metadata: the model's metadata properties.
-        size: side of its input images, if fixed.
+        metadata: metadata properties of the model.
+        size: height and width of the model's input, if fixed.
     """
     if PREPROCESSING_KEY in metadata:
         return from_json(metadata[PREPROCESSING_KEY]), "the model's metadata"
@@ -106,14 +107,14 @@ def apply(image: Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Return a Pillow image as float32 [channels, crop, crop].
 
     Raises:
-        QqonnxError: resized it would have more than `MAX_PIXELS`.
+        QqonnxError: the resized image would have more than `MAX_PIXELS`.
     """
     from PIL import Image as Pillow
 
     image = image.convert("RGB" if len(preprocessing.mean) == 3 else "L")
     width, height = image.size
     short = min(width, height)
-    # torchvision cuts the longer side down to a whole pixel.
+    # torchvision truncates the longer side to a whole pixel.
     size = [int(preprocessing.resize * side / short) for side in (width, height)]
     if size[0] * size[1] > MAX_PIXELS:
         raise QqonnxError(f"an image of {width} by {height} pixels is too long to be resized")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What reconstruction found.
+    """Result of fine-tuning.
 
     Attributes:
         weights: as given, with new levels and scales; scales are float16 values.

@@ -1,4 +1,4 @@
-"""Run two models on the same made-up inputs and compare what they give."""
+"""Compare the outputs of two models on the same made-up inputs."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ import numpy as np
 import onnxruntime as ort
 
 from qqonnx.errors import QqonnxError, first_line
+from qqonnx.model.session import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
 TOLERANCE = 1e-3
-"""Largest difference of outputs, relative to the largest absolute one.
+"""Largest allowed difference of outputs, relative to the largest absolute output.
 
-Equal weights can still give outputs that differ in rounding, where ONNX Runtime orders the sums
-of a folded weight otherwise than those of a plain one.
+Equal weights can give outputs that differ by rounding: ONNX Runtime may sum in another order for
+a constant-folded weight than for a plain one.
 """
 
 SYMBOLIC_SIZES = (8, 64, 512)
-"""Sizes tried in turn for an unnamed or symbolic dimension of made-up inputs; the first is 1."""
+"""Sizes tried in turn for a symbolic dimension of an input; a symbolic batch dimension is 1."""
 
 MAX_INPUT_BYTES = 2**30
-"""Made-up inputs that would be larger are not made."""
+"""Limit on the size of one made-up input."""
 
 RUN_SECONDS = 60.0
-"""A run that takes longer is ended: a model can hold a loop that does not."""
+"""Time limit of one run: a model can contain an endless loop."""
 
 _FLOATS = {"tensor(float)": "f4", "tensor(double)": "f8", "tensor(float16)": "f2"}
 _INTEGERS = {
@@ -42,13 +43,13 @@ Inputs = dict[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """How the outputs of two models compare on one made-up input.
+    """Difference between the outputs of two models on one made-up input.
 
     Attributes:
-        max_difference: largest absolute difference; None if they could not be compared, infinite
-            if shapes differ, or one output is NaN or infinite where the other is not.
-        magnitude: largest absolute finite output of the reference.
-        reason: why they could not be compared; None if they were.
+        max_difference: largest absolute difference; infinite if shapes differ or only one of the
+            outputs is NaN or infinite; None if the outputs could not be compared.
+        magnitude: largest absolute finite output of the reference model.
+        reason: why the outputs could not be compared; None if they were.
     """
 
     max_difference: float | None
@@ -66,30 +67,30 @@ class OutputCheck:
 def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> OutputCheck:
     """Run two models, one after the other, on the same made-up inputs.
 
-    Inputs are seeded normal noise for floats, true, zero or empty otherwise, of batch size 1.
-    Runs are ended after `RUN_SECONDS`.
+    Float inputs are seeded normal noise; other inputs are true, zero or empty. The batch size is
+    1. A run is stopped after `RUN_SECONDS`.
 
     Args:
-        reference: a model.
-        other: another, with the same inputs and outputs.
+        reference: the ONNX file to compare with.
+        other: an ONNX file with the same inputs and outputs.
         optimized: whether ONNX Runtime may optimize the models, as it does by default.
 
     Raises:
-        QqonnxError: ONNX Runtime loads and runs the reference, but not `other`; or the two have
-            different numbers of outputs.
+        QqonnxError: ONNX Runtime loads and runs `reference`, but not `other`; or the numbers of
+            outputs differ.
     """
     try:
-        session = _session(reference, optimized)
+        session = open_session(reference, spinning=False, optimized=optimized)
     except QqonnxError as error:
         return OutputCheck(None, None, str(error))
     try:
         inputs, expected = run_made_up(session)
     except Exception as error:
-        _session(other, optimized)
+        open_session(other, spinning=False, optimized=optimized)
         return OutputCheck(None, None, f"made-up inputs do not run: {first_line(error)}")
-    # Of two models, which may be large, only one at a time is in memory.
+    # Models may be large: keep only one of them in memory.
     del session
-    session = _session(other, optimized)
+    session = open_session(other, spinning=False, optimized=optimized)
     try:
         actual = _run(session, inputs)
     except TimeoutError as error:
@@ -102,7 +103,7 @@ def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> 
 
 
 def compare_arrays(expected: Sequence[Any], actual: Sequence[Any]) -> OutputCheck:
-    """Compare outputs: arrays of numbers, and others such as sequences, which do not count."""
+    """Compare outputs one by one; outputs that are not numeric arrays are ignored."""
     difference = magnitude = 0.0
     finite_outputs = 0
     for left, right in zip(expected, actual, strict=True):
@@ -110,13 +111,13 @@ def compare_arrays(expected: Sequence[Any], actual: Sequence[Any]) -> OutputChec
             continue
         if not isinstance(right, np.ndarray) or left.shape != right.shape:
             return OutputCheck(math.inf, magnitude)
-        exact, found = left.astype(np.float64), right.astype(np.float64)
+        exact, other = left.astype(np.float64), right.astype(np.float64)
         finite = np.isfinite(exact)
         finite_outputs += int(finite.sum())
         magnitude = max(magnitude, float(np.abs(exact[finite]).max(initial=0)))
-        both = finite & np.isfinite(found)
-        difference = max(difference, float(np.abs(exact[both] - found[both]).max(initial=0)))
-        same = (exact == found) | (np.isnan(exact) & np.isnan(found))
+        both = finite & np.isfinite(other)
+        difference = max(difference, float(np.abs(exact[both] - other[both]).max(initial=0)))
+        same = (exact == other) | (np.isnan(exact) & np.isnan(other))
         if not (both | same).all():
             difference = math.inf
     if not finite_outputs and not difference:
@@ -125,14 +126,16 @@ def compare_arrays(expected: Sequence[Any], actual: Sequence[Any]) -> OutputChec
 
 
 def run_made_up(session: ort.InferenceSession) -> tuple[Inputs, list[Any]]:
-    """Return made-up inputs that run, and the outputs; a model may refuse the smallest sizes.
+    """Return made-up inputs that the model accepts, and its outputs for them.
+
+    Larger sizes are tried if the model rejects smaller ones.
 
     Raises:
         TimeoutError: a run took more than `RUN_SECONDS`.
-        Exception: whatever the smallest inputs fail with, if none run.
+        Exception: the error of the smallest inputs, if the model accepts none.
     """
     errors = []
-    # Inner axes may be a batch too, as that of a state beside a signal.
+    # An inner axis may be a batch axis too, as in the state of a recurrent network.
     attempts = [(size, inner) for inner in (True, False) for size in SYMBOLIC_SIZES]
     for size, inner in attempts:
         try:
@@ -162,22 +165,14 @@ def _run(session: ort.InferenceSession, inputs: Inputs) -> list[Any]:
     return outputs
 
 
-def _session(path: Path, optimized: bool) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    # Waiting threads would take the processor from whatever else runs on the machine.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not optimized:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise QqonnxError(f"{path}: ONNX Runtime does not load it: {first_line(error)}") from error
-
-
 def _made_up_inputs(session: ort.InferenceSession, symbolic: int, inner: bool) -> Inputs:
-    """Return inputs whose open axes are of size `symbolic`; 1 the first, and inner ones if told."""
+    """Return inputs by name.
+
+    Args:
+        session: the model's session.
+        symbolic: size of symbolic axes; the first axis has size 1.
+        inner: whether `symbolic` holds for every other axis, or for the last one only.
+    """
     random = np.random.default_rng(0)
     inputs = {}
     sizes: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Write a model so that the target appears whole or not at all."""
+"""Atomic writing of ONNX models, with or without external data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.temporary import temporary_folder, uninterrupted
+from qqonnx.temporary import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,31 +18,30 @@ if TYPE_CHECKING:
     import onnx
 
 PROTOBUF_LIMIT = 2**31 - 2**20
-"""Largest model in one file; what protobuf can hold, less room for the graph."""
+"""Largest model in one file: the limit of protobuf, less some space for the graph."""
 
 SMALL_BYTES = 256
-"""Tensors of no more bytes stay in the file when others go to a second one."""
+"""Tensors up to this size stay in the ONNX file when others become external data."""
 
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Give a path to write to; when the block ends without an error, the file moves to `path`.
+    """Write a model with `atomic_write`; errors become a `QqonnxError` that names `path`.
 
-    The file, and beside it the file of its external data, is written in a folder next to the
-    target. Whatever interrupts the block, nothing else is left and the target is untouched.
+    The block writes the model, and external data beside it, to the path that it is given.
 
     Raises:
-        QqonnxError: the target cannot be written, or the block raised an OSError.
+        QqonnxError: `path` cannot be written, or the block raised an OSError or could not
+            serialize the model.
     """
     try:
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
-        with temporary_folder(path.parent) as folder:
-            written = folder / path.name
+        with atomic_write(path) as written:
             try:
                 yield written
             except (ir.serde.SerdeError, EncodeError) as error:
-                # What went wrong is told once a level of the graph; the innermost says what.
+                # Each level of the graph adds an error; only the innermost names the cause.
                 cause: BaseException = error
                 while cause.__cause__ is not None and not isinstance(cause, QqonnxError):
                     cause = cause.__cause__
@@ -53,31 +52,26 @@ def staged(path: Path) -> Iterator[Path]:
                     raise
                 # The user knows the target, not the temporary file.
                 raise QqonnxError(str(error).replace(str(written), str(path))) from error
-            data = data_file(written)
-            with uninterrupted():
-                if data.exists():
-                    data.replace(data_file(path))
-                written.replace(path)
     except OSError as error:
-        # numpy says only how much it could write.
+        # numpy's own errors have no strerror, only the number of bytes written.
         reason = error.strerror or f"{error}: the disk may be full"
         raise QqonnxError(f"{path}: cannot write: {reason}") from error
 
 
 def data_file(path: Path) -> Path:
-    """Return where the external data of the model at `path` goes."""
+    """Return the path of the external data of the model at `path`."""
     return path.with_name(f"{path.name}.data")
 
 
 def written_bytes(path: Path) -> int:
-    """Return the bytes of what `write` made of `path`, the data file included."""
+    """Return the size in bytes of a model that `write` wrote, external data included."""
     # Tensors inside functions are not external data: there may be no second file.
     files = [file for file in (path, data_file(path)) if file.exists()]
     return sum(file.stat().st_size for file in files)
 
 
 def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
-    """Write `model` to `path`, and its tensors to `data_file(path)` if asked or if over 2 GB.
+    """Write a model; tensors go to `data_file(path)` if requested, or if over 2 GB in total.
 
     External data is written tensor by tensor. The model is as before afterwards.
 
@@ -110,11 +104,16 @@ def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
 
 
 def refuse_overwriting(model: ir.Model, source: Path, path: Path) -> None:
-    """Refuse a target that would write over the external data of another model.
+    """Refuse to overwrite the external data of a model that is being read.
+
+    Args:
+        model: the model.
+        source: the file that the model was read from.
+        path: the file to write; it may be `source`.
 
     Raises:
-        QqonnxError: `path` is not `source`, but it or its `data_file` holds tensors of `model`,
-            which was read from there.
+        QqonnxError: `path` is not `source`, but `path` or its `data_file` contains tensors of
+            `model`.
     """
     if path.resolve() == source.resolve():
         return
@@ -130,7 +129,7 @@ def refuse_overwriting(model: ir.Model, source: Path, path: Path) -> None:
 
 
 def save(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
-    """Write `model` to `path`, whole or not at all; see `write`.
+    """Write a model atomically; see `write`.
 
     Raises:
         QqonnxError: the file cannot be written.

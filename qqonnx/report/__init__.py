@@ -1,1 +1,1 @@
-"""One HTML page of a sweep's results: read → choose → draw → page."""
+"""One HTML page for the results of a sweep: read, group, draw, render."""

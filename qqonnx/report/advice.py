@@ -1,92 +1,89 @@
-"""What to pick of a subject's runs, in words."""
+"""Recommendations in words: which file of a comparison to take."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from qqonnx.report.wording import QUALITIES, label, megabytes, percent
+from qqonnx.report.formatting import METRICS, label, megabytes, percent
 from qqonnx.sweep.baselines import FLOAT32
 
 if TYPE_CHECKING:
+    from qqonnx.report.comparisons import Comparison
     from qqonnx.report.outcomes import Outcome
-    from qqonnx.report.subjects import Subject
 
 ADVISED_LOSS = 0.01
-"""The loss that the sentence is about, as a share of all images: one point."""
+"""The accepted loss of the recommended file, as a share of all images: one point."""
 
 
-def advice(subject: Subject) -> str:
-    """Tell in a sentence or three which file to take."""
-    others = [outcome for outcome in subject.outcomes if outcome.method != FLOAT32]
+def advice(comparison: Comparison) -> str:
+    """Return one to three sentences that recommend a file."""
+    others = [outcome for outcome in comparison.outcomes if outcome.method != FLOAT32]
     if not others:
-        return "nothing but the float model was run."
-    reference = subject.reference
-    best = max(others, key=lambda o: (subject.of(o), -o.numbers["file_bytes"], -o.number))
+        return "only the float model was run."
+    reference = comparison.reference
+    best = max(others, key=lambda o: (comparison.score(o), -o.nbytes, -o.number))
     if reference is None:
         return (
-            f"without a run of float32, losses are not known. The best of {len(others)} runs is "
-            f"{_told(subject, best)}."
+            f"losses are unknown without a run of float32. The best of {len(others)} runs is "
+            f"{_described(comparison, best)}."
         )
-    pick = subject.smallest(ADVISED_LOSS)
+    pick = comparison.smallest(ADVISED_LOSS)
     if pick is None:
-        lost = 100 * (reference - subject.of(best))
+        lost = 100 * (reference - comparison.score(best))
         return (
-            f"no run stays within 1 point of float ({_float(subject, reference)}). The closest "
-            f"is {_told(subject, best)}, which loses {lost:.1f} points."
+            f"no run stays within 1 point of float ({_float(comparison, reference)}). The closest "
+            f"is {_described(comparison, best)}, which loses {lost:.1f} points."
         )
-    words = (
-        f"the smallest file within 1 point of float ({_float(subject, reference)}) is "
-        f"{_told(subject, pick)}."
+    sentences = (
+        f"the smallest file within 1 point of float ({_float(comparison, reference)}) is "
+        f"{_described(comparison, pick)}."
     )
-    baselines = [outcome for outcome in others if outcome.is_baseline]
     if pick.is_baseline:
-        words += " It is a baseline: no file of qqonnx is as good and as small."
-    elif baselines:
-        rival = subject.smallest(ADVISED_LOSS, baseline=True)
-        words += (
+        sentences += " It is a baseline: no file from qqonnx is as good and as small."
+    elif any(outcome.is_baseline for outcome in others):
+        rival = comparison.smallest(ADVISED_LOSS, baseline=True)
+        sentences += (
             " No baseline is as good."
             if rival is None
-            else f" The smallest baseline as good, {label(rival)}, takes "
-            f"{megabytes(rival.numbers['file_bytes'])}."
+            else f" The smallest baseline as good, {label(rival)}, takes {megabytes(rival.nbytes)}."
         )
-    return words
+    return sentences
 
 
-def certainty(subject: Subject) -> str:
-    """Tell how far the number of images lets differences be trusted; nothing if not known."""
-    share = subject.reference if subject.quality == "top1" else None
-    if not subject.samples or share is None:
+def sampling_error(comparison: Comparison) -> str:
+    """Return a sentence with the standard error of the float accuracy, or "" if it is unknown."""
+    share = comparison.reference if comparison.metric == "top1" else None
+    if not comparison.samples or share is None:
         return ""
-    # Agresti and Coull's: two more right and two more wrong, so that it is not 0 at 100 %.
-    images = subject.samples + 4
-    adjusted = (share * subject.samples + 2) / images
+    # Agresti and Coull add two successes and two failures, so that 100 % has an error too.
+    images = comparison.samples + 4
+    adjusted = (share * comparison.samples + 2) / images
     points = 100 * math.sqrt(adjusted * (1 - adjusted) / images)
     return (
-        f"Judged by {subject.samples:,} images: the standard error of {percent(share)} is "
-        f"about {points:.1f} points, and differences of that order may be chance."
+        f"Scored on {comparison.samples:,} images: the standard error of {percent(share)} is about "
+        f"{points:.1f} points, so differences of that size may be chance."
     )
 
 
-def times_smaller(subject: Subject, outcome: Outcome) -> float | None:
-    """Return the float model's size over a run's; None if it was not run."""
-    if subject.float32 is None:
-        return None
-    return subject.float32.numbers["file_bytes"] / outcome.numbers["file_bytes"]
+def times_smaller(comparison: Comparison, outcome: Outcome) -> float | None:
+    """Return the float model's file size over that of a run; None without a float run."""
+    return None if comparison.float32 is None else comparison.float32.nbytes / outcome.nbytes
 
 
-def _float(subject: Subject, reference: float) -> str:
-    if subject.float32 is None:
-        return f"{percent(reference)} {QUALITIES[subject.quality]}"
-    size = megabytes(subject.float32.numbers["file_bytes"])
-    if subject.quality == "agreement":
-        return f"{size}, judged by agreement with its answers"
-    return f"{percent(reference)} {QUALITIES[subject.quality]}, {size}"
+def _float(comparison: Comparison, reference: float) -> str:
+    score = f"{percent(reference)} {METRICS[comparison.metric]}"
+    if comparison.float32 is None:
+        return score
+    size = megabytes(comparison.float32.nbytes)
+    if comparison.metric == "agreement":
+        return f"{size}, scored by agreement with its answers"
+    return f"{score}, {size}"
 
 
-def _told(subject: Subject, outcome: Outcome) -> str:
-    words = f"{label(outcome)}: {megabytes(outcome.numbers['file_bytes'])}"
-    times = times_smaller(subject, outcome)
+def _described(comparison: Comparison, outcome: Outcome) -> str:
+    words = f"{label(outcome)}: {megabytes(outcome.nbytes)}"
+    times = times_smaller(comparison, outcome)
     if times is not None and times > 1:
         words += f", {times:.1f} times smaller"
-    return f"{words}, {percent(subject.of(outcome))}"
+    return f"{words}, {percent(comparison.score(outcome))}"

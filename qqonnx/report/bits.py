@@ -1,25 +1,26 @@
-"""The charts of quality against bits, a line for each method."""
+"""Charts of score against bits, with one line per method."""
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
 from qqonnx.report import svg
-from qqonnx.report.quality import HEIGHT, WIDTH, quality_axis, quality_scale, tip
+from qqonnx.report.formatting import METRICS, percent
+from qqonnx.report.score_axis import HEIGHT, WIDTH, score_axis, score_scale, tooltip
 from qqonnx.report.svg import Box, Scale, element
-from qqonnx.report.wording import QUALITIES, percent
 from qqonnx.sweep.baselines import FLOAT32
 from qqonnx.sweep.grid import TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from qqonnx.report.comparisons import Comparison
     from qqonnx.report.outcomes import Outcome
-    from qqonnx.report.subjects import Subject
 
-_LOOKS = {
+_STYLES = {
     "uq": (0, "square"),
     "pwlq": (1, "up"),
     "pwlq-gauss": (4, "column"),
@@ -36,13 +37,13 @@ _LOOKS = {
     "qq-greedy": (0, "column"),
     "kmeans": (6, "diamond"),
 }
-"""Color, of Okabe and Ito's palette in the style sheet, and mark of each method; no two alike."""
+"""Color number and marker of each method. Okabe and Ito's colors are in the style sheet."""
 
-_OTHER_LOOKS = [(color, shape) for shape in ("up", "square", "bar") for color in (3, 6, 2)]
+_PLUGIN_STYLES = [(color, shape) for shape in ("up", "square", "bar") for color in (3, 6, 2)]
 
 
 class Series(NamedTuple):
-    """A line of the chart of bits: its label, class, mark and runs, by bits ascending."""
+    """A line of the chart: label, CSS class, marker, and runs by ascending bits."""
 
     label: str
     class_: str
@@ -50,94 +51,50 @@ class Series(NamedTuple):
     runs: tuple[Outcome, ...]
 
 
-def bits_charts(name: str, subject: Subject) -> list[tuple[str, Markup, str]]:
-    """Draw quality against bits, a chart for each granularity of codebooks.
+def bits_charts(name: str, comparison: Comparison) -> list[tuple[str, Markup, str]]:
+    """Draw one chart of score against bits for each granularity.
 
     Args:
-        name: unique in the page.
-        subject: what to draw.
+        name: the start of the charts' ids, unique in the page.
+        comparison: the runs.
 
     Returns:
-        Granularity, drawing and description of each.
+        Granularity, chart and description of each chart.
     """
-    wide = [o for o in subject.outcomes if o.index_bits is not None]
-    if not wide:
+    runs = [o for o in comparison.outcomes if o.index_bits is not None]
+    if not runs:
         return []
-    kinds = [kind for kind in ("tensor", "channel", "scale", "") if _methods(wide, kind)]
+    granularities = [kind for kind in ("tensor", "channel", "scale", "") if _methods(runs, kind)]
     return [
-        (kind, *_bits_chart(f"{name}-{kind or 'other'}", subject, wide, kind))
-        for kind in kinds or [""]
+        (kind, *_bits_chart(f"{name}-{kind or 'other'}", comparison, _series(runs, kind)))
+        for kind in granularities or [""]
     ]
 
 
-def _methods(wide: Iterable[Outcome], granularity: str) -> list[str]:
-    own = (o for o in wide if not o.is_baseline and o.method != TARGET)
-    return sorted({o.method for o in own if o.granularity == granularity})
+def _methods(runs: Iterable[Outcome], granularity: str) -> list[str]:
+    codebooks = (o for o in runs if not o.is_baseline and o.method != TARGET)
+    return sorted({o.method for o in codebooks if o.granularity == granularity})
 
 
-def _bits_chart(
-    name: str, subject: Subject, wide: Sequence[Outcome], granularity: str
-) -> tuple[Markup, str]:
-    area = Box(42, 40, WIDTH - 126, HEIGHT - 42)
-    found = _series(wide, granularity)
-    drawn = [outcome for series in found for outcome in series.runs]
-    bits = [_bits(outcome) for outcome in drawn]
-    x = Scale(min(*bits, 1) - 0.2, max(*bits, 2) + 0.2, area.left, area.right)
-    y = quality_scale(subject, drawn, area)
-    ticks = [float(tick) for tick in range(1, 17) if x.low <= tick <= x.high]
-    parts = [svg.axes(area, (x, ticks, "bits of index stored a weight"), quality_axis(subject, y))]
-    lines = []
-    for series in found:
-        points = [(x(_bits(o)), y(100 * subject.of(o))) for o in series.runs]
-        lines.append((points, series.class_, series.shape, series.label, series.runs))
-    if subject.reference is not None:
-        at = y(100 * subject.reference)
-        lines.append(([(area.left, at), (area.right, at)], "reference", "", FLOAT32, ()))
-    lines.sort(key=lambda line: (line[0][-1][1], sum(p[1] for p in line[0]) / len(line[0])))
-    heights = svg.spread([line[0][-1][1] for line in lines], area.top - 6, area.bottom)
-    for (points, class_, shape, words, runs), height in zip(lines, heights, strict=True):
-        end = area.right + 12
-        marks = [
-            svg.mark(shape, *point, 3.3, "dot", tip(subject, outcome))
-            for point, outcome in zip(points, runs, strict=False)
-        ]
-        parts.append(
-            element(
-                "g",
-                svg.path(points, "line") if len(points) > 1 else Markup(),
-                svg.path([points[-1], (end, height)], "leader"),
-                *marks,
-                svg.text(end + 4, height + svg.FONT / 3, words, "end"),
-                class_=f"series {class_}",
-            )
-        )
-    words = _bits_words(subject, found)
-    title = f"{subject.name}: quality against bits"
-    return svg.drawing(name, title, words, WIDTH, HEIGHT, *parts), words
-
-
-def _series(wide: Sequence[Outcome], granularity: str) -> list[Series]:
-    """Return methods of a granularity, calibrated runs, and baselines that have bits."""
-    groups = [
-        (method, [o for o in wide if (o.method, o.granularity) == (method, granularity)])
-        for method in _methods(wide, granularity)
-    ]
-    found = []
-    unknown = 0
-    for method, runs in groups:
-        if method in _LOOKS:
-            color, shape = _LOOKS[method]
-        else:  # a plug-in's
-            color, shape = _OTHER_LOOKS[unknown % len(_OTHER_LOOKS)]
-            unknown += 1
-        found.append(Series(method, f"c{color}", shape, _by_bits(runs)))
-    targets = [o for o in wide if o.method == TARGET]
+def _series(runs: Sequence[Outcome], granularity: str) -> list[Series]:
+    """Return the methods of a granularity, the calibrated runs, and the baselines."""
+    series = []
+    plugins = 0
+    for method in _methods(runs, granularity):
+        if method in _STYLES:
+            color, shape = _STYLES[method]
+        else:
+            color, shape = _PLUGIN_STYLES[plugins % len(_PLUGIN_STYLES)]
+            plugins += 1
+        members = (o for o in runs if (o.method, o.granularity) == (method, granularity))
+        series.append(Series(method[:18], f"c{color}", shape, _by_bits(members)))
+    targets = _by_bits(o for o in runs if o.method == TARGET)
     if targets:
-        found.append(Series("calibrated", "calibrated", "up", _by_bits(targets)))
-    for method in sorted({o.method for o in wide if o.is_baseline}):
-        runs = [o for o in wide if o.method == method and o.is_baseline]
-        found.append(Series(method, "baseline", "square", _by_bits(runs)))
-    return [series._replace(label=series.label[:18]) for series in found]
+        series.append(Series("calibrated", "calibrated", "up", targets))
+    for method in sorted({o.method for o in runs if o.is_baseline}):
+        members = (o for o in runs if o.method == method and o.is_baseline)
+        series.append(Series(method[:18], "baseline", "square", _by_bits(members)))
+    return series
 
 
 def _by_bits(runs: Iterable[Outcome]) -> tuple[Outcome, ...]:
@@ -150,13 +107,54 @@ def _bits(outcome: Outcome) -> float:
     return bits
 
 
-def _bits_words(subject: Subject, found: Iterable[Series]) -> str:
+def _bits_chart(
+    name: str, comparison: Comparison, all_series: Sequence[Series]
+) -> tuple[Markup, str]:
+    area = Box(42, 40, WIDTH - 126, HEIGHT - 42)
+    runs = [outcome for series in all_series for outcome in series.runs]
+    bits = [_bits(outcome) for outcome in runs]
+    x = Scale(min(*bits, 1) - 0.2, max(*bits, 2) + 0.2, area.left, area.right)
+    y = score_scale(comparison, runs, area)
+    ticks = [float(tick) for tick in range(1, 17) if x.low <= tick <= x.high]
+    parts = [svg.axes(area, (x, ticks, "index bits per weight"), score_axis(comparison, y))]
+    lines = [
+        ([(x(_bits(o)), y(100 * comparison.score(o))) for o in series.runs], series)
+        for series in all_series
+    ]
+    if comparison.reference is not None:
+        height = y(100 * comparison.reference)
+        ends = [(area.left, height), (area.right, height)]
+        lines.append((ends, Series(FLOAT32, "reference", "", ())))
+    # Lines that end at the same height are labelled in the order of their mean heights.
+    lines.sort(key=lambda line: (line[0][-1][1], fmean(down for _, down in line[0])))
+    heights = svg.spread([points[-1][1] for points, _ in lines], area.top - 6, area.bottom)
+    end = area.right + 12
+    for (points, series), height in zip(lines, heights, strict=True):
+        marks = [
+            svg.mark(series.shape, *point, 3.3, "dot", tooltip(comparison, outcome))
+            for point, outcome in zip(points, series.runs, strict=False)
+        ]
+        parts.append(
+            element(
+                "g",
+                svg.path(points, "line") if len(points) > 1 else Markup(),
+                svg.path([points[-1], (end, height)], "leader"),
+                *marks,
+                svg.text(end + 4, height + svg.FONT / 3, series.label, "end"),
+                class_=f"series {series.class_}",
+            )
+        )
+    description = _description(comparison, all_series)
+    title = f"{comparison.name}: {METRICS[comparison.metric]} against bits"
+    return svg.drawing(name, title, description, WIDTH, HEIGHT, *parts), description
+
+
+def _description(comparison: Comparison, all_series: Iterable[Series]) -> str:
     parts = []
-    for series in found:
-        first, last = series.runs[0], series.runs[-1]
+    for series in all_series:
         ends = " to ".join(
-            f"{percent(subject.of(o))} at {svg.number(round(_bits(o), 2))} bits"
-            for o in dict.fromkeys((first, last))
+            f"{percent(comparison.score(o))} at {svg.number(round(_bits(o), 2))} bits"
+            for o in dict.fromkeys((series.runs[0], series.runs[-1]))
         )
         parts.append(f"{series.label}: {ends}")
-    return f"{QUALITIES[subject.quality].capitalize()} by bits. {'; '.join(parts)}."
+    return f"{METRICS[comparison.metric].capitalize()} by bits. {'; '.join(parts)}."

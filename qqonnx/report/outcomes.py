@@ -1,4 +1,4 @@
-"""What the runs of a sweep came to, read from its results file and checked."""
+"""The outcome of each run of a sweep, read from the results file and validated."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layer:
-    """What one weight takes, and what it lost.
+    """Storage and error of one compressed weight.
 
     Attributes:
         name: the weight's name.
-        shape: its shape, as 72×16×1×1.
-        weights: its number of weights.
-        bits: bits of index stored a weight.
-        levels: levels of a codebook.
-        entropy: index entropy in bits a weight.
-        nbytes: bytes of indices, codebook and scales.
-        error: ||decoded - weights|| / ||weights||; None where the sweep recorded none.
+        shape: its shape, such as 72×16×1×1.
+        weights: its number of values.
+        bits: index bits per weight.
+        levels: the levels of one codebook.
+        entropy: the entropy of the indices, in bits per weight.
+        nbytes: bytes of indices, codebooks and scales.
+        error: ||decoded - weights|| / ||weights||; None if the sweep did not record it.
     """
 
     name: str
@@ -43,13 +43,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Histogram:
-    """The values of one weight, and the levels that stand for them.
+    """The values of one weight and the levels that represent them.
 
     Attributes:
         name: the weight's name.
-        edges: of the bins, ascending.
-        counts: values in each bin, one fewer than edges.
-        levels: levels in use, ascending.
+        edges: the bin edges, ascending.
+        counts: the number of values in each bin, one entry fewer than edges.
+        levels: the used levels, ascending.
     """
 
     name: str
@@ -58,17 +58,17 @@ class Histogram:
     levels: tuple[float, ...]
 
 
-@dataclass(frozen=True, eq=False)  # a run is itself
+@dataclass(frozen=True, eq=False)  # identity, not equal contents
 class Outcome:
-    """What a run came to: a row of the results file, in its columns' names and units.
+    """The outcome of a run: one row of the results file, with its column names and units.
 
     Attributes:
-        number: its place in the file, from 1.
-        text: columns of text that is not JSON, by name.
-        numbers: columns of finite numbers, by name.
-        settings: columns of JSON objects (options, versions, hardware), by name.
-        layers: each compressed weight, in the model's order.
-        histograms: of the largest weights.
+        number: the row's position in the file, from 1.
+        text: text columns by name.
+        numbers: numeric columns by name; finite numbers only.
+        settings: columns of JSON objects (options, versions, hardware) by name.
+        layers: every compressed weight, in the model's order.
+        histograms: histograms of the largest weights.
     """
 
     number: int
@@ -80,30 +80,35 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """Return "done", "failed" or "running"."""
+        """The status: "done", "failed" or "running"."""
         return self.text["status"]
 
     @property
     def method(self) -> str:
-        """Return the codebook method or baseline, or "target" for a run to a budget."""
+        """The codebook method or baseline, or "target" for a run with a budget."""
         return self.text.get("method", "")
 
     @property
     def granularity(self) -> str:
-        """Return the codebook's granularity, or nothing."""
+        """The codebook granularity, or ""."""
         return self.text.get("granularity", "")
 
     @property
     def is_baseline(self) -> bool:
-        """Return whether it is not qqonnx's."""
+        """Whether the run is a baseline, not one of qqonnx's methods."""
         return bool(self.numbers.get("baseline"))
 
     @property
-    def index_bits(self) -> float | None:
-        """Return the bits of index stored a compressed weight; None for floats.
+    def nbytes(self) -> float:
+        """The size of the ONNX file in bytes; a completed run has it."""
+        return self.numbers["file_bytes"]
 
-        PWLQ as published stores one bit more than it is named by, and a budget gives each weight
-        its own.
+    @property
+    def index_bits(self) -> float | None:
+        """The mean index bits per compressed weight; None for floats.
+
+        They differ from the named bits for published PWLQ, which stores one bit more, and for
+        a budget, which allocates bits to each weight.
         """
         weights = sum(layer.weights for layer in self.layers)
         if weights:
@@ -124,27 +129,27 @@ _SETTINGS = ("options", "versions", "hardware")
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
-    """Read a results file of `qqonnx sweep`, in the order in which its runs were begun.
+    """Read the results file of `qqonnx sweep`, in the order in which the runs began.
 
     Raises:
-        QqonnxError: there is none, it is damaged, of another version or another program, or it
-            holds no runs.
+        QqonnxError: the file is missing, damaged, of another version or of another program, or
+            it contains no runs.
     """
     try:
         rows = read_rows(path)
     except sqlite3.Error as error:
         raise QqonnxError(f"{path}: damaged: {first_line(error)}") from error
     if not rows:
-        raise QqonnxError(f"{path}: holds no runs")
-    return [_checked(path, number, row) for number, row in enumerate(rows, 1)]
+        raise QqonnxError(f"{path}: contains no runs")
+    return [_validated(path, number, row) for number, row in enumerate(rows, 1)]
 
 
-def _checked(path: Path, number: int, row: Mapping[str, Any]) -> Outcome:
+def _validated(path: Path, number: int, row: Mapping[str, Any]) -> Outcome:
     try:
         return _outcome(number, row)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise QqonnxError(
-            f"{path}: run {number}: not as qqonnx sweep writes it: {first_line(error)}"
+            f"{path}: run {number} was not written by qqonnx sweep: {first_line(error)}"
         ) from error
 
 
@@ -165,14 +170,14 @@ def _outcome(number: int, row: Mapping[str, Any]) -> Outcome:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name} is no text")
+        raise TypeError(f"{name} is not text")
     return printable(value)
 
 
 def _number(name: str, value: Any) -> float | None:
-    """Return a finite number, or None for none or one that is not finite."""
+    """Return a finite number; None for a missing or infinite one."""
     if value is not None and not isinstance(value, int | float):
-        raise TypeError(f"{name} is no number")
+        raise TypeError(f"{name} is not a number")
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -180,11 +185,11 @@ def _json(name: str, value: Any, kind: Callable[[], Any]) -> Any:
     if value is None:
         return kind()
     if not isinstance(value, str):
-        raise TypeError(f"{name} is no text")
-    found = json.loads(value)
-    if type(found) is not kind:
-        raise TypeError(f"{name} is another kind of JSON")
-    return found
+        raise TypeError(f"{name} is not text")
+    content = json.loads(value)
+    if type(content) is not kind:
+        raise TypeError(f"{name} is JSON of the wrong type")
+    return content
 
 
 def _layer(entry: Mapping[str, Any]) -> Layer:

@@ -1,37 +1,37 @@
 "use strict";
-// The page tells everything without this; here is what moves: colors, tips, sorting, filters.
+// The page is complete without this script, which adds themes, tooltips, sorting and filters.
 
 const all = (selector, from = document) => [...from.querySelectorAll(selector)];
 
-// A file that is opened from disk may not be allowed to remember.
-const remembered = (() => { try { return localStorage; } catch { return null; } })();
+// Browsers may deny storage to a file opened from disk.
+const storage = (() => { try { return localStorage; } catch { return null; } })();
 const theme = document.querySelector(".theme");
 theme.hidden = false;
 const paint = (value) => {
   if (value) document.documentElement.dataset.theme = value;
   else delete document.documentElement.dataset.theme;
 };
-const before = remembered?.getItem("qqonnx-theme") ?? "";
+const before = storage?.getItem("qqonnx-theme") ?? "";
 for (const input of all("input", theme)) {
   input.checked = input.value === before;
-  input.addEventListener("change", () => { paint(input.value); remembered?.setItem("qqonnx-theme", input.value); });
+  input.addEventListener("change", () => { paint(input.value); storage?.setItem("qqonnx-theme", input.value); });
 }
 paint(before);
 
 const tip = document.querySelector("#tip");
-const tell = (text, x, y) => {
+const showTip = (text, x, y) => {
   tip.textContent = text;
   tip.hidden = !text;
   const { width, height } = tip.getBoundingClientRect();
   tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - width - 8))}px`;
   tip.style.top = `${y + height + 24 < innerHeight ? y + 18 : y - height - 10}px`;
 };
-// Browsers show titles late and to the mouse only.
+// Browsers show titles with a delay, and only to the mouse.
 for (const title of all("svg :is(circle, path) > title")) {
   title.parentNode.dataset.tip = title.textContent;
   title.remove();
 }
-// One shape draws all layers; the row of the table tells which is under the pointer.
+// All layers are one path, so the layer under the pointer is computed; its row has the text.
 const layerAt = (drawing, x) => {
   const rows = document.getElementById(`${drawing.id}-table`).rows;
   const box = drawing.getBoundingClientRect(), left = 46, right = 10, width = 1080;
@@ -43,13 +43,13 @@ const layerAt = (drawing, x) => {
 };
 document.addEventListener("pointermove", ({ target, clientX, clientY }) => {
   const drawing = target.closest?.("svg[id^=layers-]");
-  tell(drawing ? layerAt(drawing, clientX) : target.dataset?.tip ?? "", clientX, clientY);
+  showTip(drawing ? layerAt(drawing, clientX) : target.dataset?.tip ?? "", clientX, clientY);
 });
-document.addEventListener("pointerleave", () => tell(""));
-document.addEventListener("keydown", ({ key }) => { if (key === "Escape") tell(""); });
+document.addEventListener("pointerleave", () => showTip(""));
+document.addEventListener("keydown", ({ key }) => { if (key === "Escape") showTip(""); });
 document.addEventListener("focusin", ({ target }) => {
   const box = target.getBoundingClientRect();
-  tell(target.closest("svg a")?.getAttribute("aria-label") ?? "", box.right, box.bottom - 8);
+  showTip(target.closest("svg a")?.getAttribute("aria-label") ?? "", box.right, box.bottom - 8);
 });
 
 const open = () => {
@@ -69,11 +69,11 @@ const count = document.querySelector("#count");
 const first = [...body.rows];
 const column = (name) => heads.findIndex((head) => head.dataset.column === name);
 let sorted = "";
-const say = () => {
+const updateCount = () => {
   const shown = first.filter((row) => !row.hidden).length;
   count.textContent = `${shown} of ${first.length} runs${sorted}`;
 };
-// Cells without a number come last either way.
+// Cells without a number come last in both directions.
 const sort = (head, direction) => {
   const at = heads.indexOf(head), sign = direction === "descending" ? -1 : 1;
   const numbers = head.classList.contains("n");
@@ -86,7 +86,7 @@ const sort = (head, direction) => {
   for (const other of heads) other.setAttribute("aria-sort", other === head ? direction : "none");
   body.append(...first.toSorted(compare));
   sorted = `, sorted by ${head.textContent.trim()}, ${direction}`;
-  say();
+  updateCount();
 };
 for (const head of heads) {
   head.querySelector("button").addEventListener("click", () => {
@@ -103,10 +103,10 @@ const filter = () => {
     row.hidden = (starred && !row.classList.contains("star"))
       || wanted.some(([at, value]) => row.cells[at].textContent !== value);
   }
-  say();
+  updateCount();
 };
 form.hidden = false;
 form.addEventListener("input", filter);
 form.addEventListener("submit", (event) => event.preventDefault());
-// A browser that goes back to the page fills the form in again.
+// A browser that returns to the page restores the form.
 filter();

@@ -1,26 +1,24 @@
-"""The page: everything in one HTML file that needs no network and stays small."""
+"""The page: one HTML file that loads nothing from elsewhere and stays small."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from qqonnx.errors import QqonnxError
 from qqonnx.model.save import staged
-from qqonnx.report import wording
-from qqonnx.report.advice import ADVISED_LOSS, advice, certainty, times_smaller
+from qqonnx.report import formatting, layers
+from qqonnx.report.advice import ADVISED_LOSS, advice, sampling_error, times_smaller
 from qqonnx.report.bits import bits_charts
-from qqonnx.report.insides import histogram_chart, histogram_words, layers_chart, layers_words
+from qqonnx.report.comparisons import LOSSES, Comparison, comparisons_of
 from qqonnx.report.outcomes import read_outcomes
-from qqonnx.report.sizes import size_chart, size_words
-from qqonnx.report.subjects import LOSSES, Subject, subjects_of
-from qqonnx.report.table import columns_of, values_of
+from qqonnx.report.sizes import size_chart, size_description
+from qqonnx.report.table import columns_of, filters_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,46 +27,40 @@ if TYPE_CHECKING:
     from qqonnx.report.outcomes import Outcome
 
 LARGEST = 3_000_000
-"""Bytes that the page stays below."""
+"""Upper bound of the page's size in bytes."""
 
 DETAILS = 1_000_000
-"""Characters that layers and histograms take at most."""
+"""The most characters of layers and histograms."""
 
 MOST_RUNS = 2000
-"""Runs that the page shows at most; fewer if they do not fit."""
+"""The most runs in the page; fewer if they do not fit."""
 
 MOST_LAYERS = 300
-"""Layers of a run that are listed, the largest ones."""
+"""The most layers per run; the largest are kept."""
 
 MOST_FAILURES = 200
 
 
-@dataclass(frozen=True)
-class Section:
-    """A subject's part of the page.
+class Section(NamedTuple):
+    """The section of a comparison: chart of sizes, charts of bits, and details by run number."""
 
-    Attributes:
-        subject: what it is about.
-        sizes: the chart of sizes.
-        bits: granularity, chart and description, of each granularity.
-        details: layers and histograms of runs, by number.
-    """
-
-    subject: Subject
+    comparison: Comparison
     sizes: Markup
     bits: list[tuple[str, Markup, str]]
     details: Mapping[int, Markup]
 
 
-def write_report(results: Path, output: Path) -> list[Subject]:
-    """Write the page of a results file, whole or not at all; the same bytes whenever it is written.
+def write_report(results: Path, output: Path) -> list[Comparison]:
+    """Write the page of a results file, completely or not at all.
+
+    The same results give the same bytes.
 
     Args:
         results: the results file of `qqonnx sweep`.
-        output: the HTML file; replaced if it is there.
+        output: the HTML file; an existing file is replaced.
 
     Returns:
-        What the page has sections of.
+        The comparisons, one per section of the page.
 
     Raises:
         QqonnxError: the results cannot be read, or the page cannot be written.
@@ -79,7 +71,7 @@ def write_report(results: Path, output: Path) -> list[Subject]:
     text = _fitting_page(outcomes)
     with staged(output) as written:
         written.write_text(text, "utf-8", newline="\n")
-    return subjects_of(outcomes)
+    return comparisons_of(outcomes)
 
 
 def _fitting_page(outcomes: Sequence[Outcome]) -> str:
@@ -92,17 +84,19 @@ def _fitting_page(outcomes: Sequence[Outcome]) -> str:
 
 
 def page(outcomes: Sequence[Outcome], limit: int = MOST_RUNS) -> str:
-    """Return the page.
+    """Return the page's HTML.
 
     Args:
-        outcomes: what to report.
-        limit: runs to show at most; those of frontiers and the baselines come first.
+        outcomes: the runs.
+        limit: the most runs to show; frontiers come first, then baselines.
     """
-    done = [outcome for outcome in outcomes if outcome.status == "done"]
-    shown = _most_telling(done, limit)
-    subjects = subjects_of(shown)
-    details = _details(subjects)
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    done, failed, running = (
+        [outcome for outcome in outcomes if outcome.status == status]
+        for status in ("done", "failed", "running")
+    )
+    shown = _most_relevant(done, limit)
+    comparisons = comparisons_of(shown)
+    details = _details(comparisons)
     return (
         _templates()
         .get_template("page.html")
@@ -114,80 +108,71 @@ def page(outcomes: Sequence[Outcome], limit: int = MOST_RUNS) -> str:
             shown=shown,
             failed=failed,
             listed_failures=failed[:MOST_FAILURES],
-            running=[outcome for outcome in outcomes if outcome.status == "running"],
-            sections=[_section(f"s{at}", subject, details) for at, subject in enumerate(subjects)],
-            on_frontier={o.number for subject in subjects for o in subject.frontier},
+            running=running,
+            sections=[_section(f"s{i}", each, details) for i, each in enumerate(comparisons)],
+            on_frontier={o.number for comparison in comparisons for o in comparison.frontier},
             details=details,
             losses=LOSSES,
             advised=ADVISED_LOSS,
             columns=columns_of(shown),
-            filters=[
-                (name, title, values)
-                for name, title in (
-                    ("model", "Model"),
-                    ("dataset", "Images"),
-                    ("method", "Method"),
-                    ("granularity", "Granularity"),
-                )
-                if len(values := values_of(name, shown)) > 1
-            ],
+            filters=filters_of(shown),
             settings=_settings(done),
             started=sorted(o.text["started"] for o in done if "started" in o.text),
         )
     )
 
 
-def _most_telling(done: Sequence[Outcome], limit: int) -> list[Outcome]:
+def _most_relevant(done: Sequence[Outcome], limit: int) -> list[Outcome]:
     if len(done) <= limit:
         return list(done)
-    frontier = {o.number for subject in subjects_of(done) for o in subject.frontier}
+    frontier = {o.number for comparison in comparisons_of(done) for o in comparison.frontier}
     ranked = sorted(done, key=lambda o: (o.number not in frontier, not o.is_baseline, o.number))
     return sorted(ranked[:limit], key=lambda outcome: outcome.number)
 
 
-def _section(name: str, subject: Subject, details: Mapping[int, Markup]) -> Section:
+def _section(name: str, comparison: Comparison, details: Mapping[int, Markup]) -> Section:
     return Section(
-        subject=subject,
-        sizes=size_chart(f"{name}-sizes", subject, frozenset(details)),
-        bits=bits_charts(f"{name}-bits", subject),
-        details={o.number: details[o.number] for o in subject.frontier if o.number in details},
+        comparison=comparison,
+        sizes=size_chart(f"{name}-sizes", comparison, frozenset(details)),
+        bits=bits_charts(f"{name}-bits", comparison),
+        details={o.number: details[o.number] for o in comparison.frontier if o.number in details},
     )
 
 
-def _details(subjects: Iterable[Subject]) -> dict[int, Markup]:
-    """Return layers and histograms of the frontiers' runs, as many as there is room for."""
+def _details(comparisons: Iterable[Comparison]) -> dict[int, Markup]:
+    """Render layers and histograms of the frontiers' runs, as many as fit, by run number."""
     template = _templates().get_template("run.html")
-    chosen = [subject.smallest(ADVISED_LOSS) for subject in subjects]
-    # Subjects take turns, so that none is left without.
-    for turn in zip_longest(*(reversed(subject.frontier) for subject in subjects)):
+    chosen = [comparison.smallest(ADVISED_LOSS) for comparison in comparisons]
+    # Comparisons take turns, so that each of them gets details.
+    for turn in zip_longest(*(reversed(comparison.frontier) for comparison in comparisons)):
         chosen += turn
-    found: dict[int, Markup] = {}
+    details: dict[int, Markup] = {}
     room = DETAILS
     for outcome in chosen:
-        if outcome is None or not outcome.layers or outcome.number in found:
+        if outcome is None or not outcome.layers or outcome.number in details:
             continue
-        layers = sorted(outcome.layers, key=lambda layer: -layer.weights)[:MOST_LAYERS]
-        listed = [layer for layer in outcome.layers if layer in layers]
+        largest = sorted(outcome.layers, key=lambda layer: -layer.weights)[:MOST_LAYERS]
+        listed = [layer for layer in outcome.layers if layer in largest]
         text = template.render(outcome=outcome, layers=listed)
         room -= len(text)
         if room < 0:
             break
-        found[outcome.number] = Markup(text)
-    return found
+        details[outcome.number] = Markup(text)
+    return details
 
 
 def _settings(done: Iterable[Outcome]) -> list[tuple[str, str]]:
-    """Return what runs were made with and on: names and the values that occur."""
+    """Return names and values of all settings of software and hardware."""
     values: dict[str, set[str]] = {}
     for outcome in done:
         for column in ("versions", "hardware"):
             for name, value in outcome.settings[column].items():
                 if name == "memory" and isinstance(value, int):
                     name, value = "memory, GB", f"{value / 1e9:.0f}"
-                values.setdefault(wording.shortened(str(name)), set()).add(
-                    wording.shortened(str(value))
+                values.setdefault(formatting.shortened(str(name)), set()).add(
+                    formatting.shortened(str(value))
                 )
-    return [(name, ", ".join(sorted(found)[:10])) for name, found in values.items()]
+    return [(name, ", ".join(sorted(texts)[:10])) for name, texts in values.items()]
 
 
 @cache
@@ -200,25 +185,25 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    functions: dict[str, Any] = {
-        "advice": advice,
-        "certainty": certainty,
-        "times_smaller": times_smaller,
-        "size_words": size_words,
-        "layers_chart": layers_chart,
-        "layers_words": layers_words,
-        "histogram_chart": histogram_chart,
-        "histogram_words": histogram_words,
-        "label": wording.label,
-        "command": wording.command,
-        "megabytes": wording.megabytes,
-        "percent": wording.percent,
-        "points": wording.points,
-        "shortened": wording.shortened,
-        "unbroken": wording.unbroken,
-        "qualities": wording.QUALITIES,
-    }
-    environment.globals.update(functions)
+    functions = (
+        advice,
+        sampling_error,
+        times_smaller,
+        size_description,
+        layers.layers_chart,
+        layers.layers_description,
+        layers.histogram_chart,
+        layers.histogram_description,
+        formatting.label,
+        formatting.command,
+        formatting.megabytes,
+        formatting.percent,
+        formatting.points,
+        formatting.shortened,
+        formatting.unbroken,
+    )
+    environment.globals.update({function.__name__: function for function in functions})
+    environment.globals["metrics"] = formatting.METRICS
     return environment
 
 

@@ -1,6 +1,6 @@
-"""Drawing: SVG elements, scales, axes, marks, and labels that do not cover each other.
+"""SVG drawing: elements, scales, axes, marks, and labels that do not overlap.
 
-Colors come from the page's style sheet, by class, so that one drawing serves light and dark.
+The page's style sheet sets the colors by class, so one drawing serves the light and dark themes.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 FONT = 12.0
-"""Height of text in a drawing's units, as in the style sheet."""
+"""The font size in user units, as in the style sheet."""
 
 TITLE = 26.0
-"""From the title of an axis down to the axis."""
+"""The distance from the title of an axis down to the axis."""
 
-_CHARACTER = 0.56 * FONT  # mean width of one, of common sans-serif faces
+_CHARACTER = 0.56 * FONT  # mean width of a character in common sans-serif fonts
 _LINE = 1.2 * FONT
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to places along an axis.
+    """A mapping from values to positions along an axis.
 
     Attributes:
         low: the value at `start`.
         high: the value at `end`.
-        start: a place, in the drawing's units.
-        end: another.
-        warp: equal differences of it are equally far apart; it ascends.
+        start: a position in user units.
+        end: a position in user units.
+        warp: an ascending function; positions are linear in its results.
     """
 
     low: float
@@ -43,12 +43,12 @@ class Scale:
     warp: Callable[[float], float] = float
 
     def __call__(self, value: float) -> float:
-        """Return the place of a value."""
+        """Return the position of a value."""
         low, high = self.warp(self.low), self.warp(self.high)
         return self.start + (self.end - self.start) * (self.warp(value) - low) / (high - low)
 
     def ticks(self, count: int = 6) -> list[float]:
-        """Return about `count` round values, evenly spaced."""
+        """Return about `count` round values at equal distances."""
         raw = (self.high - self.low) / count
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
@@ -56,15 +56,15 @@ class Scale:
         last = math.floor(self.high / step + 1e-9)
         return [round(i * step, 12) for i in range(first, last + 1)]
 
-    def ticks_among(self, values: Iterable[float], apart: float) -> list[float]:
-        """Return those of some values, the first ones first, that are so far apart in place."""
-        found: list[float] = []
-        for value in values:
+    def ticks_among(self, candidates: Iterable[float], distance: float) -> list[float]:
+        """Return the candidates on the scale, the first ones first, that keep their distance."""
+        ticks: list[float] = []
+        for value in candidates:
             if self.low <= value <= self.high and all(
-                abs(self(value) - self(other)) >= apart for other in found
+                abs(self(value) - self(other)) >= distance for other in ticks
             ):
-                found.append(value)
-        return sorted(found)
+                ticks.append(value)
+        return sorted(ticks)
 
 
 class Box(NamedTuple):
@@ -76,7 +76,7 @@ class Box(NamedTuple):
     bottom: float
 
     def meets(self, other: Box) -> bool:
-        """Return whether two rectangles overlap."""
+        """Return whether the two rectangles overlap."""
         return (
             self.left < other.right
             and other.left < self.right
@@ -85,7 +85,7 @@ class Box(NamedTuple):
         )
 
     def within(self, other: Box) -> bool:
-        """Return whether this rectangle lies in another."""
+        """Return whether this rectangle lies inside the other."""
         return (
             self.left >= other.left
             and self.top >= other.top
@@ -95,9 +95,12 @@ class Box(NamedTuple):
 
 
 def element(name: str, *children: str, **attributes: str | float | None) -> Markup:
-    """Return an element; text and values are escaped, `a_b` is written a-b, None is left out."""
+    """Return an element with escaped content.
+
+    An attribute `a_b` is written as a-b, a trailing underscore is removed, and None is omitted.
+    """
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_shown(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_written(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -107,20 +110,20 @@ def element(name: str, *children: str, **attributes: str | float | None) -> Mark
 def drawing(
     name: str, title: str, description: str, width: float, height: float, *parts: Markup
 ) -> Markup:
-    """Return a whole drawing that screen readers announce by its title and description.
+    """Return a complete drawing, which screen readers announce by title and description.
 
     Args:
-        name: unique in the page.
-        title: what it shows.
-        description: what is to be seen in it.
-        width: in the drawing's units; the page scales it.
-        height: in the same.
-        parts: what is drawn.
+        name: the id, unique in the page.
+        title: the subject of the drawing.
+        description: its content in words.
+        width: the width in user units; the page scales the drawing.
+        height: the height in user units.
+        parts: the elements.
     """
-    head = element("title", title, id=f"{name}-title"), element("desc", description, id=f"{name}-d")
     return element(
         "svg",
-        *head,
+        element("title", title, id=f"{name}-title"),
+        element("desc", description, id=f"{name}-d"),
         *parts,
         id=name,
         viewBox=f"0 0 {width:g} {height:g}",
@@ -131,46 +134,48 @@ def drawing(
 
 
 def text(x: float, y: float, content: str, class_: str = "", anchor: str = "start") -> Markup:
-    """Return text whose base line starts, ends or is centered at a place."""
+    """Return text with its baseline at y; `anchor` is "start", "middle" or "end" at x."""
     anchor_ = None if anchor == "start" else anchor
     return element("text", content, x=x, y=y, class_=class_ or None, text_anchor=anchor_)
 
 
 def path(points: Iterable[tuple[float, float]], class_: str) -> Markup:
     """Return straight lines through points."""
-    steps = " ".join(f"{_shown(x)} {_shown(y)}" for x, y in points)
+    steps = " ".join(f"{_written(x)} {_written(y)}" for x, y in points)
     return element("path", d=f"M{steps}", class_=class_)
 
 
-def strokes(places: Iterable[float], top: float, bottom: float, class_: str) -> Markup:
-    """Return upright lines from `top` to `bottom` as one shape."""
-    steps = (f"M{_shown(place)} {_shown(top)}V{_shown(bottom)}" for place in places)
+def vertical_lines(positions: Iterable[float], top: float, bottom: float, class_: str) -> Markup:
+    """Return vertical lines from `top` to `bottom` as one path."""
+    steps = (f"M{_written(x)} {_written(top)}V{_written(bottom)}" for x in positions)
     return element("path", d="".join(steps), class_=class_)
 
 
 def bars(edges: Sequence[float], tops: Sequence[float], bottom: float, class_: str) -> Markup:
-    """Return bars that stand side by side as one shape.
+    """Return adjacent bars as one path.
 
     Args:
-        edges: where they begin, and the end of the last.
-        tops: where each ends above.
-        bottom: where all end below.
-        class_: of the style sheet.
+        edges: the horizontal edges, one more than bars.
+        tops: the upper end of each bar.
+        bottom: the lower end of all bars.
+        class_: the CSS class.
     """
-    steps = [f"M{_shown(edges[0])} {_shown(bottom)}"]
+    steps = [f"M{_written(edges[0])} {_written(bottom)}"]
     for end, top in zip(edges[1:], tops, strict=True):
-        steps.append(f"V{_shown(top)}H{_shown(end)}")
-    return element("path", d="".join(steps) + f"V{_shown(bottom)}Z", class_=class_)
+        steps.append(f"V{_written(top)}H{_written(end)}")
+    return element("path", d="".join(steps) + f"V{_written(bottom)}Z", class_=class_)
 
 
-def mark(shape: str, x: float, y: float, size: float, class_: str, tip: str) -> Markup:
-    """Return a mark of one of `SHAPES`, with what is told when it is pointed at."""
-    steps = " ".join(
-        f"{_shown(x + size * across)} {_shown(y + size * down)}" for across, down in SHAPES[shape]
-    )
+def mark(shape: str, x: float, y: float, size: float, class_: str, tooltip: str) -> Markup:
+    """Return a mark of one of `SHAPES` with a tooltip."""
+    title = element("title", tooltip)
     if shape == "circle":
-        return element("circle", element("title", tip), cx=x, cy=y, r=size, class_=class_)
-    return element("path", element("title", tip), d=f"M{steps}Z", class_=class_)
+        return element("circle", title, cx=x, cy=y, r=size, class_=class_)
+    steps = " ".join(
+        f"{_written(x + size * across)} {_written(y + size * down)}"
+        for across, down in SHAPES[shape]
+    )
+    return element("path", title, d=f"M{steps}Z", class_=class_)
 
 
 SHAPES = {
@@ -182,7 +187,7 @@ SHAPES = {
     "bar": ((-1.4, -0.5), (1.4, -0.5), (1.4, 0.5), (-1.4, 0.5)),
     "column": ((-0.5, -1.4), (0.5, -1.4), (0.5, 1.4), (-0.5, 1.4)),
 }
-"""Marks by name: corners in units of their size."""
+"""The corners of each mark, in units of its size."""
 
 
 def axes(
@@ -190,42 +195,42 @@ def axes(
     x: tuple[Scale, Sequence[float], str],
     y: tuple[Scale, Sequence[float], str],
 ) -> Markup:
-    """Return grid lines, numbers and titles of two axes: scale, ticks, title."""
-    parts = level_grid(area, *y)
+    """Return grid lines, tick labels and titles of two axes: scale, ticks and title of each."""
+    parts = horizontal_grid(area, *y)
     parts.append(path([(area.left, area.bottom), (area.right, area.bottom)], "axis"))
     scale, ticks, title = x
     for value in ticks:
-        at = scale(value)
+        across = scale(value)
         parts += [
-            path([(at, area.bottom), (at, area.bottom + 4)], "axis"),
-            text(at, area.bottom + 17, number(value), "tick", "middle"),
+            path([(across, area.bottom), (across, area.bottom + 4)], "axis"),
+            text(across, area.bottom + 17, number(value), "tick", "middle"),
         ]
     middle = (area.left + area.right) / 2
     parts.append(text(middle, area.bottom + 35, title, "title", "middle"))
     return element("g", *parts, aria_hidden="true")
 
 
-def level_grid(area: Box, scale: Scale, ticks: Sequence[float], title: str) -> list[Markup]:
-    """Return level lines with numbers; the title stands above them."""
+def horizontal_grid(area: Box, scale: Scale, ticks: Sequence[float], title: str) -> list[Markup]:
+    """Return horizontal grid lines with tick labels, and the title above them."""
     parts = [text(4, area.top - TITLE, title, "title")]
     for value in ticks:
-        at = scale(value)
+        height = scale(value)
         parts += [
-            path([(area.left, at), (area.right, at)], "grid"),
-            text(area.left - 6, at + FONT / 3, number(value), "tick", "end"),
+            path([(area.left, height), (area.right, height)], "grid"),
+            text(area.left - 6, height + FONT / 3, number(value), "tick", "end"),
         ]
     return parts
 
 
 def number(value: float) -> str:
-    """Write a number with a true minus sign."""
+    """Format a number with a real minus sign."""
     return f"{value:.4g}".replace("-", "−")
 
 
 class Label(NamedTuple):
-    """Text for a mark: the mark's place, the text, and the corners to try, best first.
+    """A label of a mark: the mark's position, the text, and candidate corners, best first.
 
-    Corners are "left" or "right", after "above", "below" or "at", as "above left".
+    A corner is "above", "below" or "at", followed by "left" or "right".
     """
 
     x: float
@@ -235,9 +240,9 @@ class Label(NamedTuple):
     corners: tuple[str, ...]
 
 
-def placed_labels(labels: Iterable[Label], area: Box, taken: Iterable[Box]) -> Markup:
-    """Return those labels that fit in `area` without covering what is taken or one another."""
-    boxes, parts = list(taken), []
+def placed_labels(labels: Iterable[Label], area: Box, occupied: Iterable[Box]) -> Markup:
+    """Return the labels that fit into `area` without overlapping occupied boxes or each other."""
+    boxes, parts = list(occupied), []
     for label in labels:
         for corner in label.corners:
             level, side = corner.split()
@@ -255,7 +260,7 @@ def placed_labels(labels: Iterable[Label], area: Box, taken: Iterable[Box]) -> M
 
 
 def spread(heights: Sequence[float], low: float, high: float) -> list[float]:
-    """Return ascending heights moved apart for lines of text, and kept from `low` to `high`."""
+    """Return ascending heights moved apart by a line of text, between `low` and `high`."""
     if not heights:
         return []
     gap = min(_LINE, (high - low) / max(len(heights) - 1, 1))
@@ -263,13 +268,11 @@ def spread(heights: Sequence[float], low: float, high: float) -> list[float]:
     for height in heights:
         placed.append(max(height, placed[-1] + gap if placed else low))
     limit = high
-    for at in range(len(placed) - 1, -1, -1):
-        placed[at] = min(placed[at], limit)
-        limit = placed[at] - gap
+    for i in reversed(range(len(placed))):
+        placed[i] = min(placed[i], limit)
+        limit = placed[i] - gap
     return placed
 
 
-def _shown(value: str | float) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:.1f}".removesuffix(".0")
+def _written(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.1f}".removesuffix(".0")

@@ -1,14 +1,14 @@
-"""The table of all runs: its columns, and what stands in each cell."""
+"""The table of all runs: its columns and the text of each cell."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qqonnx.report.wording import shortened
+from qqonnx.report.formatting import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from qqonnx.report.outcomes import Outcome
 
@@ -18,11 +18,11 @@ class Column:
     """A column of the table.
 
     Attributes:
-        name: of the results file's column.
-        title: its heading, with the unit.
-        form: how numbers are written; empty for text.
-        factor: what numbers are multiplied with.
-        descending: whether sorting begins with the greatest.
+        name: the column of the results file.
+        title: the heading, with the unit.
+        form: the format of numbers; "" for text.
+        factor: the factor that converts numbers to the unit.
+        descending: whether the first click sorts in descending order.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Column:
     descending: bool = False
 
     def cell(self, outcome: Outcome) -> str:
-        """Return what the table says of a run."""
+        """Return the text of a run's cell."""
         if not self.form:
             return shortened(outcome.text.get(self.name, ""), 40)
         value = outcome.numbers.get(self.name)
@@ -47,7 +47,7 @@ _COLUMNS = (
     Column("top5", "Top-5, %", "{:.2f}", 100, descending=True),
     Column("agreement", "Agreement, %", "{:.2f}", 100, descending=True),
     Column("kl", "KL, nats", "{:.3g}"),
-    Column("bits_per_weight", "Bits a weight", "{:.2f}"),
+    Column("bits_per_weight", "Bits per weight", "{:.2f}"),
     Column("gzip_bytes", "Gzip, MB", "{:.3f}", 1e-6),
     Column("brotli_bytes", "Brotli, MB", "{:.3f}", 1e-6),
     Column("weight_error", "Weight error, %", "{:.2f}", 100),
@@ -58,23 +58,29 @@ _COLUMNS = (
     Column("granularity", "Granularity"),
     Column("budget", "Budget"),
     Column("bits", "Bits", "{:g}"),
-    Column("wall_s", "Run took, s", "{:.1f}"),
+    Column("wall_s", "Run time, s", "{:.1f}"),
     Column("peak_rss_bytes", "Peak memory, MB", "{:.0f}", 1e-6),
 )
 
+_FILTERS = ("model", "dataset", "method", "granularity")
 
-def columns_of(outcomes: Iterable[Outcome]) -> list[Column]:
-    """Return the columns that tell something: not empty; models and images where they differ."""
-    found = list(outcomes)
 
-    def tells(column: Column) -> bool:
-        cells = {column.cell(outcome) for outcome in found}
+def columns_of(outcomes: Sequence[Outcome]) -> list[Column]:
+    """Return the columns that have content; model and images only if they differ between runs."""
+
+    def is_informative(column: Column) -> bool:
+        cells = {column.cell(outcome) for outcome in outcomes}
         return len(cells) > 1 if column.name in ("model", "dataset") else cells != {""}
 
-    return [column for column in _COLUMNS if tells(column)]
+    return [column for column in _COLUMNS if is_informative(column)]
 
 
-def values_of(name: str, outcomes: Sequence[Outcome]) -> list[str]:
-    """Return what a column of text holds, for a filter."""
-    column = Column(name, "")
-    return sorted({column.cell(outcome) for outcome in outcomes} - {""})
+def filters_of(outcomes: Sequence[Outcome]) -> list[tuple[str, str, list[str]]]:
+    """Return name, title and values of each text column by which the runs can be filtered."""
+    filters = []
+    for column in _COLUMNS:
+        if column.name in _FILTERS:
+            values = sorted({column.cell(outcome) for outcome in outcomes} - {""})
+            if len(values) > 1:
+                filters.append((column.name, column.title, values))
+    return filters

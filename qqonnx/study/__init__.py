@@ -1,5 +1,5 @@
-"""The study of quantile quantization: its figures, our numbers, and what of it holds up.
+"""The study of quantile quantization: the paper's figures and claims, measured again.
 
-`qqonnx study` runs it (`run.py`); matplotlib, scikit-learn and PyTorch come with the extra
-`qqonnx[study]`.
+`qqonnx study` runs it, see `run.py`. The extra `qqonnx[study]` installs matplotlib, scikit-learn
+and PyTorch.
 """

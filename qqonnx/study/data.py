@@ -1,4 +1,4 @@
-"""Labelled images for reference models, as two .npz files: one to train, one held out."""
+"""Labelled images for reference models, split into training and held-out images."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 SEED = 0
 HELD_OUT_SHARE = 3
-"""One image in three is held out where a data set does not say which: the fewer, the coarser
-the accuracies, and the more ties in their ranks."""
+"""One image in three is held out if a data set has no split. Fewer held-out images would make
+accuracies coarser and cause more ties in their ranks."""
 
 _HELD_OUT_FOLDERS = ("test", "val")
 
@@ -38,10 +38,10 @@ class ImageSet:
     """Images to train on and images held out.
 
     Attributes:
-        name: what figures and the report call it.
-        training: images that models are trained, and α is calibrated, on.
-        held_out: images that accuracy is measured on.
-        classes: number of classes.
+        name: the name in figures and on the page.
+        training: images for training models and for calibration.
+        held_out: images for measuring accuracy.
+        classes: the number of classes.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ImageSet:
 
 
 def digits() -> ImageSet:
-    """Return scikit-learn's 1,797 handwritten digits of 8 by 8 pixels, a third held out.
+    """Return scikit-learn's 1,797 handwritten digits of 8 by 8 pixels, with a third held out.
 
     Raises:
         QqonnxError: scikit-learn is not installed.
@@ -63,10 +63,10 @@ def digits() -> ImageSet:
 
 
 def mnist(path: Path) -> ImageSet:
-    """Return MNIST from its four IDX files, as published, gzipped or not.
+    """Return MNIST from its four published IDX files, which may be gzipped.
 
     Args:
-        path: their folder, or the word "download": torchvision fetches them into the cache.
+        path: the folder of the files, or "download" to fetch them into the cache.
 
     Raises:
         QqonnxError: a file is missing or damaged, or the download fails.
@@ -95,32 +95,32 @@ def _download_mnist() -> Path:
 
 
 def _read_idx(folder: Path, stem: str, rank: int) -> NDArray[np.uint8]:
-    """Read an IDX file of bytes: 0, 0, 8, rank, big-endian sizes, values."""
-    found = sorted(folder.glob(f"{stem}*ubyte")) + sorted(folder.glob(f"{stem}*ubyte.gz"))
-    if not found:
+    """Read an IDX file of bytes: 0, 0, 8, rank, big-endian sizes, and values."""
+    files = sorted(folder.glob(f"{stem}*ubyte")) + sorted(folder.glob(f"{stem}*ubyte.gz"))
+    if not files:
         raise QqonnxError(f"{folder}: no file {stem}-idx{rank}-ubyte(.gz)")
     try:
-        content = found[0].read_bytes()
-        if found[0].suffix == ".gz":
+        content = files[0].read_bytes()
+        if files[0].suffix == ".gz":
             content = gzip.decompress(content)
         if content[:4] != bytes([0, 0, 8, rank]):
             raise ValueError("not the header of an IDX file")
         shape = np.frombuffer(content, ">u4", rank, 4)
         return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
     except (OSError, EOFError, ValueError) as error:
-        raise QqonnxError(f"{found[0]}: cannot be read: {error}") from error
+        raise QqonnxError(f"{files[0]}: cannot be read: {error}") from error
 
 
 def image_folder(path: Path, size: int) -> ImageSet:
     """Return the images of a folder, each resized to `size` by `size` pixels.
 
     Args:
-        path: holds a folder a class; or `train` and `test` (or `val`) that do. Without the
-            latter, a third of each class is held out, drawn with a fixed seed.
-        size: side in pixels.
+        path: a folder with one folder per class, or with folders `train` and `test` (or `val`)
+            of that form. Without `train`, a fixed random third of each class is held out.
+        size: the side in pixels.
 
     Raises:
-        QqonnxError: no images, or the two parts have different classes.
+        QqonnxError: there are no images, or the two parts have different classes.
     """
     if not (path / "train").is_dir():
         everything, classes = _read(path, size)
@@ -136,7 +136,7 @@ def image_folder(path: Path, size: int) -> ImageSet:
 
 
 def write_npz(path: Path, split: Split) -> None:
-    """Write a split as `qqonnx evaluate --data` reads it."""
+    """Write a split in the form that `qqonnx evaluate --data` reads."""
     np.savez_compressed(path, images=split.images, labels=split.labels)
 
 
@@ -147,26 +147,28 @@ def read_npz(path: Path) -> Split:
 
 
 def _split(everything: Split) -> tuple[Split, Split]:
-    """Return training images and held-out images, of each class the same share."""
+    """Return training and held-out images, with the same share of each class."""
     held = np.zeros(len(everything.labels), np.bool_)
     rng = np.random.default_rng(SEED)
     for label in np.unique(everything.labels):
         members = rng.permutation(np.flatnonzero(everything.labels == label))
         held[members[: len(members) // HELD_OUT_SHARE]] = True
-    parts = (Split(everything.images[which], everything.labels[which]) for which in (~held, held))
-    training, held_out = parts
+    training, held_out = (
+        Split(everything.images[chosen], everything.labels[chosen]) for chosen in (~held, held)
+    )
     return training, held_out
 
 
 def _read(folder: Path, size: int) -> tuple[Split, tuple[str, ...]]:
     image_module = import_extra("PIL.Image", "images")
     dataset = open_dataset(folder)
+    assert dataset.labels is not None
     images = np.empty((len(dataset.items), size, size, 3), np.uint8)
     for number, file in enumerate(dataset.items):
         try:
             image = image_module.open(file).convert("RGB")
             images[number] = np.asarray(image.resize((size, size)))
-        # Pillow's decoders raise all kinds of errors on damaged files.
+        # Pillow's decoders raise errors of many types on damaged files.
         except Exception as error:  # noqa: PERF203
             raise QqonnxError(f"{file}: cannot be read: {error}") from error
     return Split(images, dataset.labels), dataset.classes

@@ -1,9 +1,9 @@
-"""Values drawn from known distributions: errors, entropy, and where the error comes from."""
+"""Values drawn from known distributions: quantization errors and index entropy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,27 +15,24 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from qqonnx.study.results import Row
+
     FloatArray = NDArray[np.float64]
 
 SEED = 0
 
 
-@dataclass(frozen=True)
-class Distribution:
-    """A distribution to draw weights from.
-
-    Attributes:
-        key: short and unique.
-        label: what figures call it.
-        draw: from a generator and a number to values.
-    """
+class Distribution(NamedTuple):
+    """A distribution of weights: a unique key, its label in figures, and how values are drawn."""
 
     key: str
     label: str
     draw: Callable[[np.random.Generator, int], FloatArray]
 
 
-def _mixture(centers: tuple[float, ...], shares: tuple[float, ...]) -> Any:
+def _mixture(
+    centers: tuple[float, ...], shares: tuple[float, ...]
+) -> Callable[[np.random.Generator, int], FloatArray]:
     def draw(rng: np.random.Generator, count: int) -> FloatArray:
         return rng.choice(centers, count, p=shares) + rng.normal(0, 0.35, count)
 
@@ -52,65 +49,47 @@ DISTRIBUTIONS = (
 
 
 def draw(key: str, count: int) -> FloatArray:
-    """Return `count` seeded values of a distribution, in units of their standard deviation."""
+    """Return `count` values of a distribution, the same each time, with standard deviation 1."""
     [chosen] = [entry for entry in DISTRIBUTIONS if entry.key == key]
     values = chosen.draw(np.random.default_rng(SEED), count)
     scaled: FloatArray = values / values.std()
     return scaled
 
 
-@dataclass(frozen=True)
-class DistributionJob:
-    """Every scheme at every bit-width on values of one distribution.
+def measure_distribution(key: str, count: int) -> list[Row]:
+    """Quantize values of a distribution with every scheme at every bit-width.
 
-    Attributes:
-        distribution: its key.
-        count: how many values; the range of UQ grows with it.
+    Args:
+        key: the distribution's key.
+        count: the number of values. The range of UQ grows with it.
+
+    Returns:
+        A row for each scheme and bit-width: distribution, scheme, bits, l1 (in standard
+        deviations), l2 (in variances), entropy (bits), and outer_values and outer_squared, the
+        shares of the two outermost bins in the values and in the squared error.
     """
-
-    distribution: str
-    count: int
-
-    @property
-    def key(self) -> str:
-        """What the result depends on, but for versions."""
-        schemes = ",".join(scheme.key for scheme in FITTED)
-        return f"distribution {self.distribution} {self.count} {SEED} {schemes} {BITS}"
-
-    @property
-    def cost(self) -> float:
-        """Time it takes, in the unit of `NetworkJob`."""
-        return 100.0 * self.count
-
-    def run(self) -> dict[str, Any]:
-        """Return `rows`, one for each scheme and bit-width.
-
-        Each holds scheme, bits, l1 (in standard deviations), l2 (in variances), entropy (bits),
-        and the shares of the two outermost bins in the values and in the squared error.
-        """
-        values = draw(self.distribution, self.count)
-        rows = []
-        for scheme in FITTED:
-            for bits in BITS:
-                levels = scheme.levels_at(bits)
-                if levels is None:
-                    continue
-                codebook = fit(values, scheme.method, levels)
-                indices = assign(values, codebook)
-                decoded = codebook.levels[indices]
-                error = distortion(values, decoded)
-                outer = (indices == 0) | (indices == codebook.levels.size - 1)
-                square = np.square(values - decoded)
-                rows.append(
-                    {
-                        "distribution": self.distribution,
-                        "scheme": scheme.key,
-                        "bits": bits,
-                        "l1": error.l1,
-                        "l2": error.l2,
-                        "entropy": index_entropy(np.bincount(indices)),
-                        "outer_values": float(outer.mean()),
-                        "outer_squared": float(square[outer].sum() / square.sum()),
-                    }
-                )
-        return {"rows": rows}
+    values = draw(key, count)
+    rows = []
+    for scheme, bits in product(FITTED, BITS):
+        levels = scheme.levels_at(bits)
+        if levels is None:
+            continue
+        codebook = fit(values, scheme.method, levels)
+        indices = assign(values, codebook)
+        decoded = codebook.levels[indices]
+        error = distortion(values, decoded)
+        outer = (indices == 0) | (indices == codebook.levels.size - 1)
+        square = np.square(values - decoded)
+        rows.append(
+            {
+                "distribution": key,
+                "scheme": scheme.key,
+                "bits": bits,
+                "l1": error.l1,
+                "l2": error.l2,
+                "entropy": index_entropy(np.bincount(indices)),
+                "outer_values": float(outer.mean()),
+                "outer_squared": float(square[outer].sum() / square.sum()),
+            }
+        )
+    return rows

@@ -1,4 +1,4 @@
-"""How the study's figures look: sizes, direct labels, and files that do not differ by run."""
+"""The look of the study's figures: sizes, direct labels, and reproducible files."""
 
 from __future__ import annotations
 
@@ -38,37 +38,47 @@ _STYLE = {
 }
 
 
-class Line(NamedTuple):
-    """A curve over bit-widths.
-
-    Attributes:
-        scheme: gives color, marker and, without `label`, the label.
-        points: value by bit-width.
-        label: what stands at its end.
-        dashed: for curves that are not to be compared at equal bits.
-    """
-
-    scheme: Scheme
-    points: Mapping[int, float]
-    label: str | None = None
-    dashed: bool = False
-
-
-class End(NamedTuple):
-    """A drawn line to be labelled: its points, text, color, marker and style."""
+class Curve(NamedTuple):
+    """A curve with a label at its end; `width` None is the default line width."""
 
     x: Sequence[float]
     y: Sequence[float]
-    text: str
+    label: str
     color: str
     marker: str = ""
     style: str = "-"
+    width: float | None = None
+
+
+def scheme_curve(
+    scheme: Scheme,
+    points: Mapping[int, float],
+    label: str | None = None,
+    *,
+    style: str = "-",
+    factor: float = 1,
+) -> Curve:
+    """Return the curve of a scheme over bits.
+
+    Args:
+        scheme: gives color, marker and the default label.
+        points: values by bits.
+        label: another label.
+        style: matplotlib's line style.
+        factor: multiplies the values.
+    """
+    bits = sorted(points)
+    y = [factor * points[b] for b in bits]
+    return Curve(bits, y, label or scheme.label, scheme.color, scheme.marker, style)
 
 
 def panels(
     rows: int, columns: int, width: float, height: float, **adjust: float
 ) -> tuple[Any, Any]:
-    """Return a figure in inches and its axes [rows, columns]; `adjust` as in subplots_adjust."""
+    """Return a figure, sized in inches, and its axes [rows, columns].
+
+    `adjust` goes to matplotlib's `subplots_adjust`.
+    """
     figure = import_extra("matplotlib.figure", "study").Figure((width, height), dpi=DPI)
     axes = figure.subplots(rows, columns, squeeze=False)
     figure.subplots_adjust(**adjust)
@@ -76,7 +86,7 @@ def panels(
 
 
 def png(draw: Callable[[], Any]) -> bytes:
-    """Return the figure that `draw` returns as a PNG file, the same bytes whenever it is drawn."""
+    """Return the figure that `draw` returns as a PNG file; the same figure gives the same bytes."""
     matplotlib = import_extra("matplotlib", "study")
     image_module = import_extra("PIL.Image", "images")
     drawn, small = io.BytesIO(), io.BytesIO()
@@ -88,26 +98,40 @@ def png(draw: Callable[[], Any]) -> bytes:
     return small.getvalue()
 
 
-def curves(axes: Any, lines: Sequence[Line], *, log: bool = False, factor: float = 1) -> None:
-    """Draw lines over bit-widths, each labelled at its end in its color."""
-    ends = []
-    for line in lines:
-        points = sorted(line.points.items())
-        if not points:
-            continue
-        x, y = [bits for bits, _ in points], [factor * value for _, value in points]
-        scheme, style = line.scheme, "--" if line.dashed else "-"
-        axes.plot(x, y, color=scheme.color, marker=scheme.marker, linestyle=style)
-        ends.append(End(x, y, line.label or scheme.label, scheme.color, scheme.marker, style))
+def draw_curves(axes: Any, curves: Sequence[Curve], *, log: bool = False) -> None:
+    """Draw the curves that have points, each labelled at its end in its color.
+
+    Args:
+        axes: matplotlib's axes.
+        curves: the curves.
+        log: whether the y axis is logarithmic.
+    """
+    drawn = [curve for curve in curves if curve.x]
+    for curve in drawn:
+        axes.plot(
+            curve.x,
+            curve.y,
+            color=curve.color,
+            marker=curve.marker,
+            linestyle=curve.style,
+            linewidth=curve.width,
+        )
     if log:
-        log_scale(axes)
-    axes.set_xticks(range(1, 9))
-    axes.set_xlim(0.8, 8.2)
-    label_ends(axes, ends)
+        _log_scale(axes)
+    # The positions of the labels depend on the limits of the axes.
+    axes.autoscale_view()
+    _label_ends(axes, drawn)
 
 
-def log_scale(axes: Any) -> None:
-    """Make the y axis logarithmic, its ticks plain numbers, no closer than at 1, 2 and 5."""
+def bits_axis(axes: Any, low: int = 1, high: int = 8) -> None:
+    """Make the x axis an axis of stored bits."""
+    axes.set_xticks(range(low, high + 1))
+    axes.set_xlim(low - 0.2, high + 0.2)
+    axes.set_xlabel("stored bits per weight")
+
+
+def _log_scale(axes: Any) -> None:
+    """Make the y axis logarithmic, with plain numbers as ticks at 1, 2 and 5 or only at 1."""
     ticker = import_extra("matplotlib.ticker", "study")
     axes.set_yscale("log")
     low, high = axes.get_ylim()
@@ -118,37 +142,39 @@ def log_scale(axes: Any) -> None:
     axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def label_ends(axes: Any, ends: Sequence[End]) -> None:
-    """Write labels right of the axes, about where their lines end, each with a piece of line.
+def _label_ends(axes: Any, curves: Sequence[Curve]) -> None:
+    """Label curves to the right of the axes near their ends, with a line sample beside each label.
 
-    Lines that end together are labelled in the order of their mean heights.
+    Curves that end together are labelled in the order of their mean heights.
     """
-    if not ends:
+    if not curves:
         return
     gap = (FONT * 1.25 * DPI / 72) / axes.get_window_extent().height
     to_axes = axes.transData + axes.transAxes.inverted()
-    heights = [to_axes.transform(list(zip(end.x, end.y, strict=True)))[:, 1] for end in ends]
+    heights = [to_axes.transform(list(zip(c.x, c.y, strict=True)))[:, 1] for c in curves]
     last = np.clip([height[-1] for height in heights], 0.0, 1.0)
     order = np.argsort(last + 0.5 * np.array([height.mean() for height in heights]), kind="stable")
     placed = _spread(np.maximum.accumulate(last[order]), gap)
-    for at, height in zip(order.tolist(), placed.tolist(), strict=True):
-        end = ends[at]
+    for index, height in zip(order.tolist(), placed.tolist(), strict=True):
+        curve = curves[index]
         axes.plot(
             [1.025, 1.06, 1.095],
             [height] * 3,
-            color=end.color,
-            marker=end.marker,
+            color=curve.color,
+            marker=curve.marker,
             markevery=[1],
-            linestyle=end.style,
+            linestyle=curve.style,
             linewidth=1.3,
             transform=axes.transAxes,
             clip_on=False,
         )
-        axes.text(1.115, height, end.text, color=end.color, va="center", transform=axes.transAxes)
+        axes.text(
+            1.115, height, curve.label, color=curve.color, va="center", transform=axes.transAxes
+        )
 
 
 def _spread(heights: Any, gap: float) -> Any:
-    """Return ascending heights at least `gap` apart, moved as little as one pass allows."""
+    """Return ascending heights moved apart to distances of at least `gap`."""
     placed = heights.copy()
     for i in range(1, placed.size):
         placed[i] = max(placed[i], placed[i - 1] + gap)
@@ -170,27 +196,28 @@ def bars(
 ) -> None:
     """Draw horizontal bars from top to bottom, each with its value beside it.
 
-    Bars below `lowest` end there, and say so.
+    A bar below `lowest` is cut there and marked as cut.
     """
-    places = np.arange(len(labels))[::-1]
-    shown = np.maximum(np.nan_to_num(np.asarray(values, np.float64)), lowest)
-    axes.barh(places, shown, color=list(colors), height=0.7)
-    axes.set_yticks(places, labels)
+    rows = np.arange(len(labels))[::-1]
+    lengths = np.maximum(np.nan_to_num(np.asarray(values, np.float64)), lowest)
+    axes.barh(rows, lengths, color=list(colors), height=0.7)
+    axes.axvline(0, color=GRAY, lw=0.8)
+    axes.set_yticks(rows, labels)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     low, high = axes.get_xlim()
     span = high - low
     axes.set_xlim(low - (0.2 * span if low < 0 else 0), high + 0.2 * span)
-    for place, value, length in zip(places, values, shown.tolist(), strict=True):
+    for row, value, length in zip(rows, values, lengths.tolist(), strict=True):
         text = "–" if np.isnan(value) else form.format(value).replace("-", "−")
-        cut = value < lowest
-        left = length < 0 and not cut
+        is_cut = value < lowest
+        is_left = length < 0 and not is_cut
         axes.annotate(
-            f"{text} (bar cut)" if cut else text,
-            (max(length, 0) if not left else length, place),
-            (-4 if left else 4, 0),
+            f"{text} (bar cut)" if is_cut else text,
+            (length if is_left else max(length, 0), row),
+            (-4 if is_left else 4, 0),
             textcoords="offset points",
             va="center",
-            ha="right" if left else "left",
+            ha="right" if is_left else "left",
             color=GRAY,
         )

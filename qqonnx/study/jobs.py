@@ -1,36 +1,78 @@
-"""Jobs on several processes, their results kept between runs."""
+"""Jobs run in several processes; results are cached between runs."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qqonnx.cache import cache_folder
-from qqonnx.study.cache import digest_of
+from qqonnx.study.models import StudyModel, digest_of
+from qqonnx.temporary import atomic_write
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-Result = dict[str, Any]
+Result = Any
+"""A result that JSON can hold."""
+
+Progress = Callable[[str, float, float], None]
+"""Called with the name of a stage, the cost just done and the cost of the whole stage."""
 
 
 class Job(Protocol):
-    """A measurement: picklable, and the same result whenever it runs."""
+    """A picklable measurement that gives the same result every time."""
 
     @property
     def key(self) -> str:
-        """All that the result depends on, but for the version of qqonnx."""
+        """Everything that the result depends on, except for the version of qqonnx."""
 
     @property
     def cost(self) -> float:
-        """About how long it takes, in any unit that others share."""
+        """Expected duration, in a unit that all jobs of a run share."""
 
     def run(self) -> Result:
-        """Return the result: what JSON can hold."""
+        """Return the result, which JSON can represent."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A job that calls a function.
+
+    Attributes:
+        function: a function of a module, so that other processes can import it.
+        arguments: its arguments; they identify the result.
+        cost: the estimated run time.
+    """
+
+    function: Callable[..., Result]
+    arguments: tuple[Any, ...]
+    cost: float
+
+    @property
+    def key(self) -> str:
+        """The function's name and the arguments, models by their digest."""
+        parts = (a.digest if isinstance(a, StudyModel) else repr(a) for a in self.arguments)
+        return " ".join([self.function.__name__, *parts])
+
+    def run(self) -> Result:
+        """Call the function."""
+        return self.function(*self.arguments)
+
+
+def run_stage(
+    name: str, jobs: Sequence[Job], *, workers: int, fresh: bool, progress: Progress
+) -> list[Result]:
+    """Run the jobs of a stage with `run_jobs`; report the progress under the stage's name."""
+    total = sum(job.cost for job in jobs)
+    progress(name, 0, total)
+    return run_jobs(
+        jobs, workers=workers, fresh=fresh, progress=lambda cost: progress(name, cost, total)
+    )
 
 
 def run_jobs(
@@ -40,15 +82,14 @@ def run_jobs(
     fresh: bool = False,
     progress: Callable[[float], None] = lambda _: None,
 ) -> list[Result]:
-    """Return the results of `jobs`, in their order.
+    """Return the results of `jobs` in order, from the cache where possible.
 
-    A result found in the cache is taken from there. An error ends the run; what has been
-    measured until then stays in the cache.
+    An error stops the run; results finished before it stay in the cache.
 
     Args:
-        jobs: what to measure.
-        workers: processes; 1 runs the jobs in this one.
-        fresh: measure again what the cache holds.
+        jobs: the measurements.
+        workers: number of processes; with 1 the jobs run in this process.
+        fresh: ignore cached results.
         progress: called with the cost of each finished job.
     """
     folder = cache_folder("study") / "results"
@@ -56,32 +97,31 @@ def run_jobs(
     files = [folder / f"{digest_of(__version__, job.key)}.json" for job in jobs]
     results: list[Result | None] = [None] * len(jobs)
     todo = []
-    for at, (job, file) in enumerate(zip(jobs, files, strict=True)):
+    for index, (job, file) in enumerate(zip(jobs, files, strict=True)):
         if not fresh and file.exists():
-            results[at] = json.loads(file.read_text("utf-8"))
+            results[index] = json.loads(file.read_text("utf-8"))
             progress(job.cost)
         else:
-            todo.append(at)
+            todo.append(index)
 
-    def keep(at: int, result: Result) -> None:
-        partial = files[at].with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(result), "utf-8")
-        partial.replace(files[at])
-        # What is returned is what a later run finds.
-        results[at] = json.loads(json.dumps(result))
-        progress(jobs[at].cost)
+    def store(index: int, result: Result) -> None:
+        with atomic_write(files[index]) as file:
+            file.write_text(json.dumps(result), "utf-8")
+        # A later run reads the JSON: return the same now.
+        results[index] = json.loads(json.dumps(result))
+        progress(jobs[index].cost)
 
     if workers == 1:
-        for at in todo:
-            keep(at, jobs[at].run())
+        for index in todo:
+            store(index, jobs[index].run())
     elif todo:
-        # Forking a process that has run ONNX Runtime's threads may hang.
+        # A forked process may hang if ONNX Runtime has started threads before.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(workers, len(todo)), context) as pool:
-            waiting = {pool.submit(jobs[at].run): at for at in todo}
+            waiting = {pool.submit(jobs[index].run): index for index in todo}
             try:
                 for future in as_completed(waiting):
-                    keep(waiting[future], future.result())
+                    store(waiting[future], future.result())
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -1,4 +1,4 @@
-"""Networks compressed by a scheme: what accuracy is left, measured on the compressed file."""
+"""Accuracy of networks compressed by a scheme, measured on the compressed file."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ import numpy as np
 
 from qqonnx.compression.pipeline import compress
 from qqonnx.config import Options
+from qqonnx.evaluation.classifier import open_classifier
 from qqonnx.evaluation.data import batches, open_dataset, output_indices
-from qqonnx.evaluation.metrics import count
 from qqonnx.evaluation.preprocessing import for_model
-from qqonnx.evaluation.session import open_classifier
-from qqonnx.study.cache import digest_of
+from qqonnx.evaluation.score import reference_outputs, score_models
+from qqonnx.study.models import digest_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from qqonnx.study.cache import StudyModel
+    from qqonnx.evaluation.data import Batch, Dataset
+    from qqonnx.study.models import StudyModel
     from qqonnx.study.schemes import Scheme
 
 IMAGES = 1000
-"""Held-out images an accuracy is measured on, at most."""
+"""Largest number of held-out images that accuracy is measured on."""
+
+BATCH_SIZE = 128
 
 FLOAT_BITS = 32
 
 
 @dataclass(frozen=True)
 class NetworkJob:
-    """One network to be measured: compressed by `scheme` at `bits`, or as it is.
+    """Measurement of one network, compressed or float.
 
     Attributes:
         model: the float network.
-        scheme: None for the float network itself.
-        bits: the bit-width that the scheme is named by; 32 for floats.
+        scheme: how the network is compressed; None for the float network itself.
+        bits: nominal bit-width of the scheme; 32 for the float network.
     """
 
     model: StudyModel
@@ -46,30 +49,27 @@ class NetworkJob:
 
     @property
     def key(self) -> str:
-        """What the result depends on, but for versions."""
+        """Everything that the result depends on, except for versions."""
         scheme = (self.scheme.method, self.scheme.granularity) if self.scheme else ("float", "")
         content = digest_of(self.model.path, *_files(self.model.held_out))
         return f"network {content} {' '.join(scheme)} {self.bits} {IMAGES}"
 
     @property
     def cost(self) -> float:
-        """Time it takes, in a unit of its own: the model's bytes, and a start."""
+        """Expected duration: the model's size in bytes, and a constant for starting."""
         return self.model.path.stat().st_size + 6e6
 
     def run(self) -> dict[str, Any]:
-        """Return accuracy, agreement and KL on held-out images, and errors of the weights.
+        """Return accuracy, agreement and KL on held-out images, and weight errors.
 
         Returns:
-            images, top1 (share), agreement (share), kl (nats, mean); for a compressed network
-            also bytes, compressed (share of the float parameters' bytes), and means over the
-            compressed weights: bits (stored), entropy (bits), l1, l2, noise (L2 over the mean
-            square).
+            images (number), top1 and agreement (shares), kl (mean, nats). For a compressed
+            network also bytes, compressed (share of the parameters' bytes that belongs to
+            compressed weights), and means over all entries of compressed weights: bits
+            (stored), entropy (bits), l1, l2, noise (l2 divided by the mean square).
         """
-        images, answers = held_out(self.model)
-        reference = float_outputs(self.model)
         if self.scheme is None:
-            found = count(reference, answers, reference)
-            return _accuracy(found)
+            return _accuracy(self.model, self.model.path, reference=None)
         with tempfile.TemporaryDirectory(prefix="qqonnx-") as folder:
             output = Path(folder) / "small.onnx"
             options = Options(
@@ -80,7 +80,7 @@ class NetworkJob:
                 min_size=0,
             )
             report = compress(self.model.path, output, options, threads=1)
-            outputs = _run(open_classifier(output, threads=1), images)
+            accuracy = _accuracy(self.model, output, reference=float_outputs(self.model))
         size = np.array([np.prod(weight.shape) for weight in report.weights], np.float64)
         share = size / size.sum()
         left = sum(entry.nbytes for entry in report.skipped)
@@ -96,7 +96,7 @@ class NetworkJob:
             if np.isfinite(w.sqnr)
         )
         return {
-            **_accuracy(count(outputs, answers, reference)),
+            **accuracy,
             "bytes": report.bytes_after,
             "compressed": before / (before + left),
             **{name: mean(name) for name in ("bits", "entropy", "l1", "l2")},
@@ -104,49 +104,55 @@ class NetworkJob:
         }
 
 
-def _accuracy(found: Any) -> dict[str, Any]:
-    return {
-        "images": found.images,
-        "top1": found.top1 / found.images,
-        "agreement": found.agreeing / found.images,
-        "kl": found.kl / found.images,
-    }
-
-
-@lru_cache(maxsize=2)
-def held_out(model: StudyModel) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the held-out images as the model takes them, and the right outputs."""
-    return load_images(model, model.held_out, IMAGES)
-
-
-@lru_cache(maxsize=2)
-def float_outputs(model: StudyModel) -> NDArray[Any]:
-    """Return the float network's outputs for the held-out images."""
-    return _run(open_classifier(model.path, threads=1), held_out(model)[0])
-
-
 def load_images(
     model: StudyModel, data: Path, limit: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return at most `limit` images float32 [n, c, h, w] as `model` takes them, and the outputs.
+    """Return at most `limit` preprocessed images and the index of each image's correct output.
+
+    Returns:
+        Images float32 [n, channels, height, width] and indices int64 [n].
 
     Raises:
-        QqonnxError: there are none, or their classes do not fit the model.
+        QqonnxError: there are no images, or their classes do not fit the model.
     """
-    dataset = open_dataset(data, limit if limit < len(open_dataset(data).items) else None)
-    classifier = open_classifier(model.path, threads=1)
-    preprocessing, _ = for_model(classifier.metadata, classifier.size)
-    parts = list(batches(dataset, preprocessing, 256))
+    dataset, parts = _batches(model, data, limit)
     images = np.concatenate([part.images for part in parts])
-    classes = classifier.run(images[:1]).shape[1]
-    labels = np.concatenate([part.labels for part in parts])
+    classes = open_classifier(model.path, threads=1).run(images[:1]).shape[1]
+    labels = np.concatenate([part.labels for part in parts if part.labels is not None])
     return images, output_indices(dataset, classes)[labels]
 
 
-def _run(classifier: Any, images: NDArray[np.float32]) -> NDArray[Any]:
-    step = 128
-    parts = [classifier.run(images[at : at + step]) for at in range(0, len(images), step)]
-    return np.concatenate(parts)
+@lru_cache(maxsize=2)
+def held_out(model: StudyModel) -> tuple[Dataset, list[Batch]]:
+    """Return the held-out images and their preprocessed batches."""
+    return _batches(model, model.held_out, IMAGES)
+
+
+@lru_cache(maxsize=2)
+def float_outputs(model: StudyModel) -> list[NDArray[Any]]:
+    """Return the float network's outputs for each batch of held-out images."""
+    return reference_outputs(open_classifier(model.path, threads=1), held_out(model)[1])
+
+
+def _batches(model: StudyModel, data: Path, limit: int) -> tuple[Dataset, list[Batch]]:
+    dataset = open_dataset(data, limit)
+    classifier = open_classifier(model.path, threads=1)
+    preprocessing, _ = for_model(classifier.metadata, classifier.size)
+    return dataset, list(batches(dataset, preprocessing, BATCH_SIZE))
+
+
+def _accuracy(
+    model: StudyModel, path: Path, reference: list[NDArray[Any]] | None
+) -> dict[str, Any]:
+    dataset, parts = held_out(model)
+    classifier = open_classifier(path, threads=1)
+    (score,), _ = score_models([classifier], dataset, parts, reference=reference)
+    return {
+        "images": score.samples,
+        "top1": score.top1,
+        "agreement": score.agreement,
+        "kl": score.kl,
+    }
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The report: one HTML file with every figure in it, and the figures as PNG files."""
+"""The study's page: one HTML file with every figure, and the figures as PNG files."""
 
 from __future__ import annotations
 
@@ -7,27 +7,20 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qqonnx.study import figures_ours, figures_paper
+from qqonnx.study import figures_analysis, figures_paper
 from qqonnx.study.claims import FAILS, HOLDS, IN_PART, claims
 from qqonnx.study.drawing import png
-from qqonnx.study.mending import chosen_exponents
 from qqonnx.study.results import Results, write_results
 from qqonnx.study.summary import answer, limits, network_table
+from qqonnx.study.variants import chosen_exponents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 
-class FigureOf(NamedTuple):
-    """A figure of the report.
-
-    Attributes:
-        name: of its PNG file.
-        title: its heading.
-        caption: what it shows.
-        draw: returns it.
-    """
+class Figure(NamedTuple):
+    """A figure of the page: stem of its PNG file, heading, caption, and drawing function."""
 
     name: str
     title: str
@@ -36,95 +29,95 @@ class FigureOf(NamedTuple):
 
 
 _ACCURACY = (
-    "Top-1 accuracy on held-out images of the compressed ONNX file in ONNX Runtime: weights and "
-    "biases, one codebook a tensor; tensors too small to gain stay float. PWLQ as published has "
-    "2ᵇ⁺¹ − 1 levels at what it calls b bits: dashed at b, solid at the b + 1 bits it stores; "
-    "PWLQ 2ᵇ has 2ᵇ levels in all."
+    "Top-1 accuracy of the compressed ONNX file on held-out images in ONNX Runtime. Weights and "
+    "biases have one codebook per tensor; tensors that would not shrink stay float. PWLQ as "
+    "published has 2ᵇ⁺¹ − 1 levels at what it calls b bits: dashed at b, solid at the b + 1 bits "
+    "that it stores. PWLQ 2ᵇ has 2ᵇ levels in all."
+)
+
+_NETWORK_FIGURES = (
+    ("fig3_resnet", "Figure 3: ResNet", ("resnet18", "resnet50")),
+    ("fig4_mobilenet_small", "Figure 4: MobileNetV3-Small", ("mobilenet_v3_small", "bundled")),
+    ("fig5_mobilenet_large", "Figure 5: MobileNetV3-Large", ("mobilenet_v3_large",)),
+    ("fig6_googlenet", "Figure 6: GoogLeNet", ("googlenet",)),
 )
 
 
-def figures(results: Results) -> Iterator[FigureOf]:
-    """Yield the figures that the results have numbers for, in the report's order."""
-    yield FigureOf(
+def figures(results: Results) -> Iterator[Figure]:
+    """Yield the figures for which there are results, in the page's order."""
+    yield Figure(
         "fig1_schemes",
         "Figure 1: three schemes on one distribution",
         "Bins and levels of UQ, PWLQ and QQ at 3 bits over a histogram of normal values.",
         figures_paper.schemes_on_normal,
     )
-    yield FigureOf(
+    yield Figure(
         "fig2_errors",
         "Figure 2: errors on normal values, and a small network",
-        "Pointwise errors, mean losses by bit-width, the ratio of UQ's to QQ's, and the accuracy "
-        "of a small network. " + _ACCURACY,
+        "Pointwise errors, mean losses against bits, the ratio of UQ's loss to QQ's, and the "
+        f"accuracy of a small network. {_ACCURACY}",
         partial(figures_paper.errors_on_normal, results),
     )
-    yield FigureOf(
+    yield Figure(
         "fig2b_distributions",
         "Figure 2, other distributions",
-        "L1 and L2 loss over that of k-means at as many levels; below 1 is better than k-means "
-        "(possible for L1, which k-means does not minimize).",
+        "L1 and L2 loss relative to k-means with as many levels. Below 1 is better than k-means, "
+        "which is possible for L1, because k-means minimizes L2.",
         partial(figures_paper.other_distributions, results),
     )
-    names = results.network_names()
-    groups = {
-        "fig3_resnet": ("Figure 3: ResNet", ["resnet18", "resnet50"]),
-        "fig4_mobilenet_small": ("Figure 4: MobileNetV3-Small", ["mobilenet_v3_small", "bundled"]),
-        "fig5_mobilenet_large": ("Figure 5: MobileNetV3-Large", ["mobilenet_v3_large"]),
-        "fig6_googlenet": ("Figure 6: GoogLeNet", ["googlenet"]),
-    }
-    for name, (title, wanted) in groups.items():
-        models = [model for model in wanted if model in names]
+    for name, title, networks in _NETWORK_FIGURES:
+        models = [model for model in networks if model in results.network_names()]
         if models:
-            yield FigureOf(
-                name, title, _ACCURACY, partial(figures_paper.accuracies, results, models)
-            )
-    yield FigureOf(
+            yield Figure(name, title, _ACCURACY, partial(figures_paper.accuracies, results, models))
+    yield Figure(
         "related",
         "UNIQ and NormalFloat",
-        "Levels from a fitted normal distribution: UNIQ's bins of equal mass under it (section 2.3 "
-        "of the paper), NormalFloat's quantiles scaled to the greatest magnitude (NF4 at 4 bits).",
-        partial(figures_paper.related, results),
+        "Levels from a fitted normal distribution: UNIQ has bins of equal mass under it (section "
+        "2.3 of the paper), NormalFloat scales its quantiles to the largest magnitude (NF4 at 4 "
+        "bits).",
+        partial(figures_analysis.related, results),
     )
     if results.layers:
-        yield FigureOf(
+        yield Figure(
             "predictors",
             "What predicts accuracy?",
-            "One weight quantized at a time, all others float. Above: rank correlation of each "
-            "predictor with accuracy, signs turned so that 1 is a perfect predictor. Below: top-1 "
-            "lost against three of them, a dot for each weight, method and bit-width.",
-            partial(figures_ours.predictors, results),
+            "One weight is quantized at a time, all others are float. Top: rank correlation of "
+            "each predictor with accuracy, signed so that 1 is a perfect predictor. Bottom: top-1 "
+            "lost against three predictors, one dot per weight, method and bit-width.",
+            partial(figures_analysis.predictors, results),
         )
     if results.tails:
-        yield FigureOf(
+        yield Figure(
             "tails",
             "Why QQ fails at the tails",
-            "The lowest and the highest bin of QQ hold 2/2ᵇ of the values, and most of the squared "
-            "error: one level stands for everything from the bin's threshold to the greatest "
-            "weight. Output error: squared error weighted with the activations' second moments. "
-            "Right: networks with all bins quantized, only the outer two, or all but these.",
-            partial(figures_ours.tails, results),
+            "QQ's lowest and highest bin hold 2/2ᵇ of the values but most of the squared error: "
+            "one level represents all values from the bin's threshold to the largest weight. "
+            "Output error: squared error weighted with the activations' second moments. Right: "
+            "networks with all bins quantized, with only the two outermost bins quantized, and "
+            "with all other bins quantized.",
+            partial(figures_analysis.tails, results),
         )
     if results.exponents:
-        yield FigureOf(
+        yield Figure(
             "exponents",
             "QQ-alpha: between UQ and QQ",
-            "Levels as dense as f^α, one α for the whole network: squared error of all weights, KL "
-            "to the float outputs on calibration images, accuracy on held-out ones.",
-            partial(figures_ours.exponents, results),
+            "Levels with density f^α and one α for the whole network: squared error of all "
+            "weights, KL to the float outputs on calibration images, accuracy on held-out images.",
+            partial(figures_analysis.exponents, results),
         )
-    yield FigureOf(
-        "mended",
-        "Which mending closes the gap to k-means?",
-        "Share of the gap between QQ (0) and k-means (100) in the logarithm of the squared error, "
-        "mean over bit-widths from 2; and mean top-1 of all networks at 2 to 5 bits. A negative "
-        "gap: worse than QQ.",
-        partial(figures_ours.mended, results),
+    yield Figure(
+        "variants",
+        "Which variant closes the gap to k-means?",
+        "Closed share of the gap between QQ (0) and k-means (100) in the logarithm of the squared "
+        "error, mean over bits from 2; and mean top-1 of all networks at 2 to 5 bits. A negative "
+        "share is worse than QQ.",
+        partial(figures_analysis.variants, results),
     )
-    yield FigureOf(
-        "mended_accuracy",
-        "Mended schemes on every network",
-        "Top-1 accuracy of the compressed files, 2 to 6 bits.",
-        partial(figures_ours.mended_accuracies, results),
+    yield Figure(
+        "variant_accuracies",
+        "QQ's variants on every network",
+        "Top-1 accuracy of the compressed files at 2 to 6 bits.",
+        partial(figures_analysis.variant_accuracies, results),
     )
 
 
@@ -134,9 +127,9 @@ def write_report(
     """Write `report.html`, `figures/*.png` and `study.json` into `folder`.
 
     Args:
-        results: what to report.
-        folder: made if need be; files of these names are replaced.
-        progress: called with the figures just drawn and in all.
+        results: the measurements.
+        folder: created if missing; existing files with these names are replaced.
+        progress: called with the number of figures just drawn and the number of all figures.
 
     Returns:
         The path of the HTML file.
@@ -144,13 +137,13 @@ def write_report(
     images = folder / "figures"
     images.mkdir(parents=True, exist_ok=True)
     write_results(results, folder / "study.json")
-    wanted = list(figures(results))
+    pending = list(figures(results))
     drawn = []
-    for figure in wanted:
+    for figure in pending:
         image = png(figure.draw)
         (images / f"{figure.name}.png").write_bytes(image)
         drawn.append((figure, image))
-        progress(1, len(wanted))
+        progress(1, len(pending))
     page = folder / "report.html"
     page.write_text(_page(results, drawn), "utf-8")
     return page
@@ -171,26 +164,26 @@ img{max-width:100%;height:auto}figure{margin:1.5rem 0}figcaption{color:#555;max-
 _MARKS = {HOLDS: ("✓", "#007a5a"), IN_PART: ("◐", "#8a6100"), FAILS: ("✗", "#a83c00")}
 
 
-def _page(results: Results, drawn: Sequence[tuple[FigureOf, bytes]]) -> str:
+def _page(results: Results, drawn: Sequence[tuple[Figure, bytes]]) -> str:
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
         f"<title>Quantile Quantization, run again</title><style>{_STYLE}</style></head><body>",
         "<h1>Quantile Quantization, run again</h1>",
-        "<p>Every figure of the paper with our numbers, and what of its claims held up.</p>",
+        "<p>The paper's figures with new measurements, and a verdict on each of its claims.</p>",
     ]
     if results.extent == "quick":
         parts.append(
             '<p class="quick">A quick run: one network and a small one, few bit-widths, every fifth'
-            " weight. Run <code>qqonnx study</code> without <code>--quick</code> for all.</p>"
+            " weight. <code>qqonnx study</code> without <code>--quick</code> runs everything.</p>"
         )
     parts.append("<h2>Claims</h2>" + _claims_table(results))
     parts.append("<h2>The open question</h2>")
     parts += [f"<p>{escape(text)}</p>" for text in answer(results)]
     parts.append(
-        "<h2>How many bits a network takes</h2><p>Stored bits a weight from which on a network "
-        "loses at most one point of accuracy; PWLQ as published counted with its extra bit.</p>"
-        + _html_table(*network_table(results))
+        "<h2>How many bits a network needs</h2><p>The fewest stored bits per weight from which a "
+        "network loses at most one point of accuracy. PWLQ as published counts with its extra "
+        "bit.</p>" + _html_table(*network_table(results))
     )
     for figure, image in drawn:
         source = base64.b64encode(image).decode("ascii")
@@ -201,10 +194,9 @@ def _page(results: Results, drawn: Sequence[tuple[FigureOf, bytes]]) -> str:
         )
         if figure.name == "exponents":
             parts.append(_exponents_table(results))
-    parts.append("<h2>How, and what cannot be compared</h2>")
+    parts.append("<h2>Setting and limits</h2>")
     parts += [f"<p>{escape(text)}</p>" for text in limits(results)]
-    rows = [(name, text) for name, text in results.setting.items()]
-    parts.append(_html_table(("", ""), rows))
+    parts.append(_html_table(("", ""), list(results.setting.items())))
     parts.append("</body></html>\n")
     return "\n".join(parts)
 

@@ -1,7 +1,7 @@
-"""Reference models: the architectures of the study, trained here, written as ONNX.
+"""Reference models: torchvision architectures trained on small images and written as ONNX.
 
-torchvision's architectures, unchanged but for the number of outputs, on images of 32 by 32
-pixels. Seeded: the same packages on the same machine give the same files.
+Only the number of outputs differs from torchvision's architectures. The images have 32 by 32
+pixels. Training is seeded: the same packages on the same machine give the same files.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ LABEL_SMOOTHING = 0.1
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one architecture is trained.
+    """The training settings of one architecture.
 
     Attributes:
-        label: what figures call it.
-        epochs: passes over the training images.
-        learning_rate: the highest of the one-cycle schedule.
-        arguments: of torchvision's constructor.
+        label: the label in figures.
+        epochs: the number of epochs.
+        learning_rate: the maximum of the one-cycle schedule.
+        arguments: arguments of torchvision's constructor.
     """
 
     label: str
@@ -65,14 +65,14 @@ RECIPES = {
         "GoogLeNet", 24, 2e-3, {"aux_logits": False, "init_weights": True, "dropout": 0.2}
     ),
 }
-"""The study's architectures, by torchvision's names."""
+"""The study's architectures by torchvision's names."""
 
 Progress = Callable[[int, int], None]
-"""Called with the steps just done and the steps in all."""
+"""Called with the steps just done and the number of all steps."""
 
 
 def recipe_text(name: str) -> str:
-    """Return all that the training of `name` depends on but the images, as text."""
+    """Return all training settings of `name` as text."""
     settings = (SEED, BATCH, WEIGHT_DECAY, AVERAGE_DECAY, LABEL_SMOOTHING, PREPROCESSING)
     return repr((name, RECIPES[name], settings))
 
@@ -84,7 +84,7 @@ def train_reference(
 
     Args:
         name: a key of `RECIPES`.
-        images: held-out images take no part; the last epoch's weights are kept.
+        images: the images; only the training images are used.
         output: the file to write.
         progress: called after each step.
 
@@ -94,7 +94,7 @@ def train_reference(
     recipe = RECIPES[name]
     torch = import_extra("torch", "study")
     models = import_extra("torchvision.models", "study")
-    # One thread, as sums depend on how many there are; models are trained side by side instead.
+    # Sums depend on the number of threads. Models are trained in parallel processes instead.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
@@ -108,14 +108,13 @@ def train_reference(
 
 
 def preprocess(split: Split) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return float32 [n, 3, size, size], as evaluation prepares them."""
+    """Return the images as float32 [n, 3, size, size], preprocessed as in evaluation."""
     image_module = import_extra("PIL.Image", "images")
-    steps = Preprocessing(**vars(PREPROCESSING))
-    return np.stack([apply(image_module.fromarray(image), steps) for image in split.images])
+    return np.stack([apply(image_module.fromarray(image), PREPROCESSING) for image in split.images])
 
 
 def _train(model: nn.Module, recipe: Recipe, split: Split, progress: Progress) -> nn.Module:
-    """Train `model`; return the moving average of its weights."""
+    """Train `model`; return the model with the moving average of the weights."""
     torch = import_extra("torch", "study")
     generator = torch.Generator().manual_seed(SEED)
     # Convolutions train faster on a CPU with channels last.
@@ -144,22 +143,22 @@ def _train(model: nn.Module, recipe: Recipe, split: Split, progress: Progress) -
             schedule.step()
             average.update_parameters(model)
             progress(1, steps * recipe.epochs)
-    # The statistics of batch normalization belong to the weights: measure those of the average.
+    # The averaged weights need batch normalization statistics of their own.
     torch.optim.swa_utils.update_bn(images.split(BATCH), average)
     module: nn.Module = average.module
     return module.to(memory_format=torch.contiguous_format)
 
 
 def _augmented(images: Tensor, generator: Any) -> Tensor:
-    """Rotate, scale and shift each image at random; the outside is black."""
+    """Rotate, scale and shift each image at random, with black borders."""
     torch = import_extra("torch", "study")
     functional = torch.nn.functional
     angle, scale, dx, dy = (torch.rand((4, len(images)), generator=generator) * 2 - 1).unbind()
     angle, scale = angle * math.radians(10), 1 + scale * 0.1
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    # grid_sample's coordinates run from -1 to 1: shifts are up to an eighth of the side.
+    # grid_sample's coordinates run from -1 to 1, so shifts are at most an eighth of the side.
     rows = [torch.stack([cos, -sin, dx / 4], 1), torch.stack([sin, cos, dy / 4], 1)]
     grid = functional.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-    # Padding is zero, and black is (0 - mean) / std = -1.
+    # Padding is 0, but black is (0 - mean) / std = -1.
     shifted: Tensor = functional.grid_sample(images + 1, grid, align_corners=False) - 1
     return shifted

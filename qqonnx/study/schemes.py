@@ -1,4 +1,4 @@
-"""What the study compares: codebook methods under the names and colors of its figures."""
+"""The compared schemes: codebook methods with their labels and colors in figures."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ BITS = tuple(range(1, 9))
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way to quantize a weight.
+    """A quantization scheme: a codebook method at a granularity.
 
     Attributes:
-        key: short and unique.
-        label: what figures call it.
+        key: a short unique name.
+        label: the label in figures.
         method: the codebook method.
-        color: of Okabe and Ito's palette, which color-blind readers can tell apart.
-        marker: matplotlib's.
-        granularity: as in `Options`.
-        more_bits: bits stored a weight beyond those it is named by.
+        color: a color of Okabe and Ito's palette, which color-blind readers can distinguish.
+        marker: a marker of matplotlib.
+        granularity: the granularity, as in `Options`.
+        extra_bits: stored bits per weight beyond the bits of the name.
     """
 
     key: str
@@ -34,10 +34,10 @@ class Scheme:
     color: str
     marker: str
     granularity: Granularity = "tensor"
-    more_bits: int = 0
+    extra_bits: int = 0
 
     def levels_at(self, bits: int) -> int | None:
-        """Return the number of levels at `bits`, or None where the method does not exist."""
+        """Return the number of levels at `bits`; None if the method does not have them."""
         try:
             return method_named(self.method).levels_for(bits)
         except QqonnxError:
@@ -46,7 +46,7 @@ class Scheme:
 
 UQ = Scheme("uq", "UQ", "uq", "#0072B2", "s")
 PWLQ = Scheme("pwlq", "PWLQ 2ᵇ", "pwlq", "#E69F00", "^")
-PWLQ_PAPER = Scheme("pwlq-paper", "PWLQ as published", "pwlq-paper", "#D55E00", "v", more_bits=1)
+PWLQ_PAPER = Scheme("pwlq-paper", "PWLQ as published", "pwlq-paper", "#D55E00", "v", extra_bits=1)
 QQ = Scheme("qq", "QQ", "qq", "#009E73", "o")
 UNIQ = Scheme("uniq", "UNIQ", "uniq", "#56B4E9", "P")
 NF = Scheme("nf", "NormalFloat", "nf", "#CC79A7", "X")
@@ -60,11 +60,11 @@ NEAREST = Scheme("qq-nearest", "QQ-nearest", "qq-nearest", "#E69F00", "3")
 SCALED = Scheme("qq-scale", "QQ + channel scale", "qq", "#882255", "*", granularity="scale")
 
 PAPER = (UQ, PWLQ, PWLQ_PAPER, QQ)
-"""The schemes of the paper's figures; PWLQ both with its levels as published and with 2^b."""
+"""The schemes of the paper's figures, with PWLQ both as published and with 2^b levels."""
 
 RELATED = (UNIQ, NF)
-MENDED = (TAILS, ALPHA, GREEDY, NEAREST, MEDIAN, MIDPOINT, SCALED)
-ALL = (*PAPER, *RELATED, *MENDED, KMEANS)
+VARIANTS = (TAILS, ALPHA, GREEDY, NEAREST, MEDIAN, MIDPOINT, SCALED)
+ALL = (*PAPER, *RELATED, *VARIANTS, KMEANS)
 
 FITTED = tuple(scheme for scheme in ALL if scheme.granularity == "tensor")
-"""Those that need no channels: they quantize any values."""
+"""The schemes that need no channels and so quantize any values."""

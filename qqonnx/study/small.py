@@ -1,20 +1,21 @@
-"""The small network of Figure 2: two hidden layers, trained by scikit-learn, written as ONNX."""
+"""Figure 2's small network, trained by scikit-learn and written as ONNX; the bundled network."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+import onnx.parser
+from onnx import helper, numpy_helper
 
 from qqonnx.cache import cache_folder
 from qqonnx.evaluation.preprocessing import PREPROCESSING_KEY, Preprocessing
 from qqonnx.extras import import_extra
-from qqonnx.study.cache import StudyModel, digest_of, write_splits
 from qqonnx.study.data import Split, digits, read_npz, write_npz
+from qqonnx.study.models import StudyModel, digest_of, write_splits
+from qqonnx.temporary import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,14 +29,14 @@ HIDDEN = (128, 64)
 SEED = 0
 EPOCHS = 30
 EPOCHS_OF_MANY = 3
-"""Passes over the images and their shifted copies, and over 10,000 images or more."""
+"""Epochs over the images and their shifted copies; for 10,000 images or more, EPOCHS_OF_MANY."""
 
 _SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
-"""Training images are shifted by one pixel in each direction, too."""
+"""Shifts of the training images, in pixels."""
 
 
 def small_network(images: ImageSet) -> StudyModel:
-    """Return the small network for gray images, from the cache or trained now (seconds).
+    """Return the small network for gray images, from the cache or after training for seconds.
 
     Raises:
         QqonnxError: scikit-learn is not installed.
@@ -45,9 +46,8 @@ def small_network(images: ImageSet) -> StudyModel:
     held_out, calibration = write_splits(images, home)
     path = home / f"small-{digest_of(repr((HIDDEN, SEED, EPOCHS, EPOCHS_OF_MANY)))}.onnx"
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        onnx.save(_trained(images), partial)
-        partial.replace(path)
+        with atomic_write(path) as target:
+            onnx.save(_trained(images), target)
     return StudyModel("small", "small network", path, held_out, calibration, images.name)
 
 
@@ -69,9 +69,9 @@ def _trained(images: ImageSet) -> onnx.ModelProto:
         batch_size=64,
         random_state=SEED,
     )
-    # One thread: the result depends on the order of sums, and small products gain nothing.
+    # The order of sums depends on the number of threads, and small products gain nothing from more.
     with warnings.catch_warnings(), threads.threadpool_limits(1):
-        # It is meant to end at the given number of epochs.
+        # The warning says that training stopped at the given number of epochs, as intended.
         warnings.simplefilter("ignore")
         classifier.fit(pixels, np.tile(images.training.labels, len(_SHIFTS)))
     return _as_onnx(classifier.coefs_, classifier.intercepts_, images)
@@ -83,35 +83,30 @@ def _as_onnx(
     images: ImageSet,
 ) -> onnx.ModelProto:
     side = images.training.images.shape[1]
-    nodes = [helper.make_node("Flatten", ["input"], ["hidden0"])]
-    initializers = []
-    for layer, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
-        last = layer == len(matrices) - 1
-        output = "logits" if last else f"sum{layer}"
-        nodes.append(
-            helper.make_node("Gemm", [f"hidden{layer}", f"weight{layer}", f"bias{layer}"], [output])
-        )
-        if not last:
-            nodes.append(helper.make_node("Relu", [output], [f"hidden{layer + 1}"]))
-        for name, array in ((f"weight{layer}", matrix), (f"bias{layer}", bias)):
-            initializers.append(numpy_helper.from_array(array.astype(np.float32), name))
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 1, side, side])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", images.classes])],
-        initializers,
+    last = len(matrices) - 1
+    nodes = ["hidden0 = Flatten(input)"]
+    for layer in range(last):
+        nodes.append(f"sum{layer} = Gemm(hidden{layer}, weight{layer}, bias{layer})")
+        nodes.append(f"hidden{layer + 1} = Relu(sum{layer})")
+    nodes.append(f"logits = Gemm(hidden{last}, weight{last}, bias{last})")
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18]>
+        small (float[batch, 1, {side}, {side}] input) => (float[batch, {images.classes}] logits)
+        {{ {" ".join(nodes)} }}"""
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    for layer, arrays in enumerate(zip(matrices, biases, strict=True)):
+        for name, array in zip(("weight", "bias"), arrays, strict=True):
+            tensor = numpy_helper.from_array(array.astype(np.float32), f"{name}{layer}")
+            model.graph.initializer.append(tensor)
     steps = Preprocessing(side, side, "bilinear", (0.0,), (1.0,))
     helper.set_model_props(model, {PREPROCESSING_KEY: steps.to_json()})
     return model
 
 
 def bundled_network(checkout: Path) -> StudyModel | None:
-    """Return the MobileNetV3-Small of a source checkout, or None if it is not there.
+    """Return the bundled MobileNetV3-Small of a source checkout; None if it is missing.
 
-    Its training images, for calibration, are the digits of scikit-learn that it does not hold out.
+    The calibration images are scikit-learn's digits without the held-out images.
 
     Raises:
         QqonnxError: scikit-learn is not installed.
@@ -128,8 +123,7 @@ def bundled_network(checkout: Path) -> StudyModel | None:
     calibration = cache_folder("study") / "models" / f"bundled-{digest_of(data)}.npz"
     if not calibration.exists():
         calibration.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = calibration.with_suffix(f".{os.getpid()}.npz")
-        write_npz(unfinished, Split(images[other], labels[other]))
-        unfinished.replace(calibration)
+        with atomic_write(calibration) as target:
+            write_npz(target, Split(images[other], labels[other]))
     label = "MobileNetV3-Small (bundled)"
     return StudyModel("bundled", label, path, data, calibration, everything.name)

@@ -1,35 +1,31 @@
-"""The networks of the study: where they and their images come from."""
+"""The sources of the study's networks and images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from qqonnx.cache import cache_folder
 from qqonnx.errors import QqonnxError
-from qqonnx.study.cache import StudyModel, digest_of, reference_models
 from qqonnx.study.data import ImageSet, digits, image_folder
-from qqonnx.study.jobs import run_jobs
+from qqonnx.study.jobs import Measurement, Progress, run_stage
+from qqonnx.study.models import StudyModel, digest_of, reference_models
 from qqonnx.study.reference import IMAGE_SIZE, RECIPES
 from qqonnx.study.small import bundled_network
-
-Progress = Callable[[str, float, float], None]
-"""Called with what is going on, the cost just done and the cost in all."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where images and weights come from; by default everything is made here, offline.
+    """The sources of images and weights. The defaults need no network.
 
     Attributes:
-        data: image folder that reference models are trained on; None: scikit-learn's digits.
-        mnist: folder of MNIST's files for the small network, or "download"; None: digits.
-        imagenette: image folder (train and val) of ImageNet classes, for pretrained networks.
-        weights: for these: torchvision's name of weights, or a folder with NAME.pth or
-            NAME.safetensors.
-        checkout: a source checkout, whose bundled model the quick run takes.
+        data: image folder for training the reference models; None for scikit-learn's digits.
+        mnist: folder of MNIST's files for the small network, or "download"; None for digits.
+        imagenette: image folder (train and val) of ImageNet classes, for pretrained networks
+            instead of reference models.
+        weights: the weights of pretrained networks: torchvision's name, or a folder with
+            NAME.pth or NAME.safetensors.
+        checkout: a source checkout with the bundled model, for the quick run.
     """
 
     data: Path | None = None
@@ -39,48 +35,21 @@ class Sources:
     checkout: Path = Path(__file__).parents[2]
 
 
-@dataclass(frozen=True)
-class TrainingJob:
-    """A reference model to be trained, unless the cache has it.
-
-    Attributes:
-        name: a key of `RECIPES`.
-        data: image folder, or None for digits.
-    """
-
-    name: str
-    data: Path | None
-
-    @property
-    def key(self) -> str:
-        """A name; what is kept is the model's file, not this job's result."""
-        return f"training {self.name} {self.data}"
-
-    @property
-    def cost(self) -> float:
-        """Epochs: of some seconds each."""
-        return RECIPES[self.name].epochs
-
-    def run(self) -> dict[str, Any]:
-        """Train; returns nothing of interest."""
-        reference_models(reference_images(self.data), [self.name])
-        return {}
-
-
 def reference_images(data: Path | None) -> ImageSet:
-    """Return the images that reference models are trained on."""
+    """Return the training images of the reference models."""
     return digits() if data is None else image_folder(data, IMAGE_SIZE)
 
 
 def networks(
     sources: Sources, *, bundled_only: bool, workers: int, progress: Progress
 ) -> list[StudyModel]:
-    """Return the networks to compress, training or exporting those that the cache lacks.
+    """Return the networks to compress, after training or exporting the missing ones.
 
     Args:
-        sources: pretrained networks if it has images for them, otherwise reference models.
-        bundled_only: the bundled model instead of reference models, if there is a checkout.
-        workers: processes to train in.
+        sources: the images and weights; `imagenette` selects pretrained networks.
+        bundled_only: whether to use the bundled model, if there is one, instead of reference
+            models.
+        workers: the number of training processes.
         progress: called after each model.
 
     Raises:
@@ -91,14 +60,16 @@ def networks(
     if bundled_only:
         bundled = bundled_network(sources.checkout)
         return [bundled] if bundled else []
-    jobs = [TrainingJob(name, sources.data) for name in RECIPES]
-    total = sum(job.cost for job in jobs)
-    progress("training", 0, total)
-    # The cache keeps the models themselves: an unfinished run's are found again.
-    run_jobs(
-        jobs, workers=workers, fresh=True, progress=lambda cost: progress("training", cost, total)
-    )
+    jobs = [
+        Measurement(_train, (name, sources.data), recipe.epochs) for name, recipe in RECIPES.items()
+    ]
+    # Not from the cache of results: the trained models have their own.
+    run_stage("training", jobs, workers=workers, fresh=True, progress=progress)
     return reference_models(reference_images(sources.data), list(RECIPES))
+
+
+def _train(name: str, data: Path | None) -> None:
+    reference_models(reference_images(data), [name])
 
 
 def _pretrained(imagenette: Path, weights: str) -> list[StudyModel]:
@@ -115,10 +86,10 @@ def _pretrained(imagenette: Path, weights: str) -> list[StudyModel]:
         source = weights
         if Path(weights).is_dir():
             files = [Path(weights) / f"{name}{suffix}" for suffix in (".pth", ".safetensors")]
-            found = next((file for file in files if file.is_file()), None)
-            if found is None:
+            file = next((file for file in files if file.is_file()), None)
+            if file is None:
                 raise QqonnxError(f"{weights}: has neither {name}.pth nor {name}.safetensors")
-            source = str(found)
+            source = str(file)
         content = (Path(source),) if Path(source).is_file() else ()
         path = home / f"{name}-{digest_of(source, *content)}.onnx"
         if not path.exists():

@@ -1,4 +1,4 @@
-"""Workers of a Dask cluster (extra `cluster`)."""
+"""Execution on the workers of a Dask cluster (extra `cluster`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qqonnx.errors import QqonnxError, first_line
+from qqonnx.errors import OptionError, QqonnxError, first_line
+from qqonnx.extras import import_extra
 from qqonnx.model.load import model_files, read
+from qqonnx.sweep.execute import MODEL, RunError, execute
 from qqonnx.sweep.grid import Run, Source, digest_of
-from qqonnx.sweep.machine import has_package, restart_peak
-from qqonnx.sweep.perform import MODEL, RunError, perform
-from qqonnx.temporary import temporary_folder
+from qqonnx.sweep.machine import has_package, reset_peak
+from qqonnx.temporary import atomic_write, temporary_folder
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
@@ -25,67 +26,67 @@ if TYPE_CHECKING:
     Files = dict[str, bytes]
 
 TOPIC = "qqonnx-sweep"
-"""Where workers tell what they begin."""
+"""Topic of the events that workers log when they start a run."""
 
 CONNECT_SECONDS = 10
 WORKER_SECONDS = 60
 
 _TIMEOUTS = (TimeoutError, asyncio.TimeoutError)
-"""The same since Python 3.11."""
+"""Two names of one class since Python 3.11."""
 
 _ONE_AT_A_TIME = threading.Lock()
 
 
 class Cluster:
-    """A Dask cluster that somebody runs; each of its worker processes does one run at a time.
+    """An executor with the workers of a running Dask cluster, each with one run at a time.
 
-    Workers need qqonnx and the data sets, at the same paths; models are sent to them, and what
-    they make is sent back. A run whose worker is lost is begun again by the scheduler, elsewhere.
+    Workers need qqonnx and the data sets at the same paths. Models are sent to them, and
+    compressed models are sent back. If a worker is lost, Dask restarts its run on another one.
     """
 
-    def __init__(self, address: str, begun: Callable[[str, str], None]) -> None:
-        """Connect.
+    def __init__(self, address: str, on_start: Callable[[str, str], None]) -> None:
+        """Connect to a cluster.
 
         Args:
-            address: of the scheduler, such as tcp://host:8786.
-            begun: called from another thread with a run's key and the worker that begins it.
+            address: address of the scheduler, such as tcp://host:8786.
+            on_start: called from another thread with a run's key and the worker that starts it.
 
         Raises:
-            QqonnxError: the package is missing, or nothing answers.
+            OptionError: the scheduler does not answer, or has no workers.
+            QqonnxError: Dask is not installed.
         """
+        distributed = import_extra("distributed", "cluster")
         try:
-            from distributed import Client
-        except ImportError as error:
-            raise QqonnxError('--scheduler takes Dask: pip install "qqonnx[cluster]"') from error
-        try:
-            # A client that does not get through would go on trying when the program ends.
+            # Unlike this, a client that cannot connect keeps trying while the program exits.
             asyncio.run(_connect(address))
-            self._client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+            self._client = distributed.Client(
+                address, timeout=CONNECT_SECONDS, set_as_default=False
+            )
         except (OSError, ValueError, *_TIMEOUTS) as error:
-            raise QqonnxError(f"--scheduler {address}: {first_line(error)}") from error
+            raise OptionError("scheduler", f"{address}: {first_line(error)}") from error
         try:
             self._client.wait_for_workers(1, timeout=WORKER_SECONDS)
         except _TIMEOUTS as error:
             self._client.close()
-            raise QqonnxError(f"--scheduler {address}: has no workers") from error
-        self._client.subscribe_topic(TOPIC, lambda event: begun(*event[1]))
+            raise OptionError("scheduler", f"{address}: has no workers") from error
+        self._client.subscribe_topic(TOPIC, lambda event: on_start(*event[1]))
         self._sent: dict[str, Any] = {}
-        # A task that nobody holds is given up.
+        # Dask cancels a task that nothing refers to.
         self._tasks: set[Any] = set()
 
     def capacity(self) -> int:
-        """Return how many runs are done at once: the workers there are just now."""
+        """Return the number of runs that are executed at once: the current number of workers."""
         return len(self._client.nthreads())
 
     def installed(self, package: str) -> bool:
-        """Return whether all the workers there are have a package."""
-        found = self._client.run(has_package, package)
-        return bool(found) and all(found.values())
+        """Return whether all current workers have a package."""
+        answers = self._client.run(has_package, package)
+        return bool(answers) and all(answers.values())
 
     def submit(self, run: Run, target: Path) -> Future[dict[str, Any]]:
-        """Do a run; the model comes back to `target`."""
+        """Start a run whose model is sent back to `target`."""
         model = self._model(run.model)
-        task = self._client.submit(_perform, run, model, __version__, pure=False)
+        task = self._client.submit(_execute, run, model, __version__, pure=False)
         self._tasks.add(task)
         future: Future[dict[str, Any]] = Future()
 
@@ -97,20 +98,20 @@ class Cluster:
         return future
 
     def close(self) -> None:
-        """Leave; the cluster forgets what was asked of it."""
+        """Disconnect; the cluster drops all runs."""
         self._client.close()
 
     def _model(self, model: Source) -> Any:
-        """Return the model's files as data on the cluster."""
+        """Return the model's files as a Dask future, which sends them to the cluster once."""
         if model.digest not in self._sent:
             files = {
                 file.name: file.read_bytes() for file in model_files(read(model.path), model.path)
             }
             with warnings.catch_warnings():
-                # Dask would have large data scattered; but what is scattered is lost with the
-                # workers that hold it, and what a task returns is made again.
+                # Dask recommends scattering large data, but scattered data is lost with its
+                # workers, whereas a task's result is computed again.
                 warnings.simplefilter("ignore")
-                self._sent[model.digest] = self._client.submit(_held, files, pure=False)
+                self._sent[model.digest] = self._client.submit(_unchanged, files, pure=False)
         return self._sent[model.digest]
 
 
@@ -121,29 +122,29 @@ async def _connect(address: str) -> None:
 
 
 def _hand_over(task: Any, future: Future[dict[str, Any]], target: Path) -> None:
-    """Pass on how a task ended; this is called in a thread of Dask's."""
+    """Copy a task's outcome to a future; called in one of Dask's threads."""
     try:
         row, files = task.result()
         for name, content in files.items():
             target.with_name(name).write_bytes(content)
     except (QqonnxError, RunError) as error:
         future.set_exception(error)
-    except BaseException as error:  # of Dask's errors, a cancelled task is no Exception
-        future.set_exception(RunError(f"lost on the cluster: {RunError.told(error)}"))
+    except BaseException as error:  # Dask's error for a cancelled task is not an Exception
+        future.set_exception(RunError(f"lost on the cluster: {RunError.from_exception(error)}"))
     else:
         future.set_result(row)
 
 
-def _held(files: Files) -> Files:
+def _unchanged(files: Files) -> Files:
     return files
 
 
-def _perform(run: Run, model: Files, version: str) -> tuple[dict[str, Any], Files]:
-    """Do a run in a worker; returns columns of the results, and the files it made."""
+def _execute(run: Run, model: Files, version: str) -> tuple[dict[str, Any], Files]:
+    """Execute a run in a worker; return columns of the results, and the files of its model."""
     from distributed import get_worker
 
     worker = get_worker()
-    # Threads of one process would count each other's memory, and share ONNX Runtime's options.
+    # Runs in one process would share its peak memory and ONNX Runtime's default options.
     with _ONE_AT_A_TIME:
         worker.log_event(TOPIC, (run.key, worker.address))
         if version != __version__:
@@ -152,18 +153,18 @@ def _perform(run: Run, model: Files, version: str) -> tuple[dict[str, Any], File
         for source in (run.dataset, calibration):
             if source is not None and _digest_here(source.path) != source.digest:
                 raise QqonnxError(f"{source.path}: holds something else on {worker.address}")
-        # Dask clears this folder away when the worker ends.
-        home = Path(worker.local_directory) / f"qqonnx-{run.model.digest}"
-        if not home.is_dir():
-            with temporary_folder(home.parent) as unfinished:
+        # Dask deletes the worker's local directory when the worker exits.
+        copies = Path(worker.local_directory) / f"qqonnx-{run.model.digest}"
+        if not copies.is_dir():
+            with atomic_write(copies) as folder:
+                folder.mkdir()
                 for name, content in model.items():
-                    (unfinished / name).write_bytes(content)
-                unfinished.replace(home)
-        here = replace(run, model=replace(run.model, path=home / run.model.path.name))
+                    (folder / name).write_bytes(content)
+        local = replace(run, model=replace(run.model, path=copies / run.model.path.name))
         with temporary_folder() as folder:
-            row = {**perform(here, folder / MODEL), "worker": worker.address}
-            if not restart_peak():
-                # What was measured is the peak of all runs of this worker.
+            row = {**execute(local, folder / MODEL), "worker": worker.address}
+            if not reset_peak():
+                # The measured value is the peak of all runs of this worker.
                 row["peak_rss_bytes"] = None
             files = {file.name: file.read_bytes() for file in folder.iterdir()}
     return row, files

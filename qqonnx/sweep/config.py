@@ -1,19 +1,19 @@
-"""sweep.toml: what to run."""
+"""sweep.toml: the configuration of a sweep."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.codebooks import METHODS, method_named
 from qqonnx.config import GRANULARITIES, Granularity, Options, Target, parse_share, parse_size
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.sweep.baselines import BASELINES
+from qqonnx.sweep.baselines import BASELINES, FLOAT32
 
 if sys.version_info >= (3, 11):
     import tomllib
-else:  # the same module, before it came with Python
+else:  # the same module, before it was part of Python
     import tomli as tomllib
 
 if TYPE_CHECKING:
@@ -22,46 +22,46 @@ if TYPE_CHECKING:
 
 ALL = "all"
 SPLIT = "split"
-MADE_UP = "none"
+SYNTHETIC = "none"
 
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """Inputs for budgets and for the baselines that need activations.
+    """Calibration inputs for budgets and for calibrated baselines.
 
     Attributes:
-        data: a folder of images, or an .npy or .npz file; "split": images of the data set that
-            no run is judged by; "none": made-up inputs.
-        samples: how many.
-        finetune: tune levels, scales and biases end to end afterwards (needs PyTorch).
+        data: a folder of images, or an .npy or .npz file; "split" for images of the data set
+            that are excluded from evaluation; "none" for synthetic inputs.
+        samples: largest number of samples.
+        finetune: whether stored values are tuned end to end afterwards (needs PyTorch).
     """
 
-    data: Path | str
+    data: Path | str = SYNTHETIC
     samples: int = 256
     finetune: bool = False
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """A grid: every model on every data set by every method at every bit-width, and so on.
+    """A grid: each model and data set with each method, bit-width, budget and baseline.
 
     Attributes:
-        path: the file it was read from.
+        path: the file that the configuration comes from.
         results: the results file.
         models: ONNX files, or names of models that `qqonnx export` knows.
-        datasets: folders with one folder of images a class, folders of images, or .npz files.
+        datasets: folders with one folder of images per class, folders of images, or .npz files.
         methods: codebook methods.
         bits: bit-widths of the methods.
-        granularities: of the methods.
-        budgets: as the user wrote them; each for a calibrated run.
-        baselines: names of what to compare with.
-        picky: whether a baseline that cannot run is an error, as each was asked for by name.
-        calibration: for budgets and some baselines.
-        samples: images to judge by, evenly spread; None for all.
+        granularities: granularities of the methods.
+        budgets: one calibrated run each, as written in the file.
+        baselines: names of baselines.
+        strict: whether a baseline that cannot run is an error; true if baselines are listed.
+        calibration: calibration inputs for budgets and some baselines.
+        samples: largest number of evaluation images, evenly spaced; None for all.
         threads: threads of one run.
-        timings: how often load time and latency are measured; 0 for never.
-        options: for the methods; its method, bits and granularity do not count.
-        weights: weights of models that are named.
+        timings: number of measurements of load time and latency; 0 for none.
+        options: options of the methods; its method, bits and granularity are ignored.
+        weights: weights of the models that are given by name.
     """
 
     path: Path
@@ -72,8 +72,8 @@ class SweepConfig:
     bits: tuple[int, ...] = (4, 8)
     granularities: tuple[Granularity, ...] = ("tensor",)
     budgets: tuple[str, ...] = ()
-    baselines: tuple[str, ...] = ("float32",)
-    picky: bool = True
+    baselines: tuple[str, ...] = (FLOAT32,)
+    strict: bool = True
     calibration: CalibrationConfig | None = None
     samples: int | None = None
     threads: int = 1
@@ -86,7 +86,7 @@ def read_config(path: Path) -> SweepConfig:
     """Read sweep.toml; paths in it are relative to its folder.
 
     Raises:
-        QqonnxError: it cannot be read, a key is unknown, or a value is not what the key takes.
+        QqonnxError: the file cannot be read, a key is unknown, or a value does not fit its key.
     """
     try:
         content = tomllib.loads(path.read_text("utf-8"))
@@ -101,10 +101,10 @@ def read_config(path: Path) -> SweepConfig:
 
 
 def target_of(budget: str) -> Target:
-    """Read a budget: "4.4 bits" (a weight), "2.5MB", "8x" (smaller) or "1%" (answers changed).
+    """Parse a budget: "4.4 bits" (per weight), "2.5MB", "8x" (smaller) or "1%" (answers changed).
 
     Raises:
-        QqonnxError: it is none.
+        QqonnxError: the text is not a budget.
     """
     kind, value = parts_of(budget)
     try:
@@ -117,12 +117,12 @@ def target_of(budget: str) -> Target:
         return Target(size=parse_size(value))
     except (ValueError, QqonnxError) as error:
         raise QqonnxError(
-            f"budgets: {budget!r} is none; examples: '4.4 bits', '2.5MB', '8x', '1%'"
+            f"{budget!r} is not a budget; examples: '4.4 bits', '2.5MB', '8x', '1%'"
         ) from error
 
 
 def parts_of(budget: str) -> tuple[str, str]:
-    """Return which field of a `Target` a budget sets, and the value, as it was written."""
+    """Return the field of `Target` that a budget sets, and its value as written."""
     text = budget.strip()
     for end, kind in (("bits", "bits"), ("x", "ratio")):
         if text.endswith(end):
@@ -130,168 +130,134 @@ def parts_of(budget: str) -> tuple[str, str]:
     return ("max_drop" if text.endswith("%") else "size"), text
 
 
-def _config(path: Path, content: dict[str, Any]) -> SweepConfig:
-    home = path.resolve().parent
-    take = _Table(content, "")
-    results = take("results", str, path.with_suffix(".sqlite").name)
-    models = take.several("models", str, ())
-    datasets = take.several("datasets", str, ())
-    baselines, picky = take.names("baselines", tuple(BASELINES), ("float32",), _known_baseline)
-    budgets = take.several("budgets", str, ())
-    for budget in budgets:
-        target_of(budget)
-    methods, _ = take.names("methods", tuple(METHODS), () if budgets else tuple(METHODS), _method)
-    calibration = _calibration(take.table("calibration"), home)
-    found = SweepConfig(
-        path=path,
-        results=home / results,
-        models=tuple(_model(entry, home) for entry in models),
-        datasets=tuple(home / entry for entry in datasets),
-        methods=methods,
-        bits=take.several("bits", int, (4, 8), _from(1, 8)),
-        granularities=take.several("granularities", str, ("tensor",), _granularity),
-        budgets=budgets,
-        baselines=baselines,
-        picky=picky,
-        calibration=calibration,
-        samples=take("samples", int, None, _from(1)),
-        threads=take("threads", int, 1, _from(1)),
-        timings=take("timings", int, 1, _from(0)),
-        options=_options(take.table("options")),
-        weights=take("weights", str, "DEFAULT"),
-    )
-    take.end()
-    for name, entries in (("models", models), ("datasets", datasets)):
-        if not entries:
-            raise QqonnxError(f"{name}: names none")
-    needing = [name for name in baselines if BASELINES[name].calibrated and picky]
-    if calibration is None and (budgets or needing):
-        what = "budgets need" if budgets else f"baseline {needing[0]} needs"
-        raise QqonnxError(f"{what} a table [calibration] with data")
-    return found
+@dataclass(frozen=True)
+class Key:
+    """A key of sweep.toml.
+
+    Attributes:
+        kind: type of the value, or of each value of a list.
+        check: raises a `QqonnxError` for a value that does not fit.
+        is_list: whether the value is a list.
+    """
+
+    kind: type
+    check: Callable[[Any], object] | None = None
+    is_list: bool = False
 
 
-def _calibration(take: _Table, home: Path) -> CalibrationConfig | None:
-    if not take.content:
-        return None
-    data = take("data", str, MADE_UP)
-    found = CalibrationConfig(
-        data=data if data in (SPLIT, MADE_UP) else home / data,
-        samples=take("samples", int, 256, _from(1)),
-        finetune=take("finetune", bool, False),
-    )
-    take.end()
-    return found
-
-
-def _options(take: _Table) -> Options:
-    found = Options(
-        skip=take.several("skip", str, ()),
-        include_bias=take("include_bias", bool, False),
-        min_size=take("min_size", int, Options.min_size, _from(0)),
-    )
-    take.end()
-    return found
-
-
-def _model(entry: str, home: Path) -> Path | str:
-    path = home / entry
-    return path if path.is_file() or path.suffix == ".onnx" else entry
-
-
-def _method(name: str) -> str | None:
-    try:
-        method_named(name)
-    except QqonnxError as error:
-        return str(error)
-    return None
-
-
-def _known_baseline(name: str) -> str | None:
-    known = ", ".join(BASELINES)
-    return None if name in BASELINES else f"unknown baseline {name!r}; known: {known}"
-
-
-def _granularity(name: str) -> str | None:
-    known = ", ".join(GRANULARITIES)
-    return None if name in GRANULARITIES else f"unknown granularity {name!r}; known: {known}"
-
-
-def _from(low: int, high: int | None = None) -> Callable[[int], str | None]:
+def _between(low: int, high: int | None = None) -> Callable[[int], None]:
     bounds = f"at least {low}" if high is None else f"{low} to {high}"
 
-    def check(value: int) -> str | None:
-        inside = low <= value and (high is None or value <= high)
-        return None if inside else f"is {bounds}, not {value}"
+    def check(value: int) -> None:
+        if value < low or (high is not None and value > high):
+            raise QqonnxError(f"is {bounds}, not {value}")
 
     return check
 
 
-_WORDS = {str: "a string", int: "a whole number", bool: "true or false"}
+def _one_of(noun: str, known: tuple[str, ...]) -> Callable[[str], None]:
+    def check(value: str) -> None:
+        if value not in known:
+            raise QqonnxError(f"unknown {noun} {value!r}; known: {', '.join(known)}")
+
+    return check
 
 
-class _Table:
-    """A table of the file, from which keys are taken; those left at the end are unknown."""
+KEYS = {
+    "results": Key(str),
+    "models": Key(str, is_list=True),
+    "datasets": Key(str, is_list=True),
+    "methods": Key(str, method_named, is_list=True),
+    "bits": Key(int, _between(1, 8), is_list=True),
+    "granularities": Key(str, _one_of("granularity", tuple(GRANULARITIES)), is_list=True),
+    "budgets": Key(str, target_of, is_list=True),
+    "baselines": Key(str, _one_of("baseline", tuple(BASELINES)), is_list=True),
+    "samples": Key(int, _between(1)),
+    "threads": Key(int, _between(1)),
+    "timings": Key(int, _between(0)),
+    "weights": Key(str),
+}
+"""Keys at the top of sweep.toml."""
 
-    def __init__(self, content: dict[str, Any], name: str) -> None:
-        self.content = dict(content)
-        self.name = name
+TABLES = {
+    "calibration": {
+        "data": Key(str),
+        "samples": Key(int, _between(1)),
+        "finetune": Key(bool),
+    },
+    "options": {
+        "skip": Key(str, is_list=True),
+        "include_bias": Key(bool),
+        "min_size": Key(int, _between(0)),
+    },
+}
+"""Keys of each table of sweep.toml."""
 
-    def __call__(
-        self, key: str, kind: type, default: Any, check: Callable[[Any], str | None] | None = None
-    ) -> Any:
-        """Take a single value."""
-        if key not in self.content:
-            return default
-        return self._checked(key, self.content.pop(key), kind, check)
+_KINDS = {str: "a string", int: "a whole number", bool: "true or false"}
 
-    def several(
-        self,
-        key: str,
-        kind: type,
-        default: tuple[Any, ...],
-        check: Callable[[Any], str | None] | None = None,
-    ) -> tuple[Any, ...]:
-        """Take a list of values, without those that are there twice."""
-        if key not in self.content:
-            return default
-        values = self.content.pop(key)
-        if not isinstance(values, list):
-            raise QqonnxError(f"{self.name}{key}: must be a list")
-        return tuple(dict.fromkeys(self._checked(key, value, kind, check) for value in values))
 
-    def names(
-        self,
-        key: str,
-        known: tuple[str, ...],
-        default: tuple[str, ...],
-        check: Callable[[Any], str | None],
-    ) -> tuple[tuple[str, ...], bool]:
-        """Take a list of names or the word "all"; return them and whether they were listed."""
-        if self.content.get(key) == ALL:
-            del self.content[key]
-            return known, False
-        return self.several(key, str, default, check), True
+def _config(path: Path, content: dict[str, Any]) -> SweepConfig:
+    folder = path.resolve().parent
+    tables = {}
+    for name, keys in TABLES.items():
+        table = content.pop(name, {})
+        if not isinstance(table, dict):
+            raise QqonnxError(f"{name}: must be a table, [{name}]")
+        tables[name] = _values(table, keys, f"{name}.")
+    strict = content.get("baselines") != ALL
+    for name, known in (("methods", METHODS), ("baselines", BASELINES)):
+        if content.get(name) == ALL:
+            content[name] = list(known)
+    values = _values(content, KEYS, "")
+    for name in ("models", "datasets"):
+        if not values.get(name):
+            raise QqonnxError(f"{name}: names none")
+    if not values.get("budgets"):
+        values.setdefault("methods", tuple(METHODS))
+    values["results"] = folder / values.get("results", path.with_suffix(".sqlite").name)
+    values["models"] = tuple(_model(entry, folder) for entry in values["models"])
+    values["datasets"] = tuple(folder / entry for entry in values["datasets"])
+    calibration = None
+    if tables["calibration"]:
+        calibration = CalibrationConfig(**tables["calibration"])
+        if calibration.data not in (SPLIT, SYNTHETIC):
+            calibration = replace(calibration, data=folder / calibration.data)
+    config = SweepConfig(
+        path=path,
+        strict=strict,
+        calibration=calibration,
+        options=Options(**tables["options"]),
+        **values,
+    )
+    calibrated = [name for name in config.baselines if BASELINES[name].calibrated and strict]
+    if calibration is None and (config.budgets or calibrated):
+        subject = "budgets need" if config.budgets else f"baseline {calibrated[0]} needs"
+        raise QqonnxError(f"{subject} a table [calibration] with data")
+    return config
 
-    def table(self, key: str) -> _Table:
-        """Take a table."""
-        content = self.content.pop(key, {})
-        if not isinstance(content, dict):
-            raise QqonnxError(f"{key}: must be a table, [{key}]")
-        return _Table(content, f"{key}.")
 
-    def end(self) -> None:
-        """Refuse keys that nobody took."""
-        for key in self.content:
-            raise QqonnxError(f"unknown key {self.name}{key}")
+def _model(entry: str, folder: Path) -> Path | str:
+    path = folder / entry
+    return path if path.is_file() or path.suffix == ".onnx" else entry
 
-    def _checked(
-        self, key: str, value: Any, kind: type, check: Callable[[Any], str | None] | None
-    ) -> Any:
-        # In Python, though not in TOML, true is a whole number.
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise QqonnxError(f"{self.name}{key}: {value!r} is not {_WORDS[kind]}")
-        problem = check(value) if check else None
-        if problem:
-            raise QqonnxError(f"{self.name}{key}: {problem}")
-        return value
+
+def _values(table: dict[str, Any], keys: dict[str, Key], prefix: str) -> dict[str, Any]:
+    """Return the values of a table after checking them; lists become tuples without duplicates."""
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        if name not in keys:
+            raise QqonnxError(f"unknown key {prefix}{name}")
+        key = keys[name]
+        if key.is_list and not isinstance(value, list):
+            raise QqonnxError(f"{prefix}{name}: must be a list")
+        for entry in value if key.is_list else [value]:
+            # In Python, but not in TOML, true is a whole number.
+            if not isinstance(entry, key.kind) or (key.kind is int and isinstance(entry, bool)):
+                raise QqonnxError(f"{prefix}{name}: {entry!r} is not {_KINDS[key.kind]}")
+            try:
+                if key.check is not None:
+                    key.check(entry)
+            except QqonnxError as error:
+                raise QqonnxError(f"{prefix}{name}: {error}") from error
+        values[name] = tuple(dict.fromkeys(value)) if key.is_list else value
+    return values

@@ -1,4 +1,4 @@
-"""Results for other programs: CSV, JSON or Parquet."""
+"""Export of results as CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import OptionError
+from qqonnx.extras import import_extra
 from qqonnx.model.save import staged
 from qqonnx.sweep.store import COLUMNS, read_rows
 
@@ -17,32 +18,32 @@ if TYPE_CHECKING:
 FORMATS = ("csv", "json", "parquet")
 
 EXPORTED = tuple(name for name in COLUMNS if name not in ("owner", "lease"))
-"""The columns that say something of a run."""
+"""All columns but those that only manage a sweep in progress."""
 
 JSON_COLUMNS = ("options", "versions", "hardware", "layers", "histogram")
+"""Columns that contain JSON text."""
 
 
-def export_results(path: Path, form: str) -> Path:
-    """Write the results beside `path`, whole or not at all; returns the file.
+def export_results(path: Path, file_format: str) -> Path:
+    """Export results to a file beside `path`, and return that file.
 
     Args:
         path: a results file.
-        form: "csv", "json" (with the columns that hold JSON as values of their own) or
-            "parquet" (extra `parquet`).
+        file_format: "csv", "json" (JSON columns are decoded) or "parquet" (extra `parquet`).
 
     Raises:
-        QqonnxError: there is no such format, a package is missing, or the file cannot be read
-            or written.
+        OptionError: the format is unknown.
+        QqonnxError: a package is missing, or a file cannot be read or written.
     """
-    if form not in FORMATS:
-        raise QqonnxError(f"--export {form}: must be one of {', '.join(FORMATS)}")
+    if file_format not in FORMATS:
+        raise OptionError("file_format", f"must be one of {', '.join(FORMATS)}")
     rows = [{name: row[name] for name in EXPORTED} for row in read_rows(path)]
-    target = path.with_suffix(f".{form}")
+    target = path.with_suffix(f".{file_format}")
     with staged(target) as written:
-        if form == "parquet":
+        if file_format == "parquet":
             _write_parquet(written, rows)
         else:
-            text = _csv(rows) if form == "csv" else _json(rows)
+            text = _csv(rows) if file_format == "csv" else _json(rows)
             written.write_text(text, "utf-8", newline="")
     return target
 
@@ -67,11 +68,8 @@ def _json(rows: list[dict[str, Any]]) -> str:
 
 
 def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError as error:
-        raise QqonnxError('--export parquet: pip install "qqonnx[parquet]"') from error
+    pa = import_extra("pyarrow", "parquet")
+    parquet = import_extra("pyarrow.parquet", "parquet")
     kinds = {"TEXT": pa.string(), "INTEGER": pa.int64(), "REAL": pa.float64()}
     schema = pa.schema([(name, kinds[COLUMNS[name].split()[0]]) for name in EXPORTED])
     parquet.write_table(pa.Table.from_pylist(rows, schema), path)

@@ -1,10 +1,10 @@
-"""From a configuration to the runs it asks for, each with a key of what decides its result."""
+"""The runs of a configuration, each with a key of everything that determines its result."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,13 @@ from qqonnx.sweep.config import SPLIT
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from qqonnx.config import Granularity, Options
     from qqonnx.sweep.config import SweepConfig
 
 TARGET = "target"
-"""The method of a run that is calibrated to a budget."""
+"""Method of the runs that are calibrated to a budget."""
 
 _CHUNK = 1 << 20
 
@@ -32,9 +32,9 @@ class Source:
     """A model or data set.
 
     Attributes:
-        name: what the results call it.
-        path: where it is.
-        digest: SHA-256 in hexadecimal digits; of a folder, that of its files' names and sizes.
+        name: its name in the results.
+        path: its file or folder.
+        digest: SHA-256 in hexadecimal digits; for a folder, of the files' names and sizes.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Source:
 
 @dataclass(frozen=True)
 class CalibrationSource:
-    """Inputs to calibrate with.
+    """Calibration inputs.
 
     Attributes:
-        data: a file or folder; None for made-up inputs or images of the data set.
-        samples: greatest number.
-        split: whether they are images of the data set.
-        finetune: tune end to end afterwards.
+        data: a file or folder; None for synthetic inputs or the calibration split.
+        samples: largest number of samples.
+        split: whether they are the calibration split of the data set.
+        finetune: whether stored values are tuned end to end afterwards.
     """
 
     data: Source | None
@@ -61,49 +61,49 @@ class CalibrationSource:
 
 @dataclass(frozen=True)
 class Run:
-    """One way to store one model, judged by one data set.
+    """One way to store one model, evaluated on one data set.
 
     Attributes:
         model: the float model.
-        dataset: what it is judged by.
-        samples: greatest number of images to judge by; None for all.
-        apart: images of the data set that are kept for calibration.
+        dataset: the images for evaluation, and for calibration on a split.
+        samples: largest number of evaluation images; None for all.
+        reserved: number of images in the calibration split.
+        options: selection of weights, for codebook methods and `TARGET`.
+        threads: threads of the run.
         method: a codebook method, a baseline, or `TARGET`.
-        bits: bits a weight; None for floats and targets.
-        budget: of a target.
-        granularity: of a codebook method.
-        calibration: of a target or a baseline that needs it.
-        options: for codebooks: which weights.
-        threads: threads.
+        bits: bits per weight; None for floats and `TARGET`.
+        budget: budget of a `TARGET` run.
+        granularity: granularity of a codebook method.
+        calibration: calibration inputs of a `TARGET` run or a calibrated baseline.
     """
 
     model: Source
     dataset: Source
     samples: int | None
-    apart: int
-    method: str
-    bits: int | None
-    budget: str | None
-    granularity: Granularity | None
-    calibration: CalibrationSource | None
+    reserved: int
     options: Options
     threads: int
+    method: str
+    bits: int | None = None
+    budget: str | None = None
+    granularity: Granularity | None = None
+    calibration: CalibrationSource | None = None
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is not qqonnx's."""
+        """Whether the method is a baseline."""
         return self.method in BASELINES
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """Name of the run in messages."""
         width = None if self.bits is None else f"{self.bits} bits"
         parts = (self.model.name, self.dataset.name, self.method, self.granularity)
         return ", ".join(part for part in (*parts, width, self.budget) if part is not None)
 
     @property
     def key(self) -> str:
-        """SHA-256 of what decides the result."""
+        """SHA-256 of everything that determines the result."""
         text = json.dumps(
             {
                 "qqonnx": __version__,
@@ -121,20 +121,21 @@ class Run:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def described_options(self) -> dict[str, Any]:
-        """Return for JSON what else decides the result."""
-        found: dict[str, Any] = {"threads": self.threads, "apart": self.apart}
+        """Return the settings without a column of their own, for the column `options`."""
+        # "apart" is part of the results schema.
+        options: dict[str, Any] = {"threads": self.threads, "apart": self.reserved}
         if not self.is_baseline:
-            kept = ("skip", "include_bias", "min_size")
-            found |= {name: getattr(self.options, name) for name in kept}
+            names = ("skip", "include_bias", "min_size")
+            options |= {name: getattr(self.options, name) for name in names}
         if self.calibration is not None:
-            found["calibration"] = asdict(self.calibration)
-            # Where a file is does not matter.
+            options["calibration"] = asdict(self.calibration)
+            # The content of a file matters, not its location.
             if self.calibration.data is not None:
-                found["calibration"]["data"] = self.calibration.data.digest
-        return found
+                options["calibration"]["data"] = self.calibration.data.digest
+        return options
 
     def row(self) -> dict[str, Any]:
-        """Return what the results say of the run before it has run."""
+        """Return the columns of the results that are known before the run."""
         return {
             "key": self.key,
             "model": self.model.name,
@@ -154,15 +155,15 @@ def runs_of(
     models: list[Source],
     installed: Callable[[str], bool],
 ) -> tuple[list[Run], list[str]]:
-    """Return the runs of a grid, and a line for each thing left out and why.
+    """Return the runs of a grid, and a message for each combination that is left out.
 
     Args:
         config: the configuration.
-        models: its models, as files.
-        installed: whether a package is installed where the runs will be.
+        models: the files of its models.
+        installed: returns whether the workers have a package.
 
     Raises:
-        QqonnxError: a path is not there, or a baseline that was asked for by name cannot run.
+        QqonnxError: a path does not exist, or a baseline that is listed by name cannot run.
     """
     datasets = [source_of(path) for path in config.datasets]
     calibration = None
@@ -174,61 +175,55 @@ def runs_of(
             data == SPLIT,
             config.calibration.finetune,
         )
-    apart = calibration.samples if calibration is not None and calibration.split else 0
-    skipped: list[str] = []
-    baselines = list(_baselines(config, installed, skipped))
-    codebooks = list(_codebooks(config, skipped))
-    runs = []
-    for model in models:
-        for dataset in datasets:
-            blank = Run(
-                model=model,
-                dataset=dataset,
-                samples=config.samples,
-                apart=apart,
-                method="",
-                bits=None,
-                budget=None,
-                granularity=None,
-                calibration=None,
-                options=config.options,
-                threads=config.threads,
-            )
-            for name, bits in baselines:
-                used = calibration if BASELINES[name].calibrated else None
-                runs.append(replace(blank, method=name, bits=bits, calibration=used))
-            for method, granularity, bits in codebooks:
-                runs.append(replace(blank, method=method, granularity=granularity, bits=bits))
-            runs += [
-                replace(blank, method=TARGET, budget=budget, calibration=calibration)
-                for budget in config.budgets
-            ]
-    return runs, list(dict.fromkeys(skipped))
+    baselines, without_baselines = _baselines(config, installed)
+    codebooks, without_codebooks = _codebooks(config)
+    variants: list[dict[str, Any]] = []
+    for name, bits in baselines:
+        inputs = calibration if BASELINES[name].calibrated else None
+        variants.append({"method": name, "bits": bits, "calibration": inputs})
+    variants += [{"method": m, "granularity": g, "bits": bits} for m, g, bits in codebooks]
+    for budget in config.budgets:
+        variants.append({"method": TARGET, "budget": budget, "calibration": calibration})
+    runs = [
+        Run(
+            model=model,
+            dataset=dataset,
+            samples=config.samples,
+            reserved=calibration.samples if calibration is not None and calibration.split else 0,
+            options=config.options,
+            threads=config.threads,
+            **variant,
+        )
+        for model in models
+        for dataset in datasets
+        for variant in variants
+    ]
+    return runs, without_baselines + without_codebooks
 
 
 def source_of(path: Path) -> Source:
     """Return a file or folder with its digest.
 
     Raises:
-        QqonnxError: there is nothing.
+        QqonnxError: it does not exist.
     """
     return Source(path.name, path, digest_of(path))
 
 
 def model_source(path: Path) -> Source:
-    """Return a model with the digest of its file and of its external data.
+    """Return a model with the digest of its file and external data.
 
     Raises:
-        QqonnxError: it cannot be read.
+        QqonnxError: the model cannot be read.
     """
     return Source(path.stem, path, model_digest(path))
 
 
 def model_digest(path: Path) -> str:
-    """Return the SHA-256 of a model's file; of several files, that of their digests.
+    """Return the SHA-256 of a model's file; with external data, of the files' digests.
 
     Raises:
-        QqonnxError: it cannot be read.
+        QqonnxError: the model cannot be read.
     """
     digests = [digest_of(file) for file in model_files(read(path), path)]
     if len(digests) == 1:
@@ -240,12 +235,12 @@ def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file, or of the names and sizes of a folder's files.
 
     Raises:
-        QqonnxError: there is nothing, or it cannot be read.
+        QqonnxError: it does not exist or cannot be read.
     """
     digest = hashlib.sha256()
     try:
         if path.is_dir():
-            # The images of a large data set are not read twice.
+            # Reading every image of a large data set would take too long.
             for file in sorted(file for file in path.rglob("*") if file.is_file()):
                 line = f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\n"
                 digest.update(line.encode())
@@ -259,8 +254,11 @@ def digest_of(path: Path) -> str:
 
 
 def _baselines(
-    config: SweepConfig, installed: Callable[[str], bool], skipped: list[str]
-) -> Iterator[tuple[str, int | None]]:
+    config: SweepConfig, installed: Callable[[str], bool]
+) -> tuple[list[tuple[str, int | None]], list[str]]:
+    """Return baselines with their bits, and messages about those that are left out."""
+    entries: list[tuple[str, int | None]] = []
+    skipped: list[str] = []
     for name in config.baselines:
         baseline = BASELINES[name]
         reason = None
@@ -269,20 +267,25 @@ def _baselines(
         elif baseline.calibrated and config.calibration is None:
             reason = "needs a table [calibration] with data"
         if reason is not None:
-            if config.picky:
+            if config.strict:
                 raise QqonnxError(f"{config.path}: baseline {name}: {reason}")
             skipped.append(f"{name}: {reason}")
         elif not baseline.at_each_bits:
-            yield name, next(iter(baseline.bits), None)
+            entries.append((name, next(iter(baseline.bits), None)))
         else:
-            for bits in config.bits:
-                if bits in baseline.bits:
-                    yield name, bits
-                else:
-                    skipped.append(f"{name} at {bits} bits: it has no such bit-width")
+            entries += [(name, bits) for bits in config.bits if bits in baseline.bits]
+            skipped += [
+                f"{name} at {bits} bits: it has no such bit-width"
+                for bits in config.bits
+                if bits not in baseline.bits
+            ]
+    return entries, skipped
 
 
-def _codebooks(config: SweepConfig, skipped: list[str]) -> Iterator[tuple[str, Granularity, int]]:
+def _codebooks(config: SweepConfig) -> tuple[list[tuple[str, Granularity, int]], list[str]]:
+    """Return methods with granularity and bits, and messages about those that are left out."""
+    entries: list[tuple[str, Granularity, int]] = []
+    skipped: list[str] = []
     for method in config.methods:
         for bits in config.bits:
             try:
@@ -290,5 +293,5 @@ def _codebooks(config: SweepConfig, skipped: list[str]) -> Iterator[tuple[str, G
             except QqonnxError as error:
                 skipped.append(f"{method} at {bits} bits: {error}")
                 continue
-            for granularity in config.granularities:
-                yield method, granularity, bits
+            entries += [(method, granularity, bits) for granularity in config.granularities]
+    return entries, skipped

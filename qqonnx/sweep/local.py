@@ -12,8 +12,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError
-from qqonnx.sweep.machine import has_package, restart_peak
-from qqonnx.sweep.perform import RunError, perform, perform_timing
+from qqonnx.sweep.execute import RunError, execute, execute_timing
+from qqonnx.sweep.machine import has_package, reset_peak
 from qqonnx.sweep.threads import inherited_threads
 
 if TYPE_CHECKING:
@@ -35,28 +35,28 @@ class _Worker:
 
 
 class LocalPool:
-    """Worker processes that are started when they are needed and used again.
+    """An executor with worker processes on this machine.
 
-    A worker that dies fails its run and is replaced. When this process dies, the workers end
-    themselves.
+    Workers are started on demand and reused. If a worker dies, its run fails and the worker is
+    replaced. If this process dies, the workers exit.
     """
 
     def __init__(self, workers: int, threads: int) -> None:
         self.workers = workers
         self.threads = threads
-        # Where the peak of a process's memory cannot begin anew, each run has its own.
-        self._reusable = restart_peak()
+        # Where peak memory cannot be reset, each run needs a new process.
+        self._reusable = reset_peak()
         self._idle: SimpleQueue[_Worker | None] = SimpleQueue()
         for _ in range(workers):
-            self._idle.put(None)  # a place for a worker
+            self._idle.put(None)  # a worker that has not been started
         self._living: set[_Worker] = set()
         self._closed = False
         self._lock = threading.Lock()
-        # A thread waits for each worker.
+        # One thread waits for each worker.
         self._waiting = ThreadPoolExecutor(workers)
 
     def capacity(self) -> int:
-        """Return how many runs are done at once."""
+        """Return the number of runs that are executed at once."""
         return self.workers
 
     def installed(self, package: str) -> bool:
@@ -64,15 +64,15 @@ class LocalPool:
         return has_package(package)
 
     def submit(self, run: Run, target: Path) -> Future[dict[str, Any]]:
-        """Do a run; the model goes to `target`."""
-        return self._waiting.submit(self._call, perform, run, target)
+        """Start a run that writes its model to `target`."""
+        return self._waiting.submit(self._call, execute, run, target)
 
     def submit_timing(self, run: Run, path: Path, repeats: int) -> Future[dict[str, Any]]:
-        """Measure times of a model that was made."""
-        return self._waiting.submit(self._call, perform_timing, run, path, repeats)
+        """Start the measurement of a model's load time and latency."""
+        return self._waiting.submit(self._call, execute_timing, run, path, repeats)
 
     def close(self) -> None:
-        """End the workers, whatever they are doing."""
+        """Kill the workers."""
         with self._lock:
             self._closed = True
             for worker in self._living:
@@ -101,7 +101,7 @@ class LocalPool:
         return result
 
     def _started(self) -> _Worker:
-        # Forking a process that has threads, as ONNX Runtime's, may hang.
+        # A forked process may hang if ONNX Runtime has started threads before.
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs,), daemon=True)
@@ -112,7 +112,7 @@ class LocalPool:
                 process.start()
             worker = _Worker(process, ours)
             self._living.add(worker)
-        # With our copy closed, the pipe ends when the worker does.
+        # Without this copy, the pipe closes when the worker exits.
         theirs.close()
         return worker
 
@@ -125,10 +125,10 @@ class LocalPool:
 
 
 def _serve(pipe: Connection) -> None:
-    """Do what comes through the pipe, until it ends."""
-    # Ctrl-C is sent to all processes of a terminal; the sweep ends its workers itself.
+    """Call the functions that come through the pipe until it closes."""
+    # A terminal sends Ctrl-C to all its processes; the sweep kills its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What libraries print is no result.
+    # stdout is for the summary; redirect what libraries print.
     os.dup2(2, 1)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     while True:
@@ -141,7 +141,7 @@ def _serve(pipe: Connection) -> None:
         except (QqonnxError, RunError) as error:
             outcome = error
         except Exception as error:
-            outcome = RunError.told(error)
+            outcome = RunError.from_exception(error)
         pipe.send(outcome)
 
 

@@ -1,10 +1,11 @@
-"""What a run ran on, and the memory it took."""
+"""Versions, hardware and memory use, as recorded with each run."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -17,19 +18,17 @@ _PACKAGES = ("qqonnx", "onnxruntime", "onnx", "onnx-ir", "numpy", "torch", "core
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide results."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that results depend on."""
+    installed = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # noqa: PERF203 - a few packages
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed
 
 
 @lru_cache(maxsize=1)
 def hardware() -> dict[str, object]:
-    """Return what is known of this machine: its name, processor, cores and memory in bytes."""
+    """Return architecture, system, processor, number of cores, and memory in bytes."""
     return {
         "machine": platform.machine(),
         "system": platform.system(),
@@ -40,12 +39,15 @@ def hardware() -> dict[str, object]:
 
 
 def has_package(name: str) -> bool:
-    """Return whether this process finds a package."""
+    """Return whether this process can import a package."""
     return find_spec(name) is not None
 
 
-def restart_peak() -> bool:
-    """Let the peak memory of this process begin anew; False where it cannot (only Linux can)."""
+def reset_peak() -> bool:
+    """Reset the peak memory of this process; return False where that is not possible.
+
+    Only Linux supports it.
+    """
     try:
         Path("/proc/self/clear_refs").write_text("5", "ascii")
     except OSError:
@@ -54,13 +56,11 @@ def restart_peak() -> bool:
 
 
 def peak_bytes() -> int | None:
-    """Return the peak resident memory of this process in bytes, if it is known."""
-    try:
-        status = Path("/proc/self/status").read_text("ascii")
-        line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration):
-        pass
+    """Return the peak resident memory of this process in bytes; None if unknown."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text("ascii").splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows
@@ -70,13 +70,10 @@ def peak_bytes() -> int | None:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        if named:
-            return named[0]
-    except OSError:
-        pass
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 

@@ -1,4 +1,4 @@
-"""Baselines that come with ONNX Runtime: float16 and its own quantizers."""
+"""Baselines of ONNX Runtime: its float16 converter and its quantizers."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from qqonnx.model.load import model_files, read
 
 if TYPE_CHECKING:
     from qqonnx.calibration.inputs import CalibrationInputs
-    from qqonnx.sweep.baselines import Order
+    from qqonnx.sweep.baselines import BaselineRequest
 
 
-def float32(order: Order) -> dict[str, str]:
+def float32(request: BaselineRequest) -> dict[str, str]:
     """Copy the model."""
-    for file in model_files(read(order.source), order.source):
-        name = order.target.name if file == order.source else file.name
-        shutil.copyfile(file, order.target.with_name(name))
+    for file in model_files(read(request.source), request.source):
+        name = request.target.name if file == request.source else file.name
+        shutil.copyfile(file, request.target.with_name(name))
     return {}
 
 
-def float16(order: Order) -> dict[str, str]:
-    """Convert all floats that float16 can hold; inputs and outputs stay float32."""
+def float16(request: BaselineRequest) -> dict[str, str]:
+    """Convert floats to float16; inputs and outputs stay float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with logging_disabled():
-        converted = convert_float_to_float16(onnx.load(order.source), keep_io_types=True)
-        onnx.save(converted, order.target)
+        converted = convert_float_to_float16(onnx.load(request.source), keep_io_types=True)
+        onnx.save(converted, request.target)
     return {}
 
 
-def dynamic_int8(order: Order) -> dict[str, str]:
-    """Quantize weights ahead, activations at every run."""
+def dynamic_int8(request: BaselineRequest) -> dict[str, str]:
+    """Quantize weights now, and activations in every run of the model."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with logging_disabled():
-        # ConvInteger runs with unsigned weights only.
-        quantize_dynamic(order.source, order.target, weight_type=QuantType.QUInt8)
+        # ONNX Runtime's ConvInteger accepts unsigned weights only.
+        quantize_dynamic(request.source, request.target, weight_type=QuantType.QUInt8)
     return {"weight type": "QUInt8"}
 
 
-def qdq_tensor(order: Order) -> dict[str, str]:
-    """Quantize weights and activations to int8, a scale a tensor."""
-    return _static(order, per_channel=False)
+def qdq_tensor(request: BaselineRequest) -> dict[str, str]:
+    """Quantize weights and activations to int8 with one scale per tensor."""
+    return _static(request, per_channel=False)
 
 
-def qdq_channel(order: Order) -> dict[str, str]:
-    """Quantize weights and activations to int8, a scale an output channel of a weight."""
-    return _static(order, per_channel=True)
+def qdq_channel(request: BaselineRequest) -> dict[str, str]:
+    """Quantize weights and activations to int8; weights have one scale per output channel."""
+    return _static(request, per_channel=True)
 
 
 class _Reader:
-    """Calibration inputs as ONNX Runtime's calibrator takes them, one run after another."""
+    """Calibration inputs in the interface of ONNX Runtime's calibrator."""
 
     def __init__(self, inputs: CalibrationInputs) -> None:
         self._batches = inputs.batches()
@@ -63,20 +63,20 @@ class _Reader:
         return next(self._batches, None)
 
 
-def _static(order: Order, *, per_channel: bool) -> dict[str, str]:
+def _static(request: BaselineRequest, *, per_channel: bool) -> dict[str, str]:
     from onnxruntime.quantization import QuantFormat, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    assert order.calibration is not None
-    prepared = order.target.with_name(f"prepared-{order.target.name}")
+    assert request.calibration is not None
+    prepared = request.target.with_name(f"prepared-{request.target.name}")
     with logging_disabled():
-        quant_pre_process(order.source, prepared, skip_symbolic_shape=True)
+        quant_pre_process(request.source, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
-            order.target,
-            _Reader(order.calibration),
+            request.target,
+            _Reader(request.calibration),
             quant_format=QuantFormat.QDQ,
             per_channel=per_channel,
         )
     prepared.unlink()
-    return {"calibrated with": order.calibration.source}
+    return {"calibrated with": request.calibration.source}

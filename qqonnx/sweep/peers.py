@@ -1,4 +1,4 @@
-"""Baselines of other packages: coremltools' palettization and NNCF's weight compression."""
+"""Baselines of other packages: palettization of coremltools, weight compression of NNCF."""
 
 from __future__ import annotations
 
@@ -24,53 +24,53 @@ if TYPE_CHECKING:
 
     from qqonnx.config import WeightPlan
     from qqonnx.encoding.stored import CodebookWeight
-    from qqonnx.sweep.baselines import Order
+    from qqonnx.sweep.baselines import BaselineRequest
 
 _INT4_OPSET = 21
 """The first in which DequantizeLinear takes 4 bits."""
 
 
-def coremltools_kmeans(order: Order) -> dict[str, str]:
+def coremltools_kmeans(request: BaselineRequest) -> dict[str, str]:
     """Cluster each weight as coremltools palettizes it; stored as qqonnx stores a codebook.
 
     Core ML's own files hold the same: a table for each weight, and indices of as many bits.
     """
-    model = load(order.source)
-    plans, _ = plan_weights(select(model)[0], Options(bits=order.bits))
+    model = load(request.source)
+    plans, _ = plan_weights(select(model)[0], Options(bits=request.bits))
     with _quiet():
-        rewrite(model, [_palettized(entry, order.bits) for entry in plans])
-    save(model, order.target)
+        rewrite(model, [_palettized(entry, request.bits) for entry in plans])
+    save(model, request.target)
     return {"size": "coremltools' tables and indices, in a file as qqonnx writes it"}
 
 
-def nncf_int8(order: Order) -> dict[str, str]:
+def nncf_int8(request: BaselineRequest) -> dict[str, str]:
     """Compress weights to uint8 with a scale and zero point for each channel, NNCF's default."""
     import nncf
 
     with _quiet():
-        model = nncf.compress_weights(onnx.load(order.source))
-    return _saved(model, order, "INT8_ASYM")
+        model = nncf.compress_weights(onnx.load(request.source))
+    return _saved(model, request, "INT8_ASYM")
 
 
-def nncf_int4(order: Order) -> dict[str, str]:
+def nncf_int4(request: BaselineRequest) -> dict[str, str]:
     """Compress weights of MatMul and Gemm to int4; NNCF keeps convolutions at 8 bits."""
     import nncf
 
     with _quiet():
-        source = onnx.load(order.source)
+        source = onnx.load(request.source)
         opset = next(
             entry.version for entry in source.opset_import if entry.domain in ("", "ai.onnx")
         )
         if opset < _INT4_OPSET:
             source = version_converter.convert_version(source, _INT4_OPSET)
-        # A group size of -1: a scale for each channel, whatever its length.
+        # A group size of -1 means one scale per channel.
         model = nncf.compress_weights(
             source, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=-1, all_layers=True
         )
-    return _saved(model, order, "INT4_SYM for MatMul and Gemm, INT8_ASYM for the rest")
+    return _saved(model, request, "INT4_SYM for MatMul and Gemm, INT8_ASYM for the rest")
 
 
-def _saved(model: onnx.ModelProto, order: Order, mode: str) -> dict[str, str]:
+def _saved(model: onnx.ModelProto, request: BaselineRequest, mode: str) -> dict[str, str]:
     """Write what NNCF made, its scales as ONNX Runtime reads them; returns notes."""
     # Those of a convolution come as [channels, 1, 1], which no ONNX Runtime takes.
     names = {
@@ -85,7 +85,7 @@ def _saved(model: onnx.ModelProto, order: Order, mode: str) -> dict[str, str]:
         if tensor.name in names and len(tensor.dims) > 1:
             tensor.dims[:] = [math.prod(tensor.dims)]
             notes["repaired"] = "scales of convolutions made one-dimensional, for ONNX Runtime"
-    onnx.save(model, order.target)
+    onnx.save(model, request.target)
     return notes
 
 

@@ -1,4 +1,4 @@
-"""The results of sweeps: one SQLite file, one row a run."""
+"""The results file of sweeps: a SQLite database with one row per run."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 LEASE_SECONDS = 60.0
-"""How long a run is its owner's without a sign of life."""
+"""How long a process owns a run without renewing its lease."""
 
 BUSY_SECONDS = 60.0
-"""How long to wait for another process that writes."""
+"""How long to wait for another process to finish writing."""
 
 COLUMNS = {
     # what the run is
-    "key": "TEXT PRIMARY KEY",  # SHA-256 of what decides the result
+    "key": "TEXT PRIMARY KEY",  # SHA-256 of everything that determines the result
     "status": "TEXT NOT NULL",  # running, done or failed
     "error": "TEXT",  # why it failed, one line
-    "attempts": "INTEGER NOT NULL",  # how often it was begun
-    "worker": "TEXT",  # where it ran last
+    "attempts": "INTEGER NOT NULL",  # number of attempts
+    "worker": "TEXT",  # where the last attempt ran
     "model": "TEXT",
     "model_sha256": "TEXT",
     "dataset": "TEXT",
-    "samples": "INTEGER",  # images judged
+    "samples": "INTEGER",  # number of evaluation images
     "method": "TEXT",  # a codebook method, a baseline, or "target": calibrated to a budget
     "baseline": "INTEGER",  # 0 or 1
     "bits": "REAL",  # null for floats and budgets
@@ -50,7 +50,7 @@ COLUMNS = {
     "started": "TEXT",  # ISO 8601, UTC
     "wall_s": "REAL",
     "peak_rss_bytes": "INTEGER",
-    # what came of it
+    # its result
     "weights": "INTEGER",
     "bits_per_weight": "REAL",  # 8 * file_bytes / weights
     "file_bytes": "INTEGER",
@@ -62,16 +62,16 @@ COLUMNS = {
     "agreement": "REAL",
     "kl": "REAL",  # nats
     "weight_error": "REAL",  # ||decoded - weights|| / ||weights||, over all weights
-    "entropy": "REAL",  # of the indices, bits a weight
-    "load_ratio": "REAL",  # over the float model's
+    "entropy": "REAL",  # of the indices, bits per weight
+    "load_ratio": "REAL",  # divided by the float model's
     "latency_ratio": "REAL",
     "layers": "TEXT",  # JSON
     "histogram": "TEXT",  # JSON
-    # whose it is while it runs or is timed
+    # who owns it while it runs or is timed
     "owner": "TEXT",
     "lease": "REAL",  # seconds since 1970
 }
-"""Names and types of the table `runs`, in order."""
+"""Names and types of the columns of the table `runs`, in order."""
 
 _CREATE = (
     f"CREATE TABLE IF NOT EXISTS runs ({', '.join(f'{k} {v}' for k, v in COLUMNS.items())})",
@@ -82,12 +82,12 @@ _CREATE = (
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that sweeps.
+    """A process that executes a sweep.
 
     Attributes:
-        host: the machine's name.
-        pid: its process id.
-        token: tells it from a later process of that id.
+        host: name of the machine.
+        pid: process id.
+        token: distinguishes the process from later ones with the same id.
     """
 
     host: str
@@ -99,15 +99,15 @@ class Owner:
 
 
 def this_process() -> Owner:
-    """Return a new owner that is this process."""
+    """Return a new owner for this process."""
     return Owner(platform.node(), os.getpid(), uuid.uuid4().hex)
 
 
 def open_store(path: Path) -> sqlite3.Connection:
-    """Open a results file, made if it is not there. Other processes may have it open too.
+    """Open a results file that other processes may use too; create it if it does not exist.
 
     Raises:
-        QqonnxError: it is no results file, or one of another version.
+        QqonnxError: the file is not a results file of this version.
     """
     if not path.parent.is_dir():
         raise QqonnxError(f"{path}: there is no folder {path.parent}")
@@ -115,10 +115,10 @@ def open_store(path: Path) -> sqlite3.Connection:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a results file as {column: value}, in the order they were begun first.
+    """Return the rows of a results file as dictionaries, ordered by their first attempt.
 
     Raises:
-        QqonnxError: there is no such file, it is no results file, or one of another version.
+        QqonnxError: there is no such file, or it is not a results file of this version.
     """
     if not path.is_file():
         raise QqonnxError(f"{path}: no such results file")
@@ -128,23 +128,23 @@ def read_rows(path: Path) -> list[Row]:
 
 def _opened(path: Path, *, create: bool) -> sqlite3.Connection:
     try:
-        # Statements take effect at once but where `_transaction` says otherwise.
+        # Autocommit, except within `_transaction`.
         store = sqlite3.connect(
             path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         store.row_factory = sqlite3.Row
         tables = {name for (name,) in store.execute("SELECT name FROM sqlite_master")}
         if tables and "meta" not in tables:
-            raise QqonnxError(f"{path}: a database, but no results of qqonnx sweep")
+            raise QqonnxError(f"{path}: a database, but not one of qqonnx sweep")
         if create and "meta" not in tables:
             _write_ahead(store)
             with _transaction(store):
                 for statement in _CREATE:
                     store.execute(statement)
-        found = store.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
+        row = store.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
     except sqlite3.Error as error:
         raise QqonnxError(f"{path}: cannot be opened as results: {error}") from error
-    version = found[0] if found else "none"
+    version = row[0] if row else "none"
     if version != str(SCHEMA_VERSION):
         store.close()
         raise QqonnxError(
@@ -154,13 +154,13 @@ def _opened(path: Path, *, create: bool) -> sqlite3.Connection:
 
 
 def _write_ahead(store: sqlite3.Connection) -> None:
-    """Let there be readers and a writer at once; and what is committed survives the process."""
+    """Allow readers beside a writer; committed rows survive a crash of the process."""
     end = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             store.execute("PRAGMA journal_mode=WAL")
             return
-        # For this statement SQLite does not wait: others may be making the same new file.
+        # SQLite's timeout does not cover this statement, and others may create the same file.
         except sqlite3.OperationalError as error:  # noqa: PERF203 - rarely more than once
             if "locked" not in str(error) or time.monotonic() > end:
                 raise
@@ -168,18 +168,18 @@ def _write_ahead(store: sqlite3.Connection) -> None:
 
 
 def claim(store: sqlite3.Connection, run: Mapping[str, Any], owner: Owner) -> str:
-    """Take a run for `owner` if it is missing; in one transaction, so that nobody else does.
+    """Claim a missing run for `owner`, in one transaction.
 
-    A run that failed is not missing; `forget` makes it so.
+    A failed run is not missing until `reset` is called.
 
     Args:
         store: the results.
-        run: columns that say what the run is, its key among them.
-        owner: who takes it.
+        run: the columns that identify the run, including its key.
+        owner: the process that claims the run.
 
     Returns:
-        "taken"; or "done", "failed" or "running": what it is already; or "timing": nothing is
-        taken, as somebody measures times on this file.
+        "claimed"; the run's status, "done", "failed" or "running", if it is not missing; or
+        "timing" if a process is measuring times, so that no run may start.
     """
     with _transaction(store):
         if _is_timing(store):
@@ -188,7 +188,7 @@ def claim(store: sqlite3.Connection, run: Mapping[str, Any], owner: Owner) -> st
         if row is not None and (row["status"] != "running" or _is_held(row)):
             return str(row["status"])
         attempts = (row["attempts"] if row is not None else 0) + 1
-        taken = {
+        values = {
             **dict.fromkeys(COLUMNS),
             **run,
             "status": "running",
@@ -197,41 +197,41 @@ def claim(store: sqlite3.Connection, run: Mapping[str, Any], owner: Owner) -> st
             "owner": str(owner),
             "lease": time.time() + LEASE_SECONDS,
         }
-        places = ", ".join(f":{name}" for name in COLUMNS)
-        # Not "INSERT OR REPLACE", which would move the row to the end.
+        parameters = ", ".join(f":{name}" for name in COLUMNS)
+        # Unlike "INSERT OR REPLACE", this keeps the row's position.
         store.execute(
-            f"INSERT INTO runs VALUES ({places}) ON CONFLICT (key) DO UPDATE SET "
+            f"INSERT INTO runs VALUES ({parameters}) ON CONFLICT (key) DO UPDATE SET "
             + ", ".join(f"{name} = excluded.{name}" for name in COLUMNS),
-            taken,
+            values,
         )
-    return "taken"
+    return "claimed"
 
 
-def begun_again(store: sqlite3.Connection, key: str, owner: Owner) -> None:
-    """Record another attempt at a run that `owner` has taken."""
+def record_attempt(store: sqlite3.Connection, key: str, owner: Owner) -> None:
+    """Count another attempt at a run that `owner` has claimed."""
     store.execute(
         "UPDATE runs SET attempts = attempts + 1 WHERE key = ? AND owner = ?", (key, str(owner))
     )
 
 
-def placed(store: sqlite3.Connection, key: str, owner: Owner, worker: str) -> None:
-    """Record where a run is done that `owner` has taken."""
+def record_worker(store: sqlite3.Connection, key: str, owner: Owner, worker: str) -> None:
+    """Record the worker of a run that `owner` has claimed."""
     store.execute(
         "UPDATE runs SET worker = ? WHERE key = ? AND owner = ?", (worker, key, str(owner))
     )
 
 
 def finish(store: sqlite3.Connection, key: str, owner: Owner, result: Mapping[str, Any]) -> bool:
-    """Record how a run ended, and let it go.
+    """Record the result of a run and release it.
 
     Args:
         store: the results.
         key: the run's key.
-        owner: who has it.
-        result: columns and their values, "status" among them.
+        owner: the process that has claimed the run.
+        result: columns and their values, including "status".
 
     Returns:
-        False if the run is another's by now; nothing is recorded then.
+        False if another process has claimed the run meanwhile; nothing is recorded then.
     """
     values = {**result, "owner": None, "lease": None}
     assignments = ", ".join(f"{name} = :{name}" for name in values)
@@ -243,10 +243,10 @@ def finish(store: sqlite3.Connection, key: str, owner: Owner, result: Mapping[st
 
 
 def claim_timing(store: sqlite3.Connection, key: str, owner: Owner) -> str:
-    """Take the whole file for timing a run that is done.
+    """Claim a run for timing, which excludes all other runs of the file.
 
     Returns:
-        "taken"; "busy" while any run is in progress or timed; or "done": it has been timed.
+        "claimed"; "busy" while a run is in progress or timed; or "done" if it has been timed.
     """
     with _transaction(store):
         rows = store.execute("SELECT * FROM runs WHERE owner IS NOT NULL").fetchall()
@@ -257,23 +257,23 @@ def claim_timing(store: sqlite3.Connection, key: str, owner: Owner) -> str:
             "WHERE key = ? AND status = 'done' AND load_ratio IS NULL",
             (str(owner), time.time() + LEASE_SECONDS, key),
         )
-    return "taken" if changed.rowcount else "done"
+    return "claimed" if changed.rowcount else "done"
 
 
 def renew(store: sqlite3.Connection, owner: Owner) -> None:
-    """Give a sign of life."""
+    """Renew the leases of all runs that `owner` has claimed."""
     store.execute(
         "UPDATE runs SET lease = ? WHERE owner = ?", (time.time() + LEASE_SECONDS, str(owner))
     )
 
 
 def release(store: sqlite3.Connection, owner: Owner) -> None:
-    """Let go of all that `owner` holds; runs in progress are missing then."""
+    """Release all runs that `owner` has claimed; those in progress become missing."""
     store.execute("UPDATE runs SET owner = NULL, lease = NULL WHERE owner = ?", (str(owner),))
 
 
-def forget(store: sqlite3.Connection, key: str) -> None:
-    """Make a run that failed, or that is done but was not timed, missing again."""
+def reset(store: sqlite3.Connection, key: str) -> None:
+    """Make a run missing again that failed, or that is done but has not been timed."""
     store.execute(
         "UPDATE runs SET status = 'running', owner = NULL, lease = NULL "
         "WHERE key = ? AND status != 'running' AND owner IS NULL AND load_ratio IS NULL",
@@ -287,15 +287,15 @@ def _is_timing(store: sqlite3.Connection) -> bool:
 
 
 def _is_held(row: sqlite3.Row) -> bool:
-    """Return whether a run's owner lives."""
+    """Return whether a run's owner is alive."""
     if row["owner"] is None or row["lease"] < time.time():
         return False
     host, pid, _ = row["owner"].rsplit(":", 2)
-    return host != platform.node() or _lives(int(pid))
+    return host != platform.node() or _is_alive(int(pid))
 
 
-def _lives(pid: int) -> bool:
-    # On Windows os.kill would end the process; there the lease alone tells.
+def _is_alive(pid: int) -> bool:
+    # On Windows os.kill would end the process; only the lease counts there.
     if os.name != "posix":
         return True
     try:
@@ -309,7 +309,7 @@ def _lives(pid: int) -> bool:
 
 @contextmanager
 def _transaction(store: sqlite3.Connection) -> Iterator[None]:
-    """Run the block as one; the write lock is taken at its start, so that reads hold."""
+    """Run the block in one transaction; the write lock is taken at its start."""
     store.execute("BEGIN IMMEDIATE")
     try:
         yield

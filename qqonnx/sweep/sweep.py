@@ -1,4 +1,4 @@
-"""A whole sweep: what is missing, done by workers, recorded, then timed."""
+"""A sweep: execute the missing runs, record their results, then time the models."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from qqonnx.errors import QqonnxError
 from qqonnx.parallel import available_cores
 from qqonnx.sweep import store as results
 from qqonnx.sweep.cluster import Cluster
+from qqonnx.sweep.execute import RunError
 from qqonnx.sweep.grid import model_source, runs_of
 from qqonnx.sweep.local import LocalPool
-from qqonnx.sweep.perform import RunError
-from qqonnx.sweep.work import POLL_SECONDS, Place, work
-from qqonnx.sweep.zoo_models import exported
+from qqonnx.sweep.scheduler import POLL_SECONDS, Workspace, execute_all
+from qqonnx.sweep.zoo_models import model_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
     from qqonnx.sweep.config import SweepConfig
     from qqonnx.sweep.grid import Run
-    from qqonnx.sweep.work import Engine, Events, Progress, Say
+    from qqonnx.sweep.scheduler import Events, Executor, Log, Progress
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a sweep did.
+    """Summary of a sweep.
 
     Attributes:
         results: the results file.
-        runs: runs that the configuration asks for.
-        before: those that were done before.
-        done: those that this sweep did.
-        failed: labels of those that failed, now or before, and why.
-        skipped: what was left out, and why.
-        untimed: labels of those whose times could not be measured, and why.
+        runs: number of runs in the grid.
+        before: number of runs that were done before.
+        done: number of runs that were done now, here or in another sweep.
+        failed: label and error of each failed run, now or before.
+        skipped: messages about combinations that were left out.
+        untimed: label and error of each run whose timing failed.
     """
 
     results: Path
@@ -61,27 +61,27 @@ def sweep(
     *,
     workers: int | None = None,
     scheduler: str | None = None,
-    again: bool = False,
-    say: Say = lambda _: None,
+    retry_failed: bool = False,
+    log: Log = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> Summary:
-    """Do the runs that are missing in the results file.
+    """Execute the runs that are missing in the results file.
 
     Args:
-        config: what to run.
-        workers: processes on this machine; by default as many as keep workers times threads
-            within its cores, and never more.
+        config: the grid.
+        workers: number of worker processes on this machine; at most, and by default, the number
+            of available cores divided by the threads of one run.
         scheduler: address of a Dask scheduler whose workers are used instead.
-        again: try runs again that failed before.
-        say: called with a line for whatever is skipped or goes wrong.
-        progress: called with what is going on, the amount just done and the amount in all.
+        retry_failed: whether runs that failed before are tried again.
+        log: called with a message for everything that is skipped or fails.
+        progress: called with the current activity, the amount just done, and the total amount.
 
     Raises:
-        QqonnxError: something that the configuration names is not there or does not work, or
+        QqonnxError: something that the configuration names does not exist or does not work, or
             the results cannot be written.
     """
     try:
-        return _sweep(config, workers, scheduler, again, say, progress)
+        return _sweep(config, workers, scheduler, retry_failed, log, progress)
     except sqlite3.Error as error:
         raise QqonnxError(f"{config.results}: {error}") from error
 
@@ -90,35 +90,45 @@ def _sweep(
     config: SweepConfig,
     workers: int | None,
     scheduler: str | None,
-    again: bool,
-    say: Say,
+    retry_failed: bool,
+    log: Log,
     progress: Progress,
 ) -> Summary:
     events: Events = SimpleQueue()
-    models = [model_source(exported(entry, config.weights)) for entry in config.models]
+    models = [model_source(model_file(entry, config.weights)) for entry in config.models]
     owner = results.this_process()
     models_folder = config.results.with_name(f"{config.results.name}.models")
     most = max(available_cores() // config.threads, 1)
-    with closing(results.open_store(config.results)) as store, _living(config.results, owner):
-        place = Place(store, owner, models_folder)
-        engine: Engine
+    with (
+        closing(results.open_store(config.results)) as store,
+        _renewed_leases(config.results, owner),
+    ):
+        workspace = Workspace(store, owner, models_folder)
+        executor: Executor
         if scheduler is not None:
-            engine = Cluster(scheduler, lambda key, worker: events.put(("began", key, worker)))
+            executor = Cluster(scheduler, lambda key, worker: events.put(("started", key, worker)))
         else:
-            engine = LocalPool(min(workers or most, most), config.threads)
+            executor = LocalPool(min(workers or most, most), config.threads)
         try:
-            runs, skipped = runs_of(config, models, engine.installed)
-            for line in skipped:
-                say(f"skipped: {line}")
-            todo, before = _missing(place, runs, config, again, say)
+            runs, skipped = runs_of(config, models, executor.installed)
+            for message in skipped:
+                log(f"skipped: {message}")
+            missing, before = _missing(workspace, runs, config, retry_failed, log)
             if before:
-                say(f"skipped: {before} of {len(runs)} runs, done before")
-            keep = config.timings > 0
-            work(place, engine, todo, events, keep=keep, say=say, progress=progress)
+                log(f"skipped: {before} of {len(runs)} runs, done before")
+            execute_all(
+                workspace,
+                executor,
+                missing,
+                events,
+                keep_models=config.timings > 0,
+                log=log,
+                progress=progress,
+            )
         finally:
-            engine.close()
+            executor.close()
             results.release(store, owner)
-        untimed = _time(place, runs, config, say, progress) if config.timings else []
+        untimed = _time(workspace, runs, config, log, progress) if config.timings else []
         rows = _rows(store)
     if models_folder.is_dir() and not any(models_folder.iterdir()):
         models_folder.rmdir()
@@ -136,70 +146,67 @@ def _sweep(
 
 
 def _missing(
-    place: Place, runs: Sequence[Run], config: SweepConfig, again: bool, say: Say
+    workspace: Workspace, runs: Sequence[Run], config: SweepConfig, retry_failed: bool, log: Log
 ) -> tuple[list[Run], int]:
-    """Return the runs to do, and how many are done."""
-    rows = _rows(place.store)
-    todo, before = [], 0
+    """Return the runs to execute, and the number of runs that are done."""
+    rows = _rows(workspace.store)
+    missing, done = [], 0
     for run in runs:
         row = rows.get(run.key)
-        status = row["status"] if row is not None else "running"
-        if status == "done":
-            assert row is not None
+        if row is not None and row["status"] == "done":
             timed = row["load_ratio"] is not None
-            # A model that was to be timed and is gone has to be made again.
-            if timed or not config.timings or place.model(run).is_file():
-                before += 1
+            if timed or not config.timings or workspace.model(run).is_file():
+                done += 1
                 continue
-            results.forget(place.store, run.key)
-        elif status == "failed" and not again:
-            assert row is not None
-            say(f"skipped: {run.label}: failed before, and not tried again: {row['error']}")
-            continue
-        elif status == "failed":
-            results.forget(place.store, run.key)
-        todo.append(run)
-    return todo, before
+            # The model has to be timed, but its file is gone.
+            results.reset(workspace.store, run.key)
+        elif row is not None and row["status"] == "failed":
+            if not retry_failed:
+                log(f"skipped: {run.label}: failed before, and not tried again: {row['error']}")
+                continue
+            results.reset(workspace.store, run.key)
+        missing.append(run)
+    return missing, done
 
 
 def _time(
-    place: Place, runs: Sequence[Run], config: SweepConfig, say: Say, progress: Progress
+    workspace: Workspace, runs: Sequence[Run], config: SweepConfig, log: Log, progress: Progress
 ) -> list[tuple[str, str]]:
-    """Measure load time and latency of the models that were made, one after another.
+    """Measure load time and latency of the models one by one; return labels and errors.
 
-    Each waits until no run of this file is in progress: what else computes would be measured too.
+    Timing waits until no run of the results file is in progress, because it would be slower then.
     """
-    rows = _rows(place.store)
+    rows = _rows(workspace.store)
     todo = [
         run
         for run in runs
         if rows[run.key]["status"] == "done"
         and rows[run.key]["load_ratio"] is None
-        and place.model(run).is_file()
+        and workspace.model(run).is_file()
     ]
+    store, owner = workspace.store, workspace.owner
     untimed = []
-    alone = True
+    logged = False
     progress("timing", 0, len(todo))
     with closing(LocalPool(1, config.threads)) as pool:
         for run in todo:
-            while (state := results.claim_timing(place.store, run.key, place.owner)) == "busy":
-                if alone:
-                    say("timing waits until another sweep on this file has no run in progress")
-                    alone = False
+            while (state := results.claim_timing(store, run.key, owner)) == "busy":
+                if not logged:
+                    log("timing waits until another sweep on this file has no run in progress")
+                    logged = True
                 time.sleep(POLL_SECONDS)
             progress("timing", 1, len(todo))
             if state == "done":
                 continue
             try:
-                times = pool.submit_timing(run, place.model(run), config.timings).result()
-                row = {"status": "done", **times}
-                results.finish(place.store, run.key, place.owner, row)
-                place.drop(run)
+                times = pool.submit_timing(run, workspace.model(run), config.timings).result()
+                results.finish(store, run.key, owner, {"status": "done", **times})
+                workspace.delete_model(run)
             except RunError as error:
-                say(f"not timed: {run.label}: {error}")
+                log(f"not timed: {run.label}: {error}")
                 untimed.append((run.label, str(error)))
             finally:
-                results.release(place.store, place.owner)
+                results.release(store, owner)
     return untimed
 
 
@@ -209,16 +216,16 @@ def _rows(store: sqlite3.Connection) -> dict[str, sqlite3.Row]:
 
 
 @contextmanager
-def _living(path: Path, owner: results.Owner) -> Iterator[None]:
-    """Give signs of life while the block runs."""
+def _renewed_leases(path: Path, owner: results.Owner) -> Iterator[None]:
+    """Renew the owner's leases from another thread while the block runs."""
     ended = threading.Event()
 
-    def beat() -> None:
+    def renew() -> None:
         with closing(results.open_store(path)) as store:
             while not ended.wait(results.LEASE_SECONDS / 4):
                 results.renew(store, owner)
 
-    thread = threading.Thread(target=beat, daemon=True)
+    thread = threading.Thread(target=renew, daemon=True)
     thread.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""A bound on the threads of ONNX Runtime, its quantizers' and other packages' included."""
+"""Limits on the threads of ONNX Runtime, its quantizers, and other packages."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_M
 
 @contextmanager
 def session_threads(count: int) -> Iterator[None]:
-    """Let every session that is opened in the block have `count` threads.
+    """Give every session that is opened in the block `count` threads by default.
 
-    ONNX Runtime has no such setting for a process, and takes as many threads as there are cores
-    where a session's options do not say; its calibrator gives no way to say it. So the class of
-    the options is another one meanwhile, which says it. One block at a time in a process.
+    ONNX Runtime has no such setting for a process, and its calibrator does not expose the options
+    of its sessions. Therefore `onnxruntime.SessionOptions` is replaced within the block, which is
+    not thread-safe.
     """
     plain: Any = ort.SessionOptions
 
@@ -39,7 +39,7 @@ def session_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def inherited_threads(count: int) -> Iterator[None]:
-    """Let numpy and PyTorch have `count` threads in processes that are started in the block."""
+    """Give numpy and PyTorch `count` threads in processes that are started in the block."""
     before = {name: os.environ.get(name) for name in _BLAS}
     os.environ.update(dict.fromkeys(_BLAS, str(count)))
     try:

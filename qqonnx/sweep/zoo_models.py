@@ -1,4 +1,4 @@
-"""Models by name: exported once, and kept."""
+"""Models by name: exported once, then kept in the cache."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from qqonnx.cache import cache_folder
 
 
-def exported(model: Path | str, weights: str) -> Path:
-    """Return a model's file; one that is named is exported into the cache folder.
+def model_file(model: Path | str, weights: str) -> Path:
+    """Return the ONNX file of a model; export a model that is given by name unless cached.
 
     Args:
         model: an ONNX file, or a name that `qqonnx export` knows.
-        weights: for a name: as for `qqonnx export`.
+        weights: weights of a model that is given by name, as for `qqonnx export`.
 
     Raises:
         QqonnxError: there is no such model, or PyTorch is missing.
@@ -22,8 +22,8 @@ def exported(model: Path | str, weights: str) -> Path:
         return model
     from qqonnx.zoo import export
 
-    which = hashlib.sha256(weights.encode()).hexdigest()[:8]
-    path = cache_folder("models") / which / f"{model}.onnx"
+    digest = hashlib.sha256(weights.encode()).hexdigest()[:8]
+    path = cache_folder("models") / digest / f"{model}.onnx"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         export(model, path, weights=weights)

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.preprocessing import PREPROCESSING_KEY, Preprocessing
 from qqonnx.extras import import_extra
-from qqonnx.temporary import temporary_folder, uninterrupted
+from qqonnx.temporary import atomic_write
 from qqonnx.zoo.architectures import pretrained
 from qqonnx.zoo.tracing import INPUT, trace, write
 
@@ -129,13 +129,10 @@ def export_module(
     try:
         # Written and checked in a folder beside the target: a model over 2 GB is two files,
         # and the first names the second.
-        with temporary_folder(output.parent) as folder:
-            written = write(model, folder / output.name)
+        with atomic_write(output) as target:
+            written = write(model, target)
             difference, magnitude = _compare(module, images, written[0], source)
             file_bytes = sum(path.stat().st_size for path in written)
-            with uninterrupted():
-                for path in reversed(written):
-                    path.replace(output.parent / path.name)
     except OSError as error:
         raise QqonnxError(f"{output}: cannot write: {error.strerror or error}") from error
     return ExportReport(

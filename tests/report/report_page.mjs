@@ -38,9 +38,9 @@ try {
   const column = (index) => page.$$eval(
     "#table tbody tr:not([hidden])", (rows, at) => rows.map((row) => row.cells[at].textContent.trim()), index);
   const sorts = () => page.$$eval("#table thead th", (heads) => heads.map((head) => head.ariaSort));
-  const heads = await page.$$eval("#table thead th", (found) => found.map((head) => head.textContent.trim()));
+  const heads = await page.$$eval("#table thead th", (observed) => observed.map((head) => head.textContent.trim()));
   const count = () => page.textContent("#count");
-  const found = { heads, sorted: {}, filtered: {} };
+  const observed = { heads, sorted: {}, filtered: {} };
 
   // From the first heading on, Tab and Enter alone.
   await page.focus("#table thead th button");
@@ -48,7 +48,7 @@ try {
     await page.keyboard.press("Enter");
     const first = await column(index), direction = (await sorts())[index];
     await page.keyboard.press("Space");
-    found.sorted[head] = {
+    observed.sorted[head] = {
       directions: [direction, (await sorts())[index]], first, second: await column(index), said: await count(),
       others: (await sorts()).filter((value) => value !== "none").length,
       ring: await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle),
@@ -59,19 +59,19 @@ try {
   // A choice in a filter by its first letter, as a keyboard user does.
   await page.focus("select[name=method]");
   await page.keyboard.type("km");
-  found.filtered.method = { runs: await column(0), said: await count() };
+  observed.filtered.method = { runs: await column(0), said: await count() };
   await page.focus("input[name=frontier]");
   await page.keyboard.press("Space");
-  found.filtered.frontier = { runs: await column(0), said: await count() };
+  observed.filtered.frontier = { runs: await column(0), said: await count() };
 
-  found.open = await page.$$eval("details.run[open]", (runs) => runs.map((run) => run.id));
+  observed.open = await page.$$eval("details.run[open]", (runs) => runs.map((run) => run.id));
 
   // A mark of the frontier tells and leads to what is in the file.
   await page.focus("svg a");
-  found.tip = await page.textContent("#tip");
+  observed.tip = await page.textContent("#tip");
   await page.keyboard.press("Enter");
   await page.waitForFunction(() => document.querySelector("details.run:target")?.open);
-  found.opened = {
+  observed.opened = {
     at: await page.evaluate(() => location.hash),
     focus: await page.evaluate(() => document.activeElement.textContent.trim().replace(/\s+/g, " ")),
   };
@@ -79,29 +79,29 @@ try {
   await layers.scrollIntoViewIfNeeded();
   const box = await layers.boundingBox();
   await page.mouse.move(box.x + box.width * 0.6, box.y + box.height * 0.3);
-  found.layer = await page.textContent("#tip");
+  observed.layer = await page.textContent("#tip");
 
   const colors = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
-  found.colors = {};
+  observed.colors = {};
   for (const colorScheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme });
-    found.colors[colorScheme] = await colors();
+    observed.colors[colorScheme] = await colors();
     await page.focus(".theme input:checked");
     await page.keyboard.press("ArrowRight");
-    found.colors[`${colorScheme}, switched to light`] = await colors();
+    observed.colors[`${colorScheme}, switched to light`] = await colors();
     await page.keyboard.press("ArrowRight");
-    found.colors[`${colorScheme}, switched to dark`] = await colors();
+    observed.colors[`${colorScheme}, switched to dark`] = await colors();
     await page.keyboard.press("ArrowRight");
     if (axe) {
       await page.evaluate(await readFile(axe, "utf8"));
-      found[`axe ${colorScheme}`] = await page.evaluate(async () => (await window.axe.run()).violations.map(
+      observed[`axe ${colorScheme}`] = await page.evaluate(async () => (await window.axe.run()).violations.map(
         ({ id, nodes }) => `${id}: ${nodes.slice(0, 4).map((node) => node.html.slice(0, 160)).join(" | ")} (${nodes.length})`));
     }
   }
   await page.emulateMedia({ colorScheme: "dark" });
   await page.check(".theme input[value=light]");
   await page.reload();
-  found.colors.remembered = await colors();
+  observed.colors.remembered = await colors();
   await page.check(".theme input[value='']");
 
   if (screenshots) {
@@ -112,20 +112,20 @@ try {
     }
   }
   await page.setViewportSize({ width: 360, height: 740 });
-  found.overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  observed.overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   if (screenshots) await page.screenshot({ path: `${screenshots}-narrow.png`, fullPage: true });
-  found.errors = errors;
-  found.requests = requests.filter((url) => url.split("#")[0] !== address && !url.startsWith("data:"));
+  observed.errors = errors;
+  observed.requests = requests.filter((url) => url.split("#")[0] !== address && !url.startsWith("data:"));
 
   // Without scripts the page still tells all.
   const plain = await context.browser()?.newContext({ javaScriptEnabled: false });
   if (plain) {
     const still = await plain.newPage();
     await still.goto(address);
-    found.plain = await still.locator("#table tbody tr").count();
+    observed.plain = await still.locator("#table tbody tr").count();
     await plain.close();
   }
-  console.log(JSON.stringify(found));
+  console.log(JSON.stringify(observed));
 } finally {
   await context.close();
   await rm(profile, { recursive: true, force: true });

@@ -1,4 +1,4 @@
-"""The report's picks against brute force, its page against the results, and what it refuses."""
+"""The picks against brute force, the page against the results, and rejected input."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sweep_rows import codebook, done, small_sweep, write_results
 
 from qqonnx.cli import app, main
 from qqonnx.errors import QqonnxError
+from qqonnx.report.comparisons import Comparison, comparisons_of
+from qqonnx.report.formatting import command, label
 from qqonnx.report.outcomes import Outcome, read_outcomes
 from qqonnx.report.page import write_report
-from qqonnx.report.subjects import Subject, subjects_of
 from qqonnx.report.svg import Box, Label, placed_labels, spread
-from qqonnx.report.wording import command, label
 
 SHARES = st.integers(0, 20).map(lambda share: share / 20)
 RUNS = st.lists(st.tuples(st.integers(1, 8), SHARES, st.booleans()), min_size=1, max_size=12)
@@ -33,11 +33,11 @@ def outcome(number: int, nbytes: int, share: float, method: str, baseline: bool)
     return Outcome(number, text, numbers, {"options": {}}, (), ())
 
 
-def subject(runs: list[tuple[int, float, bool]], float_share: float) -> Subject:
-    found = [outcome(1, 9, float_share, "float32", True)]
+def comparison(runs: list[tuple[int, float, bool]], float_share: float) -> Comparison:
+    actual = [outcome(1, 9, float_share, "float32", True)]
     for number, (nbytes, share, baseline) in enumerate(runs, 2):
-        found.append(outcome(number, nbytes, share, "other" if baseline else "uq", baseline))
-    (only,) = subjects_of(found)
+        actual.append(outcome(number, nbytes, share, "other" if baseline else "uq", baseline))
+    (only,) = comparisons_of(actual)
     return only
 
 
@@ -50,48 +50,50 @@ class Texts(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        if "id" in found:
-            assert found["id"] not in self.ids, "ids are unique"
-            self.ids.add(found["id"])
+        actual = dict(attrs)
+        if "id" in actual:
+            assert actual["id"] not in self.ids, "ids are unique"
+            self.ids.add(actual["id"])
         if tag in ("td", "th"):
             self.text += " "
         if tag == "a":
-            self.links.append(found["href"])
-        self.sources += [found[key] for key in ("src", "srcset", "data", "action") if key in found]
+            self.links.append(actual["href"])
+        self.sources += [
+            actual[key] for key in ("src", "srcset", "data", "action") if key in actual
+        ]
 
     def handle_data(self, data: str) -> None:
         self.text += data
 
 
 @given(RUNS, SHARES)
-def test_frontier_is_what_nothing_beats(runs, float_share) -> None:
-    one = subject(runs, float_share)
+def test_nothing_beats_the_frontier(runs, float_share) -> None:
+    one = comparison(runs, float_share)
     size = {o.number: o.numbers["file_bytes"] for o in one.outcomes}
     frontier = {o.number for o in one.frontier}
     for mine in one.outcomes:
-        beaten = any(
+        is_beaten = any(
             size[other.number] <= size[mine.number]
-            and one.of(other) >= one.of(mine)
-            and (size[other.number], -one.of(other)) != (size[mine.number], -one.of(mine))
+            and one.score(other) >= one.score(mine)
+            and (size[other.number], -one.score(other)) != (size[mine.number], -one.score(mine))
             for other in one.outcomes
         )
-        if beaten:
+        if is_beaten:
             assert mine.number not in frontier
         else:  # it or a run like it
             assert any(
-                (size[n], q) == (size[mine.number], one.of(mine))
-                for n, q in ((o.number, one.of(o)) for o in one.frontier)
+                (size[n], q) == (size[mine.number], one.score(mine))
+                for n, q in ((o.number, one.score(o)) for o in one.frontier)
             )
 
 
 @given(RUNS, SHARES, st.sampled_from([0.0, 0.05, 0.2]), st.booleans())
 def test_smallest_file_within_a_loss(runs, float_share, loss, baseline) -> None:
-    one = subject(runs, float_share)
+    one = comparison(runs, float_share)
     good = [
         o
         for o in one.outcomes[1:]
-        if round(20 * (float_share - one.of(o))) <= round(20 * loss)
+        if round(20 * (float_share - one.score(o))) <= round(20 * loss)
         and (o.is_baseline or not baseline)
     ]
     pick = one.smallest(loss, baseline=baseline)
@@ -129,8 +131,8 @@ def test_labels_cover_neither_marks_nor_each_other(places) -> None:
 def test_page_says_what_to_pick(tmp_path: Path) -> None:
     results = write_results(tmp_path / "results.sqlite", small_sweep())
     (one,) = write_report(results, tmp_path / "report.html")
-    found = Texts((tmp_path / "report.html").read_text("utf-8"))
-    text = " ".join(found.text.split())
+    actual = Texts((tmp_path / "report.html").read_text("utf-8"))
+    text = " ".join(actual.text.split())
     assert label(one.smallest(0.01)) == "kmeans 4 bits"
     assert (
         "the smallest file within 1 point of float (90.0 % top-1 accuracy, 6.00 MB) is "
@@ -138,8 +140,8 @@ def test_page_says_what_to_pick(tmp_path: Path) -> None:
         "ort-dynamic-int8, takes 1.60 MB." in text
     )
     assert "qqonnx convert net.onnx -o small.onnx --method kmeans --bits 4" in text
-    assert {link[1:] for link in found.links} <= found.ids, "links lead to the page itself"
-    assert found.sources == []
+    assert {link[1:] for link in actual.links} <= actual.ids, "links lead to the page itself"
+    assert actual.sources == []
 
 
 def test_every_run_is_in_the_table(tmp_path: Path) -> None:
@@ -177,7 +179,7 @@ def test_failed_and_unfinished_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([done("float32", 6_000_000, 0.9)], "nothing but the float model was run"),
+        ([done("float32", 6_000_000, 0.9)], "only the float model was run"),
         ([codebook("uq", 4, 0.7), codebook("uq", 5, 0.8)], "The best of 2 runs is uq 5 bits"),
         (
             [done("float32", 6_000_000, 0.9), codebook("uq", 4, 0.7)],
@@ -194,7 +196,7 @@ def test_failed_and_unfinished_runs(tmp_path: Path) -> None:
         ),
         (
             [done("float32", 6_000_000, None, agreement=1.0), codebook("uq", 4, None, agreement=1)],
-            "(6.00 MB, judged by agreement with its answers) is uq 4 bits",
+            "(6.00 MB, scored by agreement with its answers) is uq 4 bits",
         ),
         (
             [done("float32", 6_000_000, 0.9), done("ort-x", 9, 0.1), codebook("uq", 4, 0.9)],
@@ -209,17 +211,17 @@ def test_few_runs(tmp_path: Path, rows, words) -> None:
     assert words in " ".join(Texts((tmp_path / "report.html").read_text("utf-8")).text.split())
 
 
-def test_runs_that_cannot_be_compared_are_apart() -> None:
+def test_runs_that_cannot_be_compared_are_separate() -> None:
     def run(number: int, **changes: str) -> Outcome:
-        found = outcome(number, number, 0.5, "uq", baseline=False)
-        found.text.update({"model_sha256": "a", "dataset": "images", **changes})
-        return found
+        actual = outcome(number, number, 0.5, "uq", baseline=False)
+        actual.text.update({"model_sha256": "a", "dataset": "images", **changes})
+        return actual
 
-    found = [run(1), run(2, model_sha256="b"), run(3, dataset="others"), run(4, model="more")]
-    found.append(run(5))
-    found[-1].numbers["samples"] = 7
-    names = [one.name for one in subjects_of(found)]
-    assert len(set(names)) == len(found)
+    actual = [run(1), run(2, model_sha256="b"), run(3, dataset="others"), run(4, model="more")]
+    actual.append(run(5))
+    actual[-1].numbers["samples"] = 7
+    names = [one.name for one in comparisons_of(actual)]
+    assert len(set(names)) == len(actual)
 
 
 def test_same_results_same_page(tmp_path: Path) -> None:
@@ -256,17 +258,17 @@ def test_page_stays_small(tmp_path: Path, models, layers, runs) -> None:
     assert "What this page leaves out" in page
 
 
-def test_what_does_not_fit_is_told(tmp_path: Path, monkeypatch) -> None:
+def test_page_says_what_it_leaves_out(tmp_path: Path, monkeypatch) -> None:
     rows = list(large_sweep(5, 3, 60, "net" * 50))
     results = write_results(tmp_path / "results.sqlite", rows)
     monkeypatch.setattr("qqonnx.report.page.LARGEST", 500_000)
-    subjects = write_report(results, tmp_path / "report.html")
+    comparisons = write_report(results, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text("utf-8")
     assert len(page.encode()) < 500_000
     (shown,) = re.findall(r"This page shows (\d+) of 305 runs", page)
     assert 0 < int(shown) < 305
     assert page[page.index('<table id="table">') :].count('<th scope="row">') >= int(shown)
-    assert page.count('<th scope="row">float32') == len(subjects) == 5
+    assert page.count('<th scope="row">float32') == len(comparisons) == 5
 
 
 def test_names_are_text(tmp_path: Path) -> None:
@@ -289,14 +291,14 @@ def test_names_are_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"top1": "many"}, "top1 is no number"),
-        ({"layers": "[{]"}, "not as qqonnx sweep writes it"),
-        ({"layers": "{}"}, "layers is another kind of JSON"),
-        ({"layers": '[{"name": "a"}]'}, "not as qqonnx sweep writes it"),
-        ({"layers": "[7]"}, "not as qqonnx sweep writes it"),
+        ({"top1": "many"}, "top1 is not a number"),
+        ({"layers": "[{]"}, "was not written by qqonnx sweep"),
+        ({"layers": "{}"}, "layers is JSON of the wrong type"),
+        ({"layers": '[{"name": "a"}]'}, "was not written by qqonnx sweep"),
+        ({"layers": "[7]"}, "was not written by qqonnx sweep"),
         ({"histogram": '[{"name": "a", "edges": [1], "counts": [2], "levels": []}]'}, "bins"),
         ({"status": "odd"}, "status 'odd'"),
-        ({"model": b"net"}, "model is no text"),
+        ({"model": b"net"}, "model is not text"),
     ],
 )
 def test_rows_that_are_not_sweeps(tmp_path: Path, changes, words) -> None:
@@ -363,7 +365,7 @@ def test_other_files_are_one_line(tmp_path: Path, make, capsys, monkeypatch) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_output_that_cannot_be(tmp_path: Path) -> None:
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
     results = write_results(tmp_path / "results.sqlite", small_sweep())
     content = results.read_bytes()
     for output in (results, tmp_path / "none" / "report.html"):
@@ -399,12 +401,12 @@ def test_command_line(tmp_path: Path) -> None:
     ],
 )
 def test_command_of_a_budget(tmp_path: Path, changes, words) -> None:
-    options = {"skip": ["a b*"], "min_size": 5, "calibration": {"samples": 60, "reconstruct": True}}
+    options = {"skip": ["a b*"], "min_size": 5, "calibration": {"samples": 60, "finetune": True}}
     row = done("target", 1000, 0.5, options=json.dumps(options), **changes)
-    (found,) = read_outcomes(write_results(tmp_path / "results.sqlite", [row]))
-    assert command(found) == (
+    (actual,) = read_outcomes(write_results(tmp_path / "results.sqlite", [row]))
+    assert command(actual) == (
         f"qqonnx convert net.onnx -o small.onnx {words} --calibration DATA "
-        "--skip 'a b*' --min-size 5 --calibration-samples 60 --reconstruct"
+        "--skip 'a b*' --min-size 5 --calibration-samples 60 --finetune"
     )
 
 

@@ -30,7 +30,7 @@ ROWS = [*small_sweep(), codebook("kmeans", 3, 0.3, granularity="scale")]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("report")
     page = folder / "report.html"
     write_report(write_results(folder / "results.sqlite", ROWS), page)
@@ -41,16 +41,16 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_nothing_is_fetched_and_nothing_fails(found: dict[str, Any]) -> None:
-    assert found["requests"] == []
-    assert found["errors"] == []
+def test_nothing_is_fetched_and_nothing_fails(observed: dict[str, Any]) -> None:
+    assert observed["requests"] == []
+    assert observed["errors"] == []
 
 
-def test_each_column_sorts_by_keyboard(found: dict[str, Any]) -> None:
-    heads = found["heads"]
+def test_each_column_sorts_by_keyboard(observed: dict[str, Any]) -> None:
+    heads = observed["heads"]
     assert {"Run", "Method", "Bits", "Size, MB", "Top-1, %", "KL, nats"} <= set(heads)
     for head in heads:
-        column = found["sorted"][head]
+        column = observed["sorted"][head]
         assert set(column["directions"]) == {"ascending", "descending"}
         assert column["others"] == 1
         assert column["ring"] not in ("", "none")
@@ -63,13 +63,13 @@ def test_each_column_sorts_by_keyboard(found: dict[str, Any]) -> None:
             if head not in ("Run", "Method", "Granularity"):
                 full = [float(cell) for cell in full]
             assert full == sorted(full, reverse=direction == "descending")
-    assert found["sorted"]["Top-1, %"]["directions"][0] == "descending"
+    assert observed["sorted"]["Top-1, %"]["directions"][0] == "descending"
     sizes = [f"{row['file_bytes'] / 1e6:.3f}" for row in ROWS]
-    assert sorted(found["sorted"]["Size, MB"]["first"]) == sorted(sizes)
+    assert sorted(observed["sorted"]["Size, MB"]["first"]) == sorted(sizes)
 
 
-def test_filters(found: dict[str, Any]) -> None:
-    method, frontier = found["filtered"]["method"], found["filtered"]["frontier"]
+def test_filters(observed: dict[str, Any]) -> None:
+    method, frontier = observed["filtered"]["method"], observed["filtered"]["frontier"]
     assert len(method["runs"]) == 4
     assert all(run.startswith("kmeans") for run in method["runs"])
     assert method["said"].startswith("4 of 9 runs")
@@ -78,15 +78,15 @@ def test_filters(found: dict[str, Any]) -> None:
     }  # fmt: skip
 
 
-def test_marks_tell_and_lead_to_what_is_in_the_file(found: dict[str, Any]) -> None:
-    assert found["open"] == ["run-4"], "the one to pick"
-    assert found["tip"] == "kmeans 2 bits: 50.0 %, 0.405 MB"
-    assert found["opened"] == {"at": "#run-3", "focus": "kmeans 2 bits 0.405 MB, 50.0 %"}
-    assert found["layer"] == "features.7.weight, 16×16×3×3: 2 bits, 4 levels, error 27.23 %"
+def test_marks_have_tooltips_and_link_to_layers(observed: dict[str, Any]) -> None:
+    assert observed["open"] == ["run-4"], "the one to pick"
+    assert observed["tip"] == "kmeans 2 bits: 50.0 %, 0.405 MB"
+    assert observed["opened"] == {"at": "#run-3", "focus": "kmeans 2 bits 0.405 MB, 50.0 %"}
+    assert observed["layer"] == "features.7.weight, 16×16×3×3: 2 bits, 4 levels, error 27.23 %"
 
 
-def test_light_and_dark(found: dict[str, Any]) -> None:
-    colors = found["colors"]
+def test_light_and_dark(observed: dict[str, Any]) -> None:
+    colors = observed["colors"]
     light, dark = colors["light"], colors["dark"]
     assert light != dark
     for system in ("light", "dark"):
@@ -95,9 +95,9 @@ def test_light_and_dark(found: dict[str, Any]) -> None:
     assert colors["remembered"] == light
 
 
-def test_fits_a_phone(found: dict[str, Any]) -> None:
-    assert found["overflow"] <= 0
+def test_fits_a_phone(observed: dict[str, Any]) -> None:
+    assert observed["overflow"] <= 0
 
 
-def test_tells_all_without_scripts(found: dict[str, Any]) -> None:
-    assert found["plain"] == len(ROWS)
+def test_page_is_complete_without_scripts(observed: dict[str, Any]) -> None:
+    assert observed["plain"] == len(ROWS)

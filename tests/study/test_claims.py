@@ -1,4 +1,4 @@
-"""Correlations, claims and mendings from hand-made results with known answers."""
+"""Correlations, claims and variants from hand-made results with known answers."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from qqonnx.study.claims import (
 )
 from qqonnx.study.correlation import PREDICTORS, correlations, spearman
 from qqonnx.study.distributions import DISTRIBUTIONS
-from qqonnx.study.mending import chosen_exponents, gap_closed, tails_by_bits
 from qqonnx.study.results import Results, Row, read_results, write_results
 from qqonnx.study.schemes import ALL, BITS, FITTED
+from qqonnx.study.variants import chosen_exponents, gap_closed, tails_by_bits
 
 
 def naive_rank(values: list[float]) -> list[float]:
@@ -49,13 +49,13 @@ def naive_rank(values: list[float]) -> list[float]:
 @settings(deadline=None)
 def test_spearman_is_pearson_of_mean_ranks(pairs: list[tuple[int, int]]) -> None:
     first, second = ([float(pair[i]) for pair in pairs] for i in (0, 1))
-    found = spearman(first, second)
+    actual = spearman(first, second)
     if len(set(first)) == 1 or len(set(second)) == 1:
-        assert found is None
+        assert actual is None
         return
     a, b = (np.array(naive_rank(values)) for values in (first, second))
     a, b = a - a.mean(), b - b.mean()
-    assert found == pytest.approx(float(a @ b / math.sqrt(a @ a * (b @ b))), abs=1e-12)
+    assert actual == pytest.approx(float(a @ b / math.sqrt(a @ a * (b @ b))), abs=1e-12)
 
 
 def layer_row(weight: str, bits: int, scheme: str, accuracy: float, **predictors: float) -> Row:
@@ -72,23 +72,23 @@ def layer_row(weight: str, bits: int, scheme: str, accuracy: float, **predictors
 
 def test_a_perfect_and_an_inverted_predictor_are_told_apart() -> None:
     rows = []
-    for weight, bits, (at, scheme) in itertools.product("ab", (2, 3), enumerate(("x", "y", "z"))):
+    for weight, bits, (rank, scheme) in itertools.product("ab", (2, 3), enumerate(("x", "y", "z"))):
         # Accuracy falls with error; weight b is all worse; KL knows, L2 ranks methods backwards.
-        accuracy = 1 - 0.1 * at - 0.02 * (4 - bits) - (0.3 if weight == "b" else 0)
+        accuracy = 1 - 0.1 * rank - 0.02 * (4 - bits) - (0.3 if weight == "b" else 0)
         rows.append(
             layer_row(
-                weight, bits, scheme, accuracy, kl=1 - accuracy, l2=5.0 - at, sqnr=accuracy * 10
+                weight, bits, scheme, accuracy, kl=1 - accuracy, l2=5.0 - rank, sqnr=accuracy * 10
             )
         )
-    found = {entry.predictor: entry for entry in correlations(rows)}
-    assert found["kl"].pooled == pytest.approx(1)
-    assert found["kl"].within_weight == pytest.approx(1)
-    assert found["kl"].within_choice == pytest.approx(1)
+    actual = {entry.predictor: entry for entry in correlations(rows)}
+    assert actual["kl"].pooled == pytest.approx(1)
+    assert actual["kl"].within_weight == pytest.approx(1)
+    assert actual["kl"].within_choice == pytest.approx(1)
     # More SQNR is better: its sign is turned.
-    assert found["sqnr"].pooled == pytest.approx(1)
-    assert found["l2"].within_choice == pytest.approx(-1)
-    assert found["l2"].choices == 4
-    assert math.isnan(found["l1"].pooled)
+    assert actual["sqnr"].pooled == pytest.approx(1)
+    assert actual["l2"].within_choice == pytest.approx(-1)
+    assert actual["l2"].choices == 4
+    assert math.isnan(actual["l1"].pooled)
 
 
 def results(**parts: list[Row]) -> Results:
@@ -154,11 +154,11 @@ def test_l1_verdicts() -> None:
 def test_the_extra_bit_of_published_pwlq_decides_its_l2() -> None:
     # Twice as good as the others at equal names, half as good at equal storage.
     rows = distribution_rows({}, {"pwlq-paper": 1.5, "pwlq": 9.0}, {})
-    found = pwlq_has_the_lowest_l2(results(distributions=rows))
+    actual = pwlq_has_the_lowest_l2(results(distributions=rows))
     # Named 5, 6, 7 against two rivals each; stored 5 to 8 against two.
-    assert "lower in 6 of 6 comparisons with UQ and QQ" in found.detail
-    assert found.number == "lower in 0 of 8 comparisons with the extra bit counted"
-    assert found.verdict == FAILS
+    assert "the lower error in 6 of 6 if counted as b bits" in actual.detail
+    assert actual.number == "lower in 0 of 8 comparisons with the extra bit counted"
+    assert actual.verdict == FAILS
 
 
 def network_rows(accuracy: dict[tuple[str, int], float], model: str = "net") -> list[Row]:
@@ -174,21 +174,21 @@ def test_the_extra_bit_of_published_pwlq_decides_its_accuracy() -> None:
     # Each bit is worth 0.1; PWLQ as published is 0.05 ahead of its name, so 0.05 behind its bits.
     accuracy = {(s, b): 0.1 * b for s in ("uq", "qq") for b in range(1, 9)}
     accuracy |= {("pwlq-paper", b): 0.1 * b + 0.05 for b in range(2, 8)}
-    found = pwlq_without_its_extra_bit(results(networks=network_rows(accuracy)))
-    assert found.verdict == FAILS
-    assert found.number == "-5.0 points against QQ, -5.0 against UQ"
-    assert "named by b, +5.0 points against QQ and +5.0 against UQ" in found.detail
+    actual = pwlq_without_its_extra_bit(results(networks=network_rows(accuracy)))
+    assert actual.verdict == FAILS
+    assert actual.number == "-5.0 points against QQ, -5.0 against UQ"
+    assert "+5.0 points against QQ and +5.0 against UQ at b bits as named" in actual.detail
     assert pwlq_without_its_extra_bit(results()).verdict == UNKNOWN
 
 
 def test_accuracy_counts_ties_and_means_only_complete_cells() -> None:
     accuracy = {("uq", 2): 0.2, ("pwlq", 2): 0.3, ("qq", 2): 0.3, ("kmeans", 2): 0.5}
     accuracy |= {("uq", 3): 0.9, ("pwlq", 3): 0.3, ("qq", 3): 0.3}
-    found = results(networks=network_rows(accuracy))
-    assert accuracy_is_highest(found).verdict == IN_PART
-    assert accuracy_is_highest(found).number == "best or equal in 1 of 2 cases"
-    assert mean_accuracies(found, ["qq", "kmeans"]) == {"qq": 0.3, "kmeans": 0.5}
-    assert mean_accuracies(found, ["qq", "nf"]) == {}
+    actual = results(networks=network_rows(accuracy))
+    assert accuracy_is_highest(actual).verdict == IN_PART
+    assert accuracy_is_highest(actual).number == "best or equal in 1 of 2 cases"
+    assert mean_accuracies(actual, ["qq", "kmeans"]) == {"qq": 0.3, "kmeans": 0.5}
+    assert mean_accuracies(actual, ["qq", "nf"]) == {}
 
 
 @pytest.mark.parametrize(("quality", "verdict"), [(0.0, HOLDS), (1.0, FAILS)])

@@ -83,8 +83,8 @@ def test_mnists_files_are_read_gzipped_or_not(tmp_path: Path) -> None:
         write_idx(tmp_path / f"{part}-images-idx3-ubyte{suffix}", images)
         write_idx(tmp_path / f"{part}-labels-idx1-ubyte{suffix}", labels)
         written[part] = images, labels
-    found = mnist(tmp_path)
-    for split, part in ((found.training, "train"), (found.held_out, "t10k")):
+    actual = mnist(tmp_path)
+    for split, part in ((actual.training, "train"), (actual.held_out, "t10k")):
         np.testing.assert_array_equal(split.images, written[part][0])
         np.testing.assert_array_equal(split.labels, written[part][1])
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03abc")
@@ -98,6 +98,6 @@ def test_mnists_files_are_read_gzipped_or_not(tmp_path: Path) -> None:
 def test_splits_are_read_as_written(tmp_path: Path) -> None:
     split = Split(np.arange(12, dtype=np.uint8).reshape(3, 2, 2), np.array([2, 0, 1]))
     write_npz(tmp_path / "split.npz", split)
-    found = read_npz(tmp_path / "split.npz")
-    np.testing.assert_array_equal(found.images, split.images)
-    np.testing.assert_array_equal(found.labels, split.labels)
+    actual = read_npz(tmp_path / "split.npz")
+    np.testing.assert_array_equal(actual.images, split.images)
+    np.testing.assert_array_equal(actual.labels, split.labels)

@@ -22,16 +22,17 @@ from qqonnx.codebooks import METHODS, assign, fit
 from qqonnx.errors import QqonnxError
 from qqonnx.study import jobs as jobs_module
 from qqonnx.study import reference, run, sources
-from qqonnx.study.cache import StudyModel
+from qqonnx.study.ablations import measure_tails
 from qqonnx.study.claims import claims
 from qqonnx.study.distributions import draw
 from qqonnx.study.jobs import run_jobs
-from qqonnx.study.layers import LayerJob, TailsJob
+from qqonnx.study.layers import measure_layer
+from qqonnx.study.models import StudyModel
 from qqonnx.study.networks import NetworkJob
-from qqonnx.study.probe import open_probe, quantized
 from qqonnx.study.results import Results, read_results
 from qqonnx.study.run import QUICK, run_study
 from qqonnx.study.schemes import KMEANS, QQ, UQ
+from qqonnx.study.simulation import open_simulation, quantized
 from qqonnx.study.small import bundled_network
 from qqonnx.study.sources import Sources
 
@@ -46,7 +47,7 @@ TINY = replace(
     layer_bits=(1, 2),
     layer_step=27,
     tails_bits=(2, 4),
-    alpha_bits=(3,),
+    exponent_bits=(3,),
     alphas=(0.0, 0.5, 1.0),
 )
 
@@ -60,9 +61,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def bundled() -> StudyModel:
-    found = bundled_network(ROOT)
-    assert found is not None
-    return found
+    actual = bundled_network(ROOT)
+    assert actual is not None
+    return actual
 
 
 class Count:
@@ -88,8 +89,8 @@ def test_results_come_in_order_and_from_the_cache(tmp_path: Path, workers: int) 
     wanted = [Count(tmp_path, key) for key in "abc"]
     done: list[float] = []
     for fresh, runs in ((False, 1), (False, 1), (True, 2)):
-        found = run_jobs(wanted, workers=workers, fresh=fresh, progress=done.append)
-        assert found == [{"runs": runs}] * 3
+        actual = run_jobs(wanted, workers=workers, fresh=fresh, progress=done.append)
+        assert actual == [{"runs": runs}] * 3
     assert done == [1.0] * 9
 
 
@@ -113,48 +114,52 @@ def test_distributions_have_unit_deviation_and_a_seed() -> None:
         np.testing.assert_array_equal(values, draw(entry.key, 3000))
 
 
-def test_a_probe_is_the_network_and_changes_only_what_it_is_told(bundled: StudyModel) -> None:
-    probe = open_probe(bundled)
-    images = probe.images[:8]
-    exact = probe.outputs(images, {})
-    np.testing.assert_array_equal(exact, probe.outputs(images, dict(probe.weights)))
+def test_a_simulation_changes_only_the_replaced_weights(bundled: StudyModel) -> None:
+    simulation = open_simulation(bundled)
+    images = simulation.images[:8]
+    exact = simulation.outputs(images, {})
+    np.testing.assert_array_equal(exact, simulation.outputs(images, dict(simulation.weights)))
     name = "classifier.3.weight"
-    none = probe.outputs(images, {name: np.zeros_like(probe.weights[name])})
-    bias = probe.weights["classifier.3.bias"]
+    none = simulation.outputs(images, {name: np.zeros_like(simulation.weights[name])})
+    bias = simulation.weights["classifier.3.bias"]
     np.testing.assert_allclose(none, np.tile(bias, (8, 1)), atol=1e-5)
     # The last layer's input is known: its second moments, by hand, from outputs it explains.
-    assert probe.second_moments[name].shape == (1, probe.weights[name].shape[1])
-    assert all((moment >= 0).all() for moment in probe.second_moments.values())
-    first = probe.second_moments["features.0.0.weight"]
-    expected = np.square(probe.calibration.astype(np.float64)).mean(axis=(0, 2, 3))
+    assert simulation.second_moments[name].shape == (1, simulation.weights[name].shape[1])
+    assert all((moment >= 0).all() for moment in simulation.second_moments.values())
+    first = simulation.second_moments["features.0.0.weight"]
+    expected = np.square(simulation.calibration.astype(np.float64)).mean(axis=(0, 2, 3))
     np.testing.assert_allclose(first[0, :, 0, 0], expected)
 
 
 def test_second_moments_weight_errors_as_the_outputs_feel_them(bundled: StudyModel) -> None:
     # For independent errors, the mean square change of a layer's outputs is the sum of squared
     # errors times second moments; the last layer's outputs are the network's.
-    probe = open_probe(bundled)
+    simulation = open_simulation(bundled)
     name = "classifier.3.weight"
     rng = np.random.default_rng(0)
     changes = []
     for _ in range(8):
-        error = rng.normal(0, 1e-2, probe.weights[name].shape).astype(np.float32)
-        changed = probe.outputs(probe.calibration, {name: probe.weights[name] + error})
-        felt = float(np.square(changed - probe.calibration_reference).mean(axis=0).sum())
-        predicted = float((np.square(error.astype(np.float64)) * probe.second_moments[name]).sum())
+        error = rng.normal(0, 1e-2, simulation.weights[name].shape).astype(np.float32)
+        changed = simulation.outputs(
+            simulation.calibration, {name: simulation.weights[name] + error}
+        )
+        felt = float(np.square(changed - simulation.calibration_reference).mean(axis=0).sum())
+        predicted = float(
+            (np.square(error.astype(np.float64)) * simulation.second_moments[name]).sum()
+        )
         changes.append(felt / predicted)
     assert np.mean(changes) == pytest.approx(1, abs=0.2)
 
 
-def test_a_compressed_network_is_the_probe_with_decoded_weights(bundled: StudyModel) -> None:
+def test_a_compressed_network_is_the_simulation_with_decoded_weights(bundled: StudyModel) -> None:
     row = NetworkJob(bundled, QQ, 3).run()
     assert row["bits"] == pytest.approx(3, abs=0.01)
     assert 0.9 < row["compressed"] <= 1
-    probe = open_probe(bundled)
-    changed = quantized(probe, "qq", 8)
-    weights = [name for name in changed if probe.weights[name].size > 2000]
-    error = sum(float(np.square(probe.weights[n] - changed[n]).sum()) for n in weights)
-    signal = sum(float(np.square(probe.weights[n]).sum()) for n in weights)
+    simulation = open_simulation(bundled)
+    changed = quantized(simulation, "qq", 8)
+    weights = [name for name in changed if simulation.weights[name].size > 2000]
+    error = sum(float(np.square(simulation.weights[n] - changed[n]).sum()) for n in weights)
+    signal = sum(float(np.square(simulation.weights[n]).sum()) for n in weights)
     assert row["noise"] == pytest.approx(error / signal, rel=0.05)
     exact = NetworkJob(bundled, None, 32).run()
     assert exact["kl"] == 0
@@ -162,17 +167,16 @@ def test_a_compressed_network_is_the_probe_with_decoded_weights(bundled: StudyMo
     assert exact["top1"] == pytest.approx(359 / 360, abs=2 / 360)
 
 
-def test_layers_and_tails_are_what_they_say(bundled: StudyModel) -> None:
-    probe = open_probe(bundled)
+def test_measurements_of_layers_and_tails(bundled: StudyModel) -> None:
+    simulation = open_simulation(bundled)
     name = "classifier.3.weight"
-    weight = probe.weights[name]
-    job = LayerJob(bundled, name, weight.size, (UQ, KMEANS), (2,))
-    uniform, best = job.run()["rows"]
+    weight = simulation.weights[name]
+    uniform, best = measure_layer(bundled, name, (UQ, KMEANS), (2,))
     assert best["l2"] < uniform["l2"]
     assert best["sqnr"] == pytest.approx(
         10 * np.log10(np.square(weight.astype(np.float64)).mean() / best["l2"])
     )
-    tails = TailsJob(bundled, 3, "qq").run()
+    [tails] = measure_tails(bundled, 3, "qq")
     # Two of eight bins of equal mass.
     assert tails["values"] == pytest.approx(0.25, abs=0.01)
     assert tails["squared"] > 0.5
@@ -184,9 +188,9 @@ def test_the_study_runs_without_pytorch_and_writes_one_page(tmp_path: Path) -> N
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "sys.path.insert(0, 'tests')\n"
+        "sys.path.insert(0, 'tests/study')\n"
         "from qqonnx.study.page import write_report\n"
-        "from test_study_run import TINY, Sources, run_study\n"
+        "from test_run import TINY, Sources, run_study\n"
         "results = run_study(TINY, Sources(), workers=1)\n"
         f"write_report(results, Path({str(tmp_path / 'first')!r}))\n"
         "again = run_study(TINY, Sources(), workers=1)\n"
@@ -222,7 +226,7 @@ def without_bundled(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_a_run_without_a_bundled_model_says_so(without_bundled: Results) -> None:
     results = without_bundled
     assert results.network_names() == []
-    assert "source checkout only" in results.setting["networks"]
+    assert "only a source checkout" in results.setting["networks"]
     assert results.float_accuracy("small") >= 0.97
     by_key = {claim.key: claim for claim in claims(results)}
     assert by_key["predictor"].verdict == "not measured"
@@ -291,7 +295,9 @@ def test_pretrained_networks_run_on_a_folder_of_imagenet_classes(
     monkeypatch.setattr(
         sources, "RECIPES", {"mobilenet_v3_small": reference.RECIPES["mobilenet_v3_small"]}
     )
-    extent = replace(TINY, layer_models=(), probe_models=("mobilenet_v3_small",), core_bits=(8,))
+    extent = replace(
+        TINY, layer_models=(), simulated_models=("mobilenet_v3_small",), core_bits=(8,)
+    )
     results = run_study(extent, Sources(imagenette=tmp_path, weights="none"), workers=1)
     assert results.network_names() == ["mobilenet_v3_small"]
     row = next(r for r in results.networks if r["model"] != "small" and r["scheme"] == "kmeans")

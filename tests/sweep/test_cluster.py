@@ -117,4 +117,4 @@ def test_no_scheduler_is_one_line(tmp_path: Path) -> None:
     errors = process.communicate(timeout=300)[1]
     assert process.returncode == 2
     assert errors.count("\n") == 1
-    assert "--scheduler nowhere://x" in errors
+    assert "scheduler: nowhere://x" in errors

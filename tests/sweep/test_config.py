@@ -1,4 +1,4 @@
-"""What a sweep is asked for: sweep.toml, the grid, which images judge, how many threads."""
+"""The configuration of a sweep: sweep.toml, the grid, splits of the images, threads."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sweeping import ROOT, small_sweep
 
 from qqonnx.codebooks import METHODS
 from qqonnx.errors import QqonnxError
-from qqonnx.evaluation.data import Dataset
+from qqonnx.evaluation.data import Dataset, open_dataset
 from qqonnx.parallel import available_cores
 from qqonnx.sweep.baselines import BASELINES
-from qqonnx.sweep.config import read_config, target_of
+from qqonnx.sweep.config import KEYS, TABLES, read_config, target_of
+from qqonnx.sweep.execute import RunError, execute
 from qqonnx.sweep.grid import Run, model_source, runs_of
-from qqonnx.sweep.images import calibration_images, judging, open_images
 from qqonnx.sweep.local import LocalPool
-from qqonnx.sweep.perform import RunError, perform
+from qqonnx.sweep.splits import calibration_split, evaluation_split
 from qqonnx.sweep.threads import inherited_threads, session_threads
 
 EXAMPLE = ROOT / "examples" / "sweep.toml"
@@ -54,9 +54,8 @@ def test_the_example_is_every_method_at_every_bit_width() -> None:
 
 def test_the_documentation_names_every_key_and_baseline() -> None:
     text = DOCS.read_text("utf-8")
-    source = (ROOT / "qqonnx" / "sweep" / "config.py").read_text("utf-8")
-    keys = set(re.findall(r'take(?:\.several|\.names|\.table)?\(\s*"(\w+)"', source))
-    assert {"models", "budgets", "calibration", "reconstruct", "min_size"} <= keys
+    keys = {*KEYS, *TABLES, *(key for table in TABLES.values() for key in table)}
+    assert {"models", "budgets", "calibration", "finetune", "min_size"} <= keys
     assert not {key for key in keys if f"`{key}`" not in text and f"`[{key}]`" not in text}
     assert not {name for name in BASELINES if f"`{name}`" not in text}
 
@@ -74,7 +73,7 @@ def test_the_documentation_names_every_key_and_baseline() -> None:
         ("bits = ['4']", "bits: '4' is not a whole number"),
         ("granularities = ['row']", "granularities: unknown granularity 'row'; known: tensor, "),
         ("baselines = ['int7']", "baselines: unknown baseline 'int7'; known: float32, "),
-        ("budgets = ['4.4']\n[calibration]\n", "budgets: '4.4 KiBs' is none"),
+        ("budgets = ['4.4']\n[calibration]\n", "budgets: '4.4 KiBs' is not a budget"),
         ("budgets = ['4.4 bits']", "budgets need a table [calibration] with data"),
         ("baselines = ['ort-qdq-tensor']", "baseline ort-qdq-tensor needs a table [calibration]"),
         ("samples = 0", "samples: is at least 1, not 0"),
@@ -135,7 +134,7 @@ def test_the_key_is_of_what_decides_the_result_and_of_nothing_else(tmp_path: Pat
         replace(run, model=replace(run.model, digest="0")),
         replace(run, dataset=replace(run.dataset, digest="0")),
         replace(run, samples=3),
-        replace(run, apart=1),
+        replace(run, reserved=1),
         replace(run, method="uq"),
         replace(run, bits=3),
         replace(run, budget="6 bits"),
@@ -143,50 +142,53 @@ def test_the_key_is_of_what_decides_the_result_and_of_nothing_else(tmp_path: Pat
         replace(run, threads=2),
         replace(run, calibration=None),
         replace(run, calibration=replace(run.calibration, samples=3)),
-        replace(run, calibration=replace(run.calibration, reconstruct=True)),
+        replace(run, calibration=replace(run.calibration, finetune=True)),
         replace(run, options=replace(run.options, min_size=1)),
     ]
     assert len({run.key, *(other.key for other in changed)}) == len(changed) + 1
 
 
 @given(st.integers(2, 60), st.integers(0, 59), st.none() | st.integers(1, 80))
-def test_no_image_judges_that_calibrates(count: int, apart: int, samples: int | None) -> None:
-    apart = min(apart, count - 1)
+def test_the_splits_are_disjoint(count: int, reserved: int, samples: int | None) -> None:
+    reserved = min(reserved, count - 1)
     items = tuple(np.full((2, 2, 3), number, np.uint8) for number in range(count))
-    dataset = Dataset(Path("x.npz"), items, np.arange(count), ())
-    judges = judging(dataset, apart, samples).labels
-    assert len(judges) == min(count - apart, samples or count)
-    calibrating = np.empty(0)
-    if apart:
-        with calibration_images(dataset, apart) as path:
-            calibrating = np.load(path)["labels"]
-    assert len(calibrating) == apart
-    assert len({*judges.tolist(), *calibrating.tolist()}) == len(judges) + apart
+    dataset = Dataset(Path("x.npz"), items, np.arange(count))
+    evaluation = evaluation_split(dataset, reserved, samples).labels
+    assert evaluation is not None
+    assert len(evaluation) == min(count - reserved, samples or count)
+    calibration = np.empty(0)
+    if reserved:
+        with calibration_split(dataset, reserved) as path:
+            calibration = np.load(path)["labels"]
+    assert len(calibration) == reserved
+    assert len({*evaluation.tolist(), *calibration.tolist()}) == len(evaluation) + reserved
 
 
-def test_images_of_a_folder_are_kept_apart_as_files(tmp_path: Path) -> None:
+def test_splits_of_a_folder_are_files(tmp_path: Path) -> None:
     from PIL import Image
 
     for number in range(6):
         folder = tmp_path / "data" / f"class{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
-    dataset, labelled = open_images(tmp_path / "data")
-    assert labelled
-    with calibration_images(dataset, 2) as path:
+    dataset = open_dataset(tmp_path / "data", labels_required=False)
+    assert dataset.labels is not None
+    with calibration_split(dataset, 2) as path:
         reds = [Image.open(file).getpixel((0, 0))[0] for file in sorted(path.iterdir())]
-    kept = [Image.open(item).getpixel((0, 0))[0] for item in judging(dataset, 2, None).items]
-    assert sorted(reds + kept) == list(range(6))
-    _, flat = open_images(tmp_path / "data" / "class0")
-    assert not flat
+    kept = evaluation_split(dataset, 2, None).items
+    reds += [Image.open(item).getpixel((0, 0))[0] for item in kept]
+    assert sorted(reds) == list(range(6))
+    assert open_dataset(tmp_path / "data" / "class0", labels_required=False).labels is None
+    with pytest.raises(QqonnxError, match="holds no images in class folders"):
+        open_dataset(tmp_path / "data" / "class0")
 
 
 def test_without_labels_there_is_agreement_and_no_accuracy(tmp_path: Path) -> None:
     config = small_sweep(tmp_path, 'methods = ["uq"]\nbits = [8]\nbaselines = []\n')
     images = np.load(tmp_path / "images.npz")["images"]
-    labelled = perform(grid(config)[0][0], tmp_path / "a.onnx")
+    labelled = execute(grid(config)[0][0], tmp_path / "a.onnx")
     np.savez(tmp_path / "images.npz", images=images)
-    row = perform(grid(config)[0][0], tmp_path / "b.onnx")
+    row = execute(grid(config)[0][0], tmp_path / "b.onnx")
     assert (row["top1"], row["top5"]) == (None, None)
     assert labelled["top1"] is not None
     for name in ("agreement", "kl", "samples", "file_sha256"):
@@ -198,21 +200,21 @@ def test_errors_name_the_run_not_its_temporary_file(
 ) -> None:
     config = small_sweep(tmp_path, 'methods = ["uq"]\nbits = [2]\n')
     float32, uq = grid(config)[0]
-    broken = replace(BASELINES["float32"], home=__name__, function="writes_rubbish")
+    broken = replace(BASELINES["float32"], module=__name__, function="writes_rubbish")
     monkeypatch.setitem(BASELINES, "float32", broken)
     with pytest.raises(QqonnxError, match="^its model: "):
-        perform(float32, tmp_path / "x.onnx")
+        execute(float32, tmp_path / "x.onnx")
     monkeypatch.setitem(BASELINES, "float32", replace(broken, function="fails"))
     with pytest.raises(RunError, match="^ZeroDivisionError: one$"):
-        perform(float32, tmp_path / "x.onnx")
+        execute(float32, tmp_path / "x.onnx")
 
 
-def writes_rubbish(order: object) -> dict[str, str]:
-    order.target.write_text("rubbish")
+def writes_rubbish(request: object) -> dict[str, str]:
+    request.target.write_text("rubbish")
     return {}
 
 
-def fails(order: object) -> dict[str, str]:
+def fails(request: object) -> dict[str, str]:
     raise ZeroDivisionError("one\ntwo")
 
 
@@ -246,7 +248,7 @@ def test_a_whole_run_opens_no_session_beyond_its_threads(
     monkeypatch.setattr(ort, "InferenceSession", counted)
     for number, run in enumerate(grid(small_sweep(tmp_path, text))[0]):
         opened.clear()
-        perform(run, tmp_path / f"{number}.onnx")
+        execute(run, tmp_path / f"{number}.onnx")
         assert opened
         assert set(opened) == {1}, run.label
 

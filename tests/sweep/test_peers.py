@@ -12,8 +12,8 @@ import pytest
 from building import Build, normal
 
 from qqonnx.config import Options
+from qqonnx.sweep.execute import execute
 from qqonnx.sweep.grid import Run, model_source, source_of
-from qqonnx.sweep.perform import perform
 
 CONVOLUTIONS = """
 <ir_version: 8, opset_import: ["" : 18]>
@@ -43,7 +43,7 @@ def run(build: Build, tmp_path: Path) -> Run:
         model=model_source(model),
         dataset=source_of(tmp_path / "images.npz"),
         samples=None,
-        apart=0,
+        reserved=0,
         method="kmeans",
         bits=4,
         budget=None,
@@ -57,8 +57,8 @@ def run(build: Build, tmp_path: Path) -> Run:
 def test_coremltools_clusters_no_better_than_kmeans(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("coremltools")
     pytest.importorskip("sklearn")
-    ours = perform(run, tmp_path / "ours.onnx")
-    theirs = perform(
+    ours = execute(run, tmp_path / "ours.onnx")
+    theirs = execute(
         replace(run, method="coremltools-kmeans", granularity=None), tmp_path / "theirs.onnx"
     )
     # Lloyd's steps from random centers against the optimum.
@@ -73,7 +73,7 @@ def test_nncf_models_run_in_onnx_runtime(
     run: Run, tmp_path: Path, method: str, most: float
 ) -> None:
     pytest.importorskip("nncf")
-    row = perform(
+    row = execute(
         replace(run, method=method, granularity=None, bits=int(method[-1])), tmp_path / "x.onnx"
     )
     assert 0 < row["weight_error"] < most

@@ -27,7 +27,7 @@ def take(path: Path, keys: list[str], start: object, taken: object) -> None:
     store = open_store(path)
     owner = this_process()
     for key in keys:
-        if results.claim(store, {"key": key}, owner) == "taken":
+        if results.claim(store, {"key": key}, owner) == "claimed":
             taken.put(key)
             results.finish(store, key, owner, {"status": "done"})
     taken.put(None)
@@ -68,9 +68,9 @@ def test_a_run_has_one_owner_whatever_happens(
         key, owner = f"run {number}", owners[who]
         if step == "c":
             state = results.claim(store, {"key": key}, owner)
-            expected = "done" if key in done else "running" if key in held else "taken"
+            expected = "done" if key in done else "running" if key in held else "claimed"
             assert state == expected
-            if state == "taken":
+            if state == "claimed":
                 held[key] = who
         elif step == "f":
             ended = results.finish(store, key, owner, {"status": "done", "top1": who / 4})
@@ -99,9 +99,9 @@ def test_a_dead_owner_on_this_machine_holds_nothing_one_elsewhere_does(tmp_path:
     process.join()
     dead = replace(this_process(), pid=process.pid)
     elsewhere = replace(dead, host="elsewhere")
-    assert results.claim(store, {"key": "a"}, dead) == "taken"
-    assert results.claim(store, {"key": "b"}, elsewhere) == "taken"
-    assert results.claim(store, {"key": "a"}, this_process()) == "taken"
+    assert results.claim(store, {"key": "a"}, dead) == "claimed"
+    assert results.claim(store, {"key": "b"}, elsewhere) == "claimed"
+    assert results.claim(store, {"key": "a"}, this_process()) == "claimed"
     assert results.claim(store, {"key": "b"}, this_process()) == "running"
     assert {row["key"]: row["attempts"] for row in read_rows(tmp_path / "results.sqlite")} == {
         "a": 2,
@@ -117,12 +117,12 @@ def test_timing_is_alone_on_the_file(tmp_path: Path) -> None:
     results.finish(store, "a", one, {"status": "done"})
     assert results.claim_timing(store, "a", other) == "busy"
     results.finish(store, "b", one, {"status": "failed"})
-    assert results.claim_timing(store, "a", other) == "taken"
+    assert results.claim_timing(store, "a", other) == "claimed"
     assert results.claim_timing(store, "a", one) == "busy"
     assert results.claim(store, {"key": "c"}, one) == "timing"
     results.finish(store, "a", other, {"status": "done", "load_ratio": 2.0})
     assert results.claim_timing(store, "a", one) == "done"
-    assert results.claim(store, {"key": "c"}, one) == "taken"
+    assert results.claim(store, {"key": "c"}, one) == "claimed"
 
 
 def test_a_failed_run_is_not_missing_until_it_is_forgotten(tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def test_a_failed_run_is_not_missing_until_it_is_forgotten(tmp_path: Path) -> No
     results.claim(store, {"key": "a"}, owner)
     results.finish(store, "a", owner, {"status": "failed", "error": "x"})
     assert results.claim(store, {"key": "a"}, owner) == "failed"
-    results.forget(store, "a")
-    assert results.claim(store, {"key": "a"}, owner) == "taken"
+    results.reset(store, "a")
+    assert results.claim(store, {"key": "a"}, owner) == "claimed"
     (row,) = read_rows(tmp_path / "results.sqlite")
     assert (row["error"], row["attempts"]) == (None, 2)
 

@@ -69,10 +69,10 @@ def test_results_are_those_of_convert_and_evaluate(
     import numpy as np
 
     arrays = np.load(folder / "images.npz")
-    apart = np.linspace(0, 39, 8).round().astype(int)
-    judging = {name: np.delete(array, apart, axis=0) for name, array in arrays.items()}
-    np.savez(tmp_path / "judging.npz", **judging)
-    result = evaluate([model], tmp_path / "judging.npz", baseline=folder / "small.onnx").rows[1]
+    reserved = np.linspace(0, 39, 8).round().astype(int)
+    evaluation = {name: np.delete(array, reserved, axis=0) for name, array in arrays.items()}
+    np.savez(tmp_path / "evaluation.npz", **evaluation)
+    result = evaluate([model], tmp_path / "evaluation.npz", baseline=folder / "small.onnx").rows[1]
     assert (row["top1"], row["top5"]) == (result.top1, result.top5)
     assert row["agreement"] == result.agreement
     assert row["kl"] == pytest.approx(result.kl, rel=1e-6)

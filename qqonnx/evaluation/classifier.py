@@ -1,4 +1,4 @@
-"""An image classifier in ONNX Runtime."""
+"""Image classifiers in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 
-from qqonnx.errors import QqonnxError, first_line
+from qqonnx.errors import QqonnxError
+from qqonnx.model.session import open_session, run_session
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import onnxruntime as ort
     from numpy.typing import NDArray
 
 _DTYPES = {
@@ -24,16 +25,16 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Classifier:
-    """A session whose one input is a batch of images.
+    """A session whose only input is a batch of images.
 
     Attributes:
-        path: the model's file.
+        path: the ONNX file.
         session: the ONNX Runtime session.
-        input_name: its input.
-        dtype: the input's dtype.
-        batch: the batch size, if the model fixes it.
+        input_name: name of the input.
+        dtype: dtype of the input.
+        batch: batch size, if the model fixes it.
         channels_last: whether the input is [n, height, width, channels].
-        size: side of the images, if the model fixes it.
+        size: height and width of the images, if the model fixes them.
     """
 
     path: Path
@@ -46,16 +47,16 @@ class Classifier:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The model's metadata properties."""
+        """Metadata properties of the model."""
         return dict(self.session.get_modelmeta().custom_metadata_map)
 
     def run(self, images: NDArray[np.float32]) -> NDArray[Any]:
         """Return the outputs [n, classes] for images float32 [n, channels, height, width].
 
-        Of several outputs it is the first with two dimensions.
+        If the model has several outputs, the first with one row per image is taken.
 
         Raises:
-            QqonnxError: the model does not take such images, or gives no such output.
+            QqonnxError: the model does not accept the images, or has no such output.
         """
         inputs = images.astype(self.dtype, copy=False)
         if self.channels_last:
@@ -71,36 +72,25 @@ class Classifier:
         return np.concatenate(parts)
 
     def _run_once(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        try:
-            outputs = self.session.run(None, {self.input_name: inputs})
-        except Exception as error:
-            raise QqonnxError(f"{self.path}: does not run: {first_line(error)}") from error
-        for output in outputs:
+        for output in run_session(self.session, {self.input_name: inputs}, name=str(self.path)):
             if isinstance(output, np.ndarray) and output.ndim >= 2 and len(output) == len(inputs):
                 return output.reshape(len(output), -1)
-        raise QqonnxError(f"{self.path}: has no output of one row an image")
+        raise QqonnxError(f"{self.path}: has no output with one row per image")
 
 
 def open_classifier(path: Path, threads: int | None = None) -> Classifier:
-    """Load a model in ONNX Runtime's CPU provider.
+    """Load an image classifier in ONNX Runtime's CPU provider.
 
     Args:
         path: the ONNX file.
-        threads: threads for one run; ONNX Runtime's own choice by default.
+        threads: threads of one run; ONNX Runtime's own choice by default.
 
     Raises:
-        QqonnxError: it does not load, or its input is not one batch of images.
+        QqonnxError: the model does not load, or its input is not one batch of images.
     """
     if not path.is_file():
         raise QqonnxError(f"{path}: no such file")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong becomes an error of one line
-    if threads:
-        options.intra_op_num_threads = threads
-    try:
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise QqonnxError(f"{path}: ONNX Runtime does not load it: {first_line(error)}") from error
+    session = open_session(path, threads=threads)
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _DTYPES:
         raise QqonnxError(f"{path}: its input is not one batch of images as floats [n, c, h, w]")

@@ -1,4 +1,4 @@
-"""A network whose weights can be changed from run to run, and the activations its weights meet."""
+"""Simulated quantization: a network whose weights each run may replace, and its second moments."""
 
 from __future__ import annotations
 
@@ -8,48 +8,53 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import numpy_helper
 
 from qqonnx.codebooks import assign, fit
+from qqonnx.evaluation.metrics import count, divergence
 from qqonnx.model.load import load
 from qqonnx.model.select import select
+from qqonnx.model.session import open_session, run_session
 from qqonnx.study.networks import load_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import onnxruntime as ort
     from numpy.typing import NDArray
 
-    from qqonnx.codebooks import Codebook, Method
-    from qqonnx.study.cache import StudyModel
+    from qqonnx.codebooks import Method
+    from qqonnx.evaluation.metrics import Counts
+    from qqonnx.study.models import StudyModel
 
     FloatArray = NDArray[np.float32]
 
-PROBE_IMAGES = 300
-"""Held-out images that a changed weight's accuracy is measured on, at most."""
+SIMULATION_IMAGES = 300
+"""Largest number of held-out images that accuracy with changed weights is measured on."""
 
 CALIBRATION_IMAGES = 128
-"""Other images, without labels: for activations, and for the KL that predicts an accuracy."""
+"""Largest number of other images, which give activations and the KL that predicts accuracy."""
+
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
-class Probe:
-    """A network in ONNX Runtime whose weights are inputs with defaults.
+class Simulation:
+    """A network in ONNX Runtime whose weights are inputs with default values.
 
     Attributes:
         session: the ONNX Runtime session.
-        input_name: the input that takes images.
-        weights: every float weight and bias by name, in graph order.
-        second_moments: for each weight of a Conv or Gemm, the mean square of the activation
-            that each of its entries is multiplied with, on the calibration images, in a shape
-            that broadcasts to the weight's.
-        images: held-out images float32 [n, c, h, w].
-        answers: their right outputs, int64 [n].
-        calibration: calibration images.
-        reference: float outputs for `images`.
-        calibration_reference: float outputs for `calibration`.
+        input_name: name of the input for images.
+        weights: all float weights and biases by name, in graph order.
+        second_moments: for each weight of a Conv or Gemm, the mean square of the activations
+            that its entries are multiplied with, on the calibration images; its shape broadcasts
+            to the weight's.
+        images: held-out images, float32 [n, c, h, w].
+        targets: index of each image's correct output, int64 [n].
+        calibration: calibration images, float32 [n, c, h, w].
+        reference: outputs of the float network for `images`, [n, classes].
+        calibration_reference: outputs of the float network for `calibration`, [n, classes].
     """
 
     session: ort.InferenceSession
@@ -57,19 +62,28 @@ class Probe:
     weights: dict[str, FloatArray]
     second_moments: dict[str, NDArray[np.float64]]
     images: FloatArray
-    answers: NDArray[np.int64]
+    targets: NDArray[np.int64]
     calibration: FloatArray
     reference: NDArray[Any]
     calibration_reference: NDArray[Any]
 
     def outputs(self, images: FloatArray, changed: Mapping[str, FloatArray]) -> NDArray[Any]:
-        """Return the outputs [n, classes] with the weights `changed`."""
+        """Return the outputs [n, classes] with some weights replaced by those in `changed`."""
         return _outputs(self.session, self.input_name, images, changed)
+
+    def score(self, changed: Mapping[str, FloatArray]) -> Counts:
+        """Score the outputs for the held-out images with the replaced weights `changed`."""
+        return count(self.outputs(self.images, changed), self.targets, self.reference)
+
+    def calibration_kl(self, changed: Mapping[str, FloatArray]) -> float:
+        """Return the mean KL to the float outputs on the calibration images, in nats."""
+        outputs = self.outputs(self.calibration, changed)
+        return float(divergence(self.calibration_reference, outputs).mean())
 
 
 @lru_cache(maxsize=1)
-def open_probe(model: StudyModel) -> Probe:
-    """Load a network with its weights as inputs.
+def open_simulation(model: StudyModel) -> Simulation:
+    """Load a network so that its weights are inputs.
 
     Raises:
         QqonnxError: the file cannot be read, or the images do not fit it.
@@ -79,37 +93,33 @@ def open_probe(model: StudyModel) -> Probe:
     arrays = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     weights = {name: arrays[name] for name in names if name in arrays}
     input_name = proto.graph.input[0].name
-    images, answers = load_images(model, model.held_out, PROBE_IMAGES)
+    images, targets = load_images(model, model.held_out, SIMULATION_IMAGES)
     calibration, _ = load_images(model, model.calibration, CALIBRATION_IMAGES)
     moments = _second_moments(proto, weights, input_name, calibration)
     for name, array in weights.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
-    session = _session(proto)
-    return Probe(
+    session = open_session(proto.SerializeToString(), name=str(model.path), threads=1)
+    return Simulation(
         session,
         input_name,
         weights,
         moments,
         images,
-        answers,
+        targets,
         calibration,
         _outputs(session, input_name, images, {}),
         _outputs(session, input_name, calibration, {}),
     )
 
 
-def decoded(weight: FloatArray, codebook: Codebook) -> FloatArray:
-    """Return the weight that the codebook makes of `weight`."""
-    return codebook.levels.astype(weight.dtype)[assign(weight, codebook)]
-
-
-def quantized(probe: Probe, method: str | Method, levels: int) -> dict[str, FloatArray]:
-    """Return all weights of the network quantized, one codebook each."""
-    return {
-        name: decoded(weight, fit(weight.reshape(-1), method, levels))
-        for name, weight in probe.weights.items()
-    }
+def quantized(simulation: Simulation, method: str | Method, levels: int) -> dict[str, FloatArray]:
+    """Return all weights of the network, each quantized with a codebook of its own."""
+    weights = {}
+    for name, weight in simulation.weights.items():
+        codebook = fit(weight.reshape(-1), method, levels)
+        weights[name] = codebook.levels.astype(weight.dtype)[assign(weight, codebook)]
+    return weights
 
 
 def _second_moments(
@@ -124,9 +134,10 @@ def _second_moments(
     wanted = sorted({node.input[0] for node in read.values()} - {input_name})
     for name in wanted:
         extended.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    session = _session(extended)
+    session = open_session(extended.SerializeToString(), threads=1)
     squares = {input_name: _mean_square(images)}
-    for name, value in zip(wanted, session.run(wanted, {input_name: images}), strict=True):
+    activations = run_session(session, {input_name: images}, wanted)
+    for name, value in zip(wanted, activations, strict=True):
         squares[name] = _mean_square(value)
     moments = {}
     for name, node in read.items():
@@ -144,17 +155,9 @@ def _second_moments(
 
 
 def _mean_square(values: FloatArray) -> NDArray[np.float64]:
-    """Return the mean square of each channel, [c], of activations [n, c, ...]."""
+    """Return the mean square of each channel [c] of activations [n, c, ...]."""
     axes = tuple(axis for axis in range(values.ndim) if axis != 1)
     return np.asarray(np.square(values.astype(np.float64)).mean(axis=axes))
-
-
-def _session(proto: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    content = proto.SerializeToString()
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _outputs(
@@ -164,14 +167,14 @@ def _outputs(
     changed: Mapping[str, FloatArray],
 ) -> NDArray[Any]:
     parts = [
-        session.run(None, {input_name: images[at : at + 64], **changed})[0]
-        for at in range(0, len(images), 64)
+        run_session(session, {input_name: images[start : start + BATCH_SIZE], **changed})[0]
+        for start in range(0, len(images), BATCH_SIZE)
     ]
     return np.concatenate(parts).reshape(len(images), -1)
 
 
 def model_weights(path: Path) -> dict[str, FloatArray]:
-    """Return the float weights of rank 2 and more of an ONNX file, by name in graph order."""
+    """Return the float weights of rank 2 or more of an ONNX file, by name in graph order."""
     return {
         weight.name: weight.tensor.numpy()
         for weight in select(load(path))[0]

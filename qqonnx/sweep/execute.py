@@ -1,4 +1,4 @@
-"""One run: make the model, judge it, measure what it costs."""
+"""Execution of one run: write the model, then measure its quality and cost."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from qqonnx.compression.pipeline import compress
 from qqonnx.config import Calibration
 from qqonnx.encoding.record import is_compressed
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.evaluation.runner import packed_bytes
+from qqonnx.evaluation.data import open_dataset
+from qqonnx.evaluation.runner import total_bytes
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes
 from qqonnx.model.load import load, model_files, read
 from qqonnx.sweep import describe
-from qqonnx.sweep.baselines import BASELINES, FLOAT32, Order
+from qqonnx.sweep.baselines import BASELINES, FLOAT32, BaselineRequest
 from qqonnx.sweep.config import target_of
 from qqonnx.sweep.grid import TARGET, Run, model_digest
-from qqonnx.sweep.images import calibration_images, open_images
-from qqonnx.sweep.judge import judge, time_ratios
-from qqonnx.sweep.machine import hardware, peak_bytes, restart_peak, versions
+from qqonnx.sweep.machine import hardware, peak_bytes, reset_peak, versions
+from qqonnx.sweep.measure import score_run, time_ratios
+from qqonnx.sweep.splits import calibration_split
 from qqonnx.sweep.threads import session_threads
 
 if TYPE_CHECKING:
@@ -37,48 +38,48 @@ if TYPE_CHECKING:
 
 
 MODEL = "model.onnx"
-"""Name of the file that a run makes, in a folder of its own."""
+"""Name of the model file that a run writes to a folder of its own."""
 
 
 class RunError(Exception):
-    """A run failed in a way that another attempt may not; its text is a single line."""
+    """A failure after which another attempt may succeed; its text is a single line."""
 
     @classmethod
-    def told(cls, error: BaseException) -> RunError:
-        """Return what another package raised, in a line."""
+    def from_exception(cls, error: BaseException) -> RunError:
+        """Return an error of another package as a single line."""
         return cls(f"{type(error).__name__}: {first_line(error)}")
 
 
-def perform(run: Run, target: Path) -> dict[str, Any]:
-    """Do a run, the only one in this process meanwhile.
+def execute(run: Run, target: Path) -> dict[str, Any]:
+    """Execute a run; a process can execute only one at a time.
 
     Args:
-        run: what to do.
-        target: where the model goes.
+        run: the run.
+        target: the file to write the model to.
 
     Returns:
-        Columns of the results file and their values, without the timings.
+        Columns of the results file and their values, except the timings.
 
     Raises:
-        QqonnxError: it cannot be done, however often it is tried.
-        RunError: anything else.
+        QqonnxError: the run cannot succeed, however often it is tried.
+        RunError: any other failure.
     """
-    restart_peak()
+    reset_peak()
     started, begin = datetime.now(timezone.utc), time.perf_counter()
     try:
         with session_threads(run.threads):
             notes, weights = _make(run, target)
-            found = _measure(run, target, weights)
+            measured = _measure(run, target, weights)
     except QqonnxError as error:
-        # The user knows the run, not the file in the making.
+        # The user knows the run, not its temporary file.
         raise QqonnxError(str(error).replace(str(target), "its model")) from error
-    except Exception as error:  # what other packages raise has no common class
-        raise RunError.told(error) from error
+    except Exception as error:  # errors of other packages have no common class
+        raise RunError.from_exception(error) from error
     return {
         "status": "done",
         "error": None,
         "worker": f"{platform.node()}:{os.getpid()}",
-        **found,
+        **measured,
         "options": json.dumps({**run.described_options(), **notes}, sort_keys=True),
         "versions": json.dumps(versions()),
         "hardware": json.dumps(hardware()),
@@ -88,8 +89,8 @@ def perform(run: Run, target: Path) -> dict[str, Any]:
     }
 
 
-def perform_timing(run: Run, path: Path, repeats: int) -> dict[str, Any]:
-    """Measure load time and latency; returns columns of the results file.
+def execute_timing(run: Run, path: Path, repeats: int) -> dict[str, Any]:
+    """Measure load time and latency; return them as columns of the results file.
 
     Raises:
         RunError: the model does not run.
@@ -97,20 +98,20 @@ def perform_timing(run: Run, path: Path, repeats: int) -> dict[str, Any]:
     try:
         load_ratio, latency_ratio = time_ratios(path, run, repeats)
     except Exception as error:
-        raise RunError.told(error) from error
+        raise RunError.from_exception(error) from error
     return {"load_ratio": load_ratio, "latency_ratio": latency_ratio}
 
 
 def _make(run: Run, target: Path) -> tuple[dict[str, Any], Sequence[WeightReport]]:
-    """Write the model; returns what a reader of the results should know, and its codebooks."""
+    """Write the model; return notes for the column `options`, and reports of its codebooks."""
     with _calibration_data(run) as data:
         calibration = run.calibration
         if run.is_baseline:
             inputs = None
             if calibration is not None:
                 inputs = calibration_inputs(load(run.model.path), data, calibration.samples)
-            order = Order(run.model.path, target, run.bits or 0, inputs)
-            notes = dict(BASELINES[run.method].make(order))
+            request = BaselineRequest(run.model.path, target, run.bits or 0, inputs)
+            notes = dict(BASELINES[run.method].make(request))
             return notes, inspect(target).weights if _has_codebooks(target) else ()
         if run.method != TARGET:
             assert run.bits is not None
@@ -142,7 +143,8 @@ def _calibration_data(run: Run) -> Iterator[Path | None]:
     if calibration is None:
         yield None
     elif calibration.split:
-        with calibration_images(open_images(run.dataset.path)[0], run.apart) as path:
+        dataset = open_dataset(run.dataset.path, labels_required=False)
+        with calibration_split(dataset, run.reserved) as path:
             yield path
     else:
         yield None if calibration.data is None else calibration.data.path
@@ -156,25 +158,25 @@ def _measure(run: Run, path: Path, weights: Sequence[WeightReport]) -> dict[str,
     files = model_files(read(path), path)
     nbytes = sum(file.stat().st_size for file in files)
     count = sum(size for size, _ in describe.weight_squares(run.model).values())
-    found: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "weights": count,
         "bits_per_weight": 8 * nbytes / count if count else None,
         "file_bytes": nbytes,
         "file_sha256": model_digest(path),
         "gzip_bytes": sum(map(gzip_bytes, files)),
-        "brotli_bytes": packed_bytes(files, brotli_bytes),
-        **asdict(judge(path, run)),
+        "brotli_bytes": total_bytes(files, brotli_bytes),
+        **asdict(score_run(path, run)),
     }
     if weights:
-        found |= {
+        columns |= {
             "weight_error": describe.error_of_codebooks(run.model, weights),
             "entropy": describe.entropy_of(weights),
             "layers": json.dumps(describe.layers_of(weights)),
             "histogram": json.dumps(describe.histograms_of(run.model, path)),
         }
     else:
-        found["weight_error"] = describe.error_of_floats(run.model, path)
+        columns["weight_error"] = describe.error_of_floats(run.model, path)
     if run.method == FLOAT32:
-        # Nothing is compared with itself by a clock.
-        found |= {"load_ratio": 1.0, "latency_ratio": 1.0}
-    return found
+        # The reference of the ratios is not timed against itself.
+        columns |= {"load_ratio": 1.0, "latency_ratio": 1.0}
+    return columns

@@ -1,4 +1,4 @@
-"""How the report writes runs and numbers."""
+"""Text for numbers and runs: units, labels, and the command that repeats a run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from qqonnx.report.outcomes import Outcome
 
 LONGEST = 80
-"""Characters of a name or message that are shown."""
+"""The most characters that are shown of a name or a message."""
 
-QUALITIES = {"top1": "top-1 accuracy", "agreement": "agreement with the float model"}
+METRICS = {"top1": "top-1 accuracy", "agreement": "agreement with the float model"}
 
 _FLAGS = {
     "bits": "--target-bits",
@@ -26,39 +26,35 @@ _FLAGS = {
     "size": "--target-size",
 }
 
-_GRANULARITIES = {"scale": "scale a channel", "channel": "codebook a channel"}
+_GRANULARITIES = {"scale": "scale per channel", "channel": "codebook per channel"}
 
 
 def megabytes(nbytes: float) -> str:
-    """Write a size: three digits, in MB of 10^6 bytes."""
+    """Format a size in MB of 10^6 bytes with three significant digits."""
     size = nbytes / 1e6
-    return (
-        f"{size:.2f} MB"
-        if 1 <= size < 10
-        else f"{size:.3g} MB"
-        if size < 1000
-        else f"{size:.0f} MB"
-    )
+    if 1 <= size < 10:
+        return f"{size:.2f} MB"
+    return f"{size:.3g} MB" if size < 1000 else f"{size:.0f} MB"
 
 
 def percent(share: float) -> str:
-    """Write a share."""
+    """Format a share as a percentage."""
     return f"{100 * share:.1f} %"
 
 
 def points(share: float) -> str:
-    """Write a difference of shares, in points of a percentage."""
+    """Format a difference between two shares in percentage points."""
     number = f"{100 * share:g}"
     return f"{number} point" if number == "1" else f"{number} points"
 
 
 def unbroken(text: str) -> str:
-    """Return `text` with numbers kept on one line with their units."""
+    """Return `text` with no-break spaces between numbers and their units."""
     return re.sub(r"(?<=\d) (?=%|(?:MB|bits?|points?|times)\b)", "\N{NO-BREAK SPACE}", text)
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
-    """Return `text` without invisible characters, its middle left out if it is long."""
+    """Return `text` with invisible characters escaped and the middle of a long text cut out."""
     text = printable(text)
     if len(text) <= longest:
         return text
@@ -67,15 +63,13 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def label(outcome: Outcome) -> str:
-    """Name a run in a few words, as kmeans 4 bits, scale a channel."""
-    parts = [short_label(outcome)]
-    if outcome.granularity in _GRANULARITIES:
-        parts.append(_GRANULARITIES[outcome.granularity])
-    return ", ".join(parts)
+    """Return the label of a run, such as "kmeans 4 bits, scale per channel"."""
+    granularity = _GRANULARITIES.get(outcome.granularity)
+    return short_label(outcome) + (f", {granularity}" if granularity else "")
 
 
 def short_label(outcome: Outcome) -> str:
-    """Name a run by its method and bits, or by its budget."""
+    """Return the method and bits of a run, or its budget."""
     if outcome.method == TARGET:
         return f"calibrated to {shortened(outcome.text.get('budget', ''), 20)}"
     name = shortened(outcome.method, 30)
@@ -86,7 +80,7 @@ def short_label(outcome: Outcome) -> str:
 
 
 def command(outcome: Outcome) -> str | None:
-    """Return the command that stores a model as a run did; None if it is not qqonnx's."""
+    """Return the `qqonnx convert` command that repeats a run; None for a baseline."""
     if outcome.is_baseline:
         return None
     model = shortened(outcome.text.get("model", "model"))

@@ -1,17 +1,17 @@
-"""What the study keeps between runs: reference models, and measurements of them."""
+"""The float models of the study: trained once, then kept in the cache."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qqonnx.cache import cache_folder
 from qqonnx.study.data import write_npz
 from qqonnx.study.reference import RECIPES, recipe_text, train_reference
+from qqonnx.temporary import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,10 +25,10 @@ class StudyModel:
 
     Attributes:
         name: a short name without spaces.
-        label: what figures call it.
-        path: its ONNX file.
-        held_out: the .npz file with the images that accuracy is measured on.
-        calibration: the .npz file with other images, for what needs activations.
+        label: its name in figures.
+        path: the ONNX file.
+        held_out: .npz file with the images that accuracy is measured on.
+        calibration: .npz file with other images, for calibration and activations.
         data: name of the images.
     """
 
@@ -39,9 +39,14 @@ class StudyModel:
     calibration: Path
     data: str
 
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the ONNX file and all attributes."""
+        return digest_of(self.path, repr(self))
+
 
 def digest_of(*parts: bytes | str | Path) -> str:
-    """Return 16 hexadecimal digits that change with any of the parts; of files, the content."""
+    """Return 16 hexadecimal digits of the SHA-256 of all parts; a path stands for its content."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
@@ -59,14 +64,15 @@ def reference_models(
     folder: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> list[StudyModel]:
-    """Return the reference models, training those that are not there yet.
+    """Return the reference models; train those that are not in the cache.
 
     Args:
-        images: what to train on.
+        images: images to train on.
         names: keys of `RECIPES`.
-        folder: where they are kept; by default in the study's `cache_folder`. The images' digest
-            names a folder there, the recipe's a file in it: what is found is what would be trained.
-        progress: called with a model's name, steps just done and steps in all.
+        folder: folder of the models; by default in the study's `cache_folder`. Digests of the
+            images and of the recipe are part of a model's path, so a cached model is always the
+            one that would be trained.
+        progress: called with a model's name, the number of steps just done, and the total.
 
     Raises:
         QqonnxError: PyTorch is not installed, or an export fails.
@@ -86,12 +92,11 @@ def reference_models(
 
 
 def write_splits(images: ImageSet, folder: Path) -> tuple[Path, Path]:
-    """Return the files in `folder` with the held-out and the training images, written if new."""
+    """Write held-out and training images to `folder` unless they exist; return the two files."""
     folder.mkdir(parents=True, exist_ok=True)
     held_out, training = folder / "held_out.npz", folder / "training.npz"
     for path, split in ((held_out, images.held_out), (training, images.training)):
         if not path.exists():
-            unfinished = path.with_suffix(f".{os.getpid()}.npz")
-            write_npz(unfinished, split)
-            unfinished.replace(path)
+            with atomic_write(path) as target:
+                write_npz(target, split)
     return held_out, training

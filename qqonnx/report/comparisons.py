@@ -1,0 +1,125 @@
+"""Comparable runs: one model, scored on the same images. The frontier and the smallest files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qqonnx.report.formatting import shortened
+from qqonnx.sweep.baselines import FLOAT32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from qqonnx.report.outcomes import Outcome
+
+LOSSES = (0.0, 0.01, 0.02, 0.05)
+"""Accepted losses against the float model's score, as shares of all images."""
+
+_EPSILON = 1e-9  # shares of images are rounded sums of 1 / images
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The runs of one model that were scored on the same images.
+
+    Attributes:
+        name: the model's name, extended where several comparisons would share it.
+        metric: the column with the scores: "top1", or "agreement" for images without labels.
+        samples: the number of images.
+        outcomes: the completed runs that have a file size and a score, in the file's order.
+    """
+
+    name: str
+    metric: str
+    samples: int
+    outcomes: tuple[Outcome, ...]
+
+    def score(self, outcome: Outcome) -> float:
+        """Return the score of a run, as a share of the images."""
+        return outcome.numbers[self.metric]
+
+    @property
+    def float32(self) -> Outcome | None:
+        """The float model's run; None if there is none."""
+        return next((o for o in self.outcomes if o.method == FLOAT32), None)
+
+    @property
+    def reference(self) -> float | None:
+        """The float model's score, which is 1 for agreement; None if it is unknown."""
+        if self.metric == "agreement":
+            return 1.0
+        return None if self.float32 is None else self.score(self.float32)
+
+    @property
+    def frontier(self) -> tuple[Outcome, ...]:
+        """The Pareto frontier of size and score, from the smallest file to the largest."""
+        frontier: list[Outcome] = []
+        for outcome in sorted(self.outcomes, key=self._by_size):
+            if not frontier or self.score(outcome) > self.score(frontier[-1]):
+                frontier.append(outcome)
+        return tuple(frontier)
+
+    def smallest(self, loss: float, *, baseline: bool = False) -> Outcome | None:
+        """Return the run with the smallest file that loses at most `loss`.
+
+        Args:
+            loss: the accepted difference from the float model's score.
+            baseline: whether to consider only baselines.
+
+        Returns:
+            The run; None if only the float model qualifies or its score is unknown.
+        """
+        if self.reference is None:
+            return None
+        least = self.reference - loss - _EPSILON
+        candidates = (
+            outcome
+            for outcome in self.outcomes
+            if outcome.method != FLOAT32
+            and self.score(outcome) >= least
+            and (outcome.is_baseline or not baseline)
+        )
+        return min(candidates, key=self._by_size, default=None)
+
+    def _by_size(self, outcome: Outcome) -> tuple[float, float, int]:
+        return outcome.nbytes, -self.score(outcome), outcome.number
+
+
+def comparisons_of(outcomes: Iterable[Outcome]) -> list[Comparison]:
+    """Group the completed runs by model, data set and number of images, in the file's order.
+
+    The score is top-1 accuracy, or agreement with the float model where no run has an accuracy.
+    """
+    groups: dict[tuple[str, str, str, int], list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.status == "done" and outcome.numbers.get("file_bytes"):
+            key = (
+                outcome.text.get("model", ""),
+                outcome.text.get("model_sha256", ""),
+                outcome.text.get("dataset", ""),
+                int(outcome.numbers.get("samples", 0)),
+            )
+            groups.setdefault(key, []).append(outcome)
+    comparisons = []
+    for key, members in groups.items():
+        labelled = any("top1" in outcome.numbers for outcome in members)
+        metric = "top1" if labelled else "agreement"
+        scored = tuple(outcome for outcome in members if metric in outcome.numbers)
+        if scored:
+            comparisons.append(Comparison(_name(key, list(groups)), metric, key[3], scored))
+    return comparisons
+
+
+def _name(key: tuple[str, str, str, int], keys: Sequence[tuple[str, str, str, int]]) -> str:
+    """Return the model's name, extended by what distinguishes it from the other groups."""
+    model, digest, dataset, samples = key
+    name = shortened(model)
+    if len({other[1] for other in keys if other[0] == model}) > 1:
+        name += f" ({digest[:8]})"
+    if len({other[2] for other in keys}) > 1:
+        name += f" on {shortened(dataset)}"
+    if Counter(other[:3] for other in keys)[key[:3]] > 1:
+        name += f", {samples} images"
+    return name
