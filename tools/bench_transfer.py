@@ -4,9 +4,9 @@
         [--write docs/deployment.md]
 
 Needs the packages brotli and zstandard (extra `transfer`). For each method and bit-width, the same
-indices are packed in several orders, and all planes of the model are compressed as one stream. Sizes
-are in percent of the packed bytes. The entropy column is that of single indices: the limit for a coder
-that ignores their order. --write puts the table between the markers of a document.
+indices are packed in several orders, and all planes of the model are compressed as one stream.
+Sizes are in percent of the packed bytes. The entropy column is that of single indices: the limit
+for a coder that ignores their order. --write puts the table between the markers of a document.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     qqonnx study -o STUDY
     python tools/study_docs.py STUDY
 
-Replaces what stands between the markers in docs/study.md, and the figures it shows.
+Replaces the text between the markers in docs/study.md, and the figures of the page.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parent.parent / "docs"
 SHOWN = ("fig2_errors", "fig3_resnet", "predictors", "tails", "mended")
-"""Figures that docs/study.md shows, where the run has drawn them."""
+"""Figures of docs/study.md, if the run has drawn them."""
 
 LARGEST_FIGURE = 150_000
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def replaced(text: str, name: str, content: str) -> str:
-    """Return `text` with the section between the markers called `name` replaced."""
+    """Return `text` with the section `name` replaced."""
     start, stop = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
     before, found, rest = text.partition(start)
     _, ended, after = rest.partition(stop)
@@ -61,7 +61,7 @@ def replaced(text: str, name: str, content: str) -> str:
 
 
 def sections(results: Results) -> dict[str, str]:
-    """Return the generated sections by name, as Markdown."""
+    """Return the generated sections as Markdown, by name."""
     labels = {scheme.key: scheme.label for scheme in ALL}
 
     def percent(value: float | None) -> str:

@@ -3,8 +3,8 @@
     pip install "qqonnx[study,images]"
     python tools/train_reference.py [NAME ...] [--data FOLDER] [--out FOLDER]
 
-`qqonnx study` trains what it lacks by itself; this trains them alone, and prints the held-out
-accuracy of each. Without --data: scikit-learn's digits.
+`qqonnx study` trains missing models itself. This script only trains them and prints the held-out
+accuracy of each. The default data are scikit-learn's digits.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def main() -> None:
     """Train and print accuracies."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=", ".join(RECIPES), metavar="NAME")
-    parser.add_argument("--data", type=Path, help="folder of images, a folder a class")
-    parser.add_argument("--out", type=Path, help="folder to write to (the study's cache)")
+    parser.add_argument("--data", type=Path, help="folder of images, one subfolder per class")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: the study's cache)")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(RECIPES)
     if unknown:
