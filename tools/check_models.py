@@ -57,7 +57,7 @@ class Row:
         bits: as in the options.
         weights: number of compressed weight tensors.
         file: bytes of the file.
-        expected: bits / 8 x their elements, plus the bytes of everything else that is not compressed.
+        expected: bits / 8 x their elements, plus the bytes that are not compressed.
         codebooks: bytes of codebooks and scales.
         graph: bytes of decode nodes and of the metadata record.
         indices: bytes of indices.
