@@ -71,7 +71,8 @@ scikit-learn's `load_digits`: 1,797 images of 8 by 8 pixels, the test part of th
 *Optical Recognition of Handwritten Digits* (E. Alpaydin, C. Kaynak, 1998, \
 doi:10.24432/C50P49, license CC BY 4.0). Pixel values 0 to 16 are scaled to 0 to 255. \
 {train:,} images are for training and {held_out} are held out, stratified by class with seed \
-{seed}. The held-out images are used neither for training nor to choose an epoch: the last epoch is kept.
+{seed}. The held-out images are used neither for training nor to choose an epoch: the last epoch \
+is kept.
 
 ## Preprocessing
 The file records the preprocessing (`qqonnx.preprocessing`), and training uses the same: gray to \
