@@ -2,8 +2,8 @@
 
     python examples/shrink_your_model.py
 
-Runs offline on the bundled model (handwritten digits). For your own model, set the three paths in the
-first step. docs/tutorial.md explains each step.
+Runs offline on the bundled model (handwritten digits). For your own model, set the three paths in
+the first step. docs/tutorial.md explains each step.
 """
 
 # %% 1. Your data: a float model, unlabeled images for calibration, labeled images for evaluation.

@@ -55,8 +55,11 @@ ROOMS = {
 WIDTH, HEIGHT = 3.35, 0.5
 """Size of a box in inches."""
 
+TOTAL, PITCH = 7.8, 0.79
+"""Width of both columns with their gap, and distance of rows, in inches."""
+
 BOX = {"facecolor": "#EAF2FA", "edgecolor": "#33587A"}
-GROUND = {"facecolor": "#F2F2F2", "edgecolor": "#777777"}
+SHARED = {"facecolor": "#F2F2F2", "edgecolor": "#777777"}
 
 
 def layers() -> list[list[str]]:
@@ -93,37 +96,31 @@ def reduced(edges: dict[str, set[str]]) -> dict[str, set[str]]:
 
 def draw_rooms(axes: Axes, edges: dict[str, set[str]]) -> None:
     """Draw one box per room, in rows by layer, and one arrow per import."""
-    rows = [[room for room in layer if room in ROOMS] for layer in layers()]
-    rows = [row for row in rows if row]
-    places = {}
-    for number, row in enumerate(rows):
-        for room in row:
-            x = ROOMS[room][1] * (7.8 - WIDTH)
-            places[room] = x, -0.79 * number
+    *rows, modules, errors = layers()
+    places = {
+        room: (ROOMS[room][1] * (TOTAL - WIDTH), -PITCH * number)
+        for number, row in enumerate(rows)
+        for room in row
+    }
     for room, (x, y) in places.items():
         draw_box(axes, x, y, WIDTH, HEIGHT, **BOX)
-        axes.text(x + WIDTH / 2, y + 0.33, room, weight="bold", size=10, ha="center", va="center")
-        axes.text(x + WIDTH / 2, y + 0.14, ROOMS[room][0], size=9, ha="center", va="center")
+        draw_lines(axes, x + WIDTH / 2, y, room, ROOMS[room][0])
     for room, others in edges.items():
         for other in others:
             draw_arrow(axes, places[room], places[other])
-    bottom = -0.79 * len(rows)
-    ground = [room for layer in layers() for room in layer if room not in ROOMS]
-    draw_box(axes, 0, bottom, 7.8, HEIGHT, **GROUND)
-    axes.text(
-        3.9, bottom + 0.33, ", ".join(ground), weight="bold", size=9, ha="center", va="center"
-    )
-    axes.text(
-        3.9,
-        bottom + 0.14,
-        "the ground: any room may import these",
-        size=9,
-        ha="center",
-        va="center",
-    )
-    axes.set(xlim=(-0.1, 7.9), ylim=(bottom - 0.1, 0.95))
+    bottom = -PITCH * len(rows)
+    draw_box(axes, 0, bottom, TOTAL, HEIGHT, **SHARED)
+    shared = ", ".join([*modules, *errors])
+    draw_lines(axes, TOTAL / 2, bottom, shared, "shared modules: any room may import these")
+    axes.set(xlim=(-0.1, TOTAL + 0.1), ylim=(bottom - 0.1, 0.95))
     title = "Rooms: an arrow is an import; imports that follow from others are omitted"
     axes.text(0, 0.75, title, size=10.5)
+
+
+def draw_lines(axes: Axes, x: float, y: float, name: str, content: str) -> None:
+    """Write a name and below it a description, centered in the box that starts at `y`."""
+    axes.text(x, y + 0.33, name, weight="bold", size=10, ha="center", va="center")
+    axes.text(x, y + 0.14, content, size=9, ha="center", va="center")
 
 
 def draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -197,7 +194,7 @@ def draw_path(axes: Axes) -> None:
         if number:
             style = {"arrowstyle": "-|>", "color": "#8A6D1F", "lw": 1.3}
             axes.annotate("", (x, 0.82), (x - gap, 0.82), arrowprops=style)
-    axes.set(xlim=(-0.1, 7.9), ylim=(0.1, 2.25))
+    axes.set(xlim=(-0.1, TOTAL + 0.1), ylim=(0.1, 2.25))
     axes.text(0, 2.05, "Path of a weight at 3 bits, and the room of each step", size=10.5)
 
 
