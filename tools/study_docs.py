@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parent.parent / "docs"
 SHOWN = ("fig2_errors", "fig3_resnet", "predictors", "tails", "mended")
-"""Figures of docs/study.md, if the run has drawn them."""
+"""Figures that docs/study.md shows, where the run has drawn them."""
 
 LARGEST_FIGURE = 150_000
 
