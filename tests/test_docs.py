@@ -1,4 +1,4 @@
-"""The documentation: links lead somewhere, commands and code run, the site builds."""
+"""The documentation: links resolve, commands and code run, the site builds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,11 @@ PAGES = sorted(
 SCRIPT = ROOT / "examples" / "shrink_your_model.py"
 
 RUN = ("convert", "inspect", "evaluate", "verify", "restore")
-"""Commands that are run, not only parsed."""
+"""Commands that are run and not only parsed."""
 
 NOT_RUN = (
     "--simplify",  # needs an extra
-    "--reconstruct",  # needs an extra
+    "--finetune",  # needs an extra
     "--method clipped",  # test_codebooks_plugins.py installs and runs it
 )
 
@@ -60,7 +61,7 @@ def tokens(path: Path) -> list[Token]:
 
 
 def commands(path: Path) -> Iterator[list[str]]:
-    """Yield the words of each command in a page's blocks of commands."""
+    """Yield the words of each command in the command blocks of a page."""
     for token in tokens(path):
         if token.type == "code_block" or (token.type == "fence" and token.info in ("", "sh")):
             for line in token.content.replace("\\\n", " ").splitlines():
@@ -99,7 +100,7 @@ def test_commands_are_found() -> None:
     ("page", "words"), ALL_COMMANDS, ids=[f"{p}: {' '.join(w)[:60]}" for p, w in ALL_COMMANDS]
 )
 def test_command_is_understood(page: str, words: list[str]) -> None:
-    """Options exist, scripts and targets too: what is not run for its cost is parsed at least."""
+    """The options, scripts and make targets exist, also those that are too costly to run."""
     program, *arguments = words
     if program in ("convert-model", "qqonnx"):
         verb, *rest = arguments if program == "qqonnx" else ["convert", *arguments]
@@ -117,7 +118,7 @@ def test_command_is_understood(page: str, words: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the files that the documentation speaks of: a tiny model, images."""
+    """Return a folder with the files that the documentation names: small models and images."""
     folder = tmp_path_factory.mktemp("docs")
     model = onnx.parser.parse_model(CLASSIFIER)
     weights = {"w": normal(16, 3, 16, 16), "g": normal(256, 10, seed=1), "b": normal(10, seed=2)}
@@ -155,14 +156,14 @@ def test_commands_run(page: Path, inside: Path) -> None:
         if any(option in line for option in NOT_RUN):
             continue
         result = CliRunner().invoke(app, words[1:])
-        # `verify` answers with 1 that the files differ.
+        # `verify` exits with 1 if the files differ.
         expected = (0, 1) if words[1] == "verify" else (0,)
         assert result.exit_code in expected, f"{line}: {result.exception or result.output}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_code_runs(page: Path, inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # A block that cannot run here says so: <!-- skip: next "why" -->
+    # A block that cannot run here is marked: <!-- skip: next "reason" -->
     document = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()]).parse(page)
     document.namespace.update(
         np=np,
@@ -171,6 +172,7 @@ def test_code_runs(page: Path, inside: Path, capsys: pytest.CaptureFixture[str])
         model=inside / "model.onnx",
         calibration_images=inside / "IMAGES",
         test_data=inside / "IMAGES",
+        torch_installed=find_spec("torch") is not None,
     )
     for example in document.examples():
         example.evaluate()
@@ -216,7 +218,7 @@ def test_docstring_examples(module: str) -> None:
 
 
 def test_site(tmp_path: Path) -> None:
-    """It builds without a warning, and its pages load nothing from other hosts."""
+    """The site builds without a warning, and its pages load nothing from other hosts."""
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

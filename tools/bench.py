@@ -2,9 +2,9 @@
 
     python tools/bench.py [--largest 8] [--repeats 3] [--sections conversion,...] [--markdown FILE]
 
-A section is a function that returns markdown; its figures are ratios within one run. Each stands
-between markers of its own, so that sections can be measured again one by one. Peers that are not
-installed are named and left out (`pip install -e ".[bench]"`).
+A section is a function that returns Markdown. Its figures are ratios within one run. Each section
+stands between its own markers, so that it can be measured again alone. Other packages that are not
+installed are named and omitted (`pip install -e ".[bench]"`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "stages": bench_stages.section,
     "load": bench_load.section,
 }
-"""What is measured, in the order of the document: name -> from options to markdown."""
+"""Sections in the order of the document: name -> function from options to Markdown."""
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 
@@ -34,8 +34,8 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sections", default=",".join(SECTIONS), help="which, by name")
-    parser.add_argument("--largest", type=int, default=8, help="10^N weights at most (8)")
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="names of the sections")
+    parser.add_argument("--largest", type=int, default=8, help="at most 10^N weights (8)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each; the least counts (3)")
     parser.add_argument("--markdown", type=Path, default=DOCUMENT, help="the file to write")
     options = parser.parse_args()

@@ -2,9 +2,9 @@
 
 python tools/bench_accuracy.py MODEL --data FOLDER [--targets 2.5,3.4,4.4,6,8]
 
-Images are split in two halves. Each half calibrates (at most 256 of its images) while the other
-is evaluated, and the sums of both are reported: every image is judged by a model that was not
-calibrated with it. Needs the extras `images` and, for the picture, `plots`.
+The images are split into two halves. One half calibrates (at most 256 of its images) while the
+other is evaluated, then the halves change roles, and the results are summed: no image is evaluated
+with a model that was calibrated with it. Needs the extra `images` and, for the picture, matplotlib.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from qqonnx.sweep.machine import peak_bytes
 
 @dataclass(frozen=True)
 class Images:
-    """Images and their answers: float32 [n, channels, height, width] and int64 [n]."""
+    """Images, float32 [n, channels, height, width], and their correct outputs, int64 [n]."""
 
     inputs: np.ndarray
     answers: np.ndarray
@@ -44,7 +44,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Row:
-    """One way to compress, over both halves."""
+    """Result of one way to compress, summed over both halves."""
 
     label: str
     calibrated: bool
@@ -62,15 +62,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder or .npz")
-    parser.add_argument("--targets", default="2.5,3.4,4.4,6,8", help="bits of the file a weight")
-    parser.add_argument("--plain", default="3,4,6,8", help="bits of methods without calibration")
+    parser.add_argument("--targets", default="2.5,3.4,4.4,6,8", help="bits of the file per weight")
+    parser.add_argument(
+        "--plain", default="3,4,6,8", help="bits of the methods without calibration"
+    )
     parser.add_argument("--data-free", default="3.4,4.4,6", help="targets without images")
-    parser.add_argument("--reconstruct", default="", help="targets to reconstruct at as well")
+    parser.add_argument("--finetune", default="", help="targets with fine-tuning")
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--name", help="of the model in tables and pictures")
+    parser.add_argument("--name", help="name of the model in tables and pictures")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path, help="write the table between its markers there")
-    parser.add_argument("--picture", type=Path, help=".png or .svg")
+    parser.add_argument("--markdown", type=Path, help="document to write the table into")
+    parser.add_argument("--picture", type=Path, help="file to draw, .png or .svg")
     arguments = parser.parse_args()
     name = arguments.name or arguments.model.stem
     images = read_images(arguments.model, arguments.data, arguments.limit)
@@ -98,7 +100,7 @@ def main() -> None:
 
 
 def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compressor]]:
-    """Return what is compared: a label, whether it sees calibration images, and how."""
+    """Return what is compared: a label, whether calibration images are used, and a function."""
     found: list[tuple[str, bool, Compressor]] = []
     plain = [int(bits) for bits in arguments.plain.split(",") if bits]
 
@@ -111,34 +113,34 @@ def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compress
             compress(model, output, Options(bits=bits), calibration=Calibration(data))
         )
 
-    def towards(bits: float, data_free: bool, reconstruct: bool = False) -> Compressor:
+    def towards(bits: float, data_free: bool, finetune: bool = False) -> Compressor:
         target = Target(bits=bits)
         return lambda model, output, data: void(
             compress(
                 model,
                 output,
                 calibration=Calibration(
-                    None if data_free else data, target=target, reconstruct=reconstruct
+                    None if data_free else data, target=target, finetune=finetune
                 ),
             )
         )
 
     for bits in plain:
         found.append(
-            (f"k-means, one codebook a tensor, {bits} bits", False, without(bits, "tensor"))
+            (f"k-means, one codebook per tensor, {bits} bits", False, without(bits, "tensor"))
         )
-        found.append((f"k-means, scale a channel, {bits} bits", False, without(bits, "scale")))
-        found.append((f"error feedback, {bits} bits everywhere", True, fixed(bits)))
-    for suffix, bits_of_files, data_free, reconstruct in (
+        found.append((f"k-means, scale per channel, {bits} bits", False, without(bits, "scale")))
+        found.append((f"GPTQ, {bits} bits for every weight", True, fixed(bits)))
+    for suffix, bits_of_files, data_free, finetune in (
         (", data-free", floats(arguments.data_free), True, False),
         ("", floats(arguments.targets), False, False),
-        (", reconstruction", floats(arguments.reconstruct), False, True),
+        (", fine-tuning", floats(arguments.finetune), False, True),
     ):
         found += [
             (
                 f"target of {bits:g} bits{suffix}",
                 not data_free,
-                towards(bits, data_free, reconstruct),
+                towards(bits, data_free, finetune),
             )
             for bits in bits_of_files
         ]
@@ -146,16 +148,16 @@ def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compress
 
 
 def floats(text: str) -> list[float]:
-    """Read numbers between commas."""
+    """Read comma-separated numbers."""
     return [float(number) for number in text.split(",") if number]
 
 
 def void(_: object) -> None:
-    """Drop a result."""
+    """Discard a result."""
 
 
 def read_images(model: Path, data: Path, limit: int | None) -> Images:
-    """Return preprocessed images and the outputs that are right for them."""
+    """Return preprocessed images and their correct outputs."""
     classifier = open_classifier(model)
     preprocessing, _ = for_model(classifier.metadata, classifier.size)
     dataset = open_dataset(data, limit)
@@ -169,13 +171,13 @@ def read_images(model: Path, data: Path, limit: int | None) -> Images:
 
 
 def outputs_of(model: Path, inputs: np.ndarray) -> np.ndarray:
-    """Run a model on images, some at a time."""
+    """Run a model on images, 25 at a time."""
     classifier = open_classifier(model)
     return np.concatenate([classifier.run(inputs[i : i + 25]) for i in range(0, len(inputs), 25)])
 
 
 def weight_count(model: Path) -> int:
-    """Return how many weights the model has that compression is for."""
+    """Return the number of values in the weights that `compress` would compress."""
     from qqonnx.config import plan
     from qqonnx.model.load import load
     from qqonnx.model.select import select
@@ -193,7 +195,7 @@ def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
 def measured_float(
     model: Path, weights: int, reference: np.ndarray, images: Images
 ) -> tuple[float, int, Counts]:
-    """Return bits a weight, bytes and counts of the float model."""
+    """Return bits per weight, bytes and counts of the float model."""
     nbytes = model.stat().st_size
     return 8 * nbytes / weights, nbytes, count(reference, images.answers, reference)
 
@@ -207,7 +209,7 @@ def measure(
     reference: np.ndarray,
     weights: int,
 ) -> Row:
-    """Compress with each half, or once if no images are looked at, and evaluate on the other."""
+    """Compress with each half, or once without images, and evaluate on the other half."""
     first, second = halves(len(images.answers))
     everything = np.arange(len(images.answers))
     folds = [(first, second), (second, first)] if calibrated else [(first, everything)]
@@ -246,7 +248,7 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-COLUMNS = ("method", "MB", "bits a weight", "top-1 %", "agree %", "KL nats")
+COLUMNS = ("method", "MB", "bits per weight", "top-1 %", "agree %", "KL nats")
 
 
 def show(rows: list[Row]) -> None:
@@ -277,12 +279,12 @@ def draw(rows: list[Row], name: str, path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "qqonnx"
     figure, axes = plt.subplots(figsize=(8, 5), dpi=120, layout="constrained")
     series = {
-        "k-means, one codebook a tensor": ("#999999", "s"),
-        "k-means, scale a channel": ("#56B4E9", "^"),
-        "error feedback": ("#E69F00", "v"),
+        "k-means, one codebook per tensor": ("#999999", "s"),
+        "k-means, scale per channel": ("#56B4E9", "^"),
+        "GPTQ": ("#E69F00", "v"),
         "data-free": ("#009E73", "D"),
         "target": ("#0072B2", "o"),
-        "reconstruction": ("#D55E00", "P"),
+        "fine-tuning": ("#D55E00", "P"),
     }
     for key, (color, marker) in series.items():
         chosen = [
@@ -290,7 +292,7 @@ def draw(rows: list[Row], name: str, path: Path) -> None:
             for row in rows[1:]
             if (row.label.startswith(key) or key in row.label.split(", "))
             and ("data-free" in row.label) == (key == "data-free")
-            and ("reconstruction" in row.label) == (key == "reconstruction")
+            and ("fine-tuning" in row.label) == (key == "fine-tuning")
         ]
         if not chosen:
             continue
@@ -298,13 +300,13 @@ def draw(rows: list[Row], name: str, path: Path) -> None:
         x = [row.nbytes / 1e6 for row in chosen]
         y = [100 * row.counts.agreeing / row.counts.samples for row in chosen]
         names = {"target": "target, calibrated", "data-free": "target, data-free"}
-        names["reconstruction"] = "target, calibrated, reconstruction"
+        names["fine-tuning"] = "target, calibrated, fine-tuning"
         label = names.get(key, key)
         axes.plot(x, y, marker=marker, color=color, label=label)
     axes.set(
         xlabel="file size in MB",
-        ylabel="images answered as by the float model, %",
-        title=f"{name} ({rows[0].nbytes / 1e6:.1f} MB in float)",
+        ylabel="agreement with the float model, % of images",
+        title=f"{name} ({rows[0].nbytes / 1e6:.1f} MB as floats)",
         ylim=(_floor([100 * row.counts.agreeing / row.counts.samples for row in rows]), None),
     )
     axes.grid(alpha=0.3)
@@ -314,7 +316,7 @@ def draw(rows: list[Row], name: str, path: Path) -> None:
 
 
 def _floor(shares: list[float]) -> float:
-    """Return where an axis of percentages starts: at zero, unless all of them are high."""
+    """Return the start of an axis of percentages: zero unless all values are high."""
     least = min(shares)
     return 0.0 if least < 80 else 5 * (least // 5) - 1
 

@@ -1,11 +1,11 @@
-"""How long choosing codebooks takes: ResNet-50's weights, every method, beside `np.sort`.
+"""Compare the time of every codebook method with `np.sort`, on weights like ResNet-50's.
 
     python tools/bench_convert.py [--bits 4] [--repeats 5] [--json]
 
 The weights have the shapes of torchvision's ResNet-50 (25.5 million in 54 arrays) and seeded,
-heavy-tailed values. Each method fits, assigns and packs every array on one thread; times are the
-least of several interleaved repeats, summed over the arrays, as ratios to sorting the same
-arrays. k-means of other packages runs on the smaller arrays only, and is compared there.
+heavy-tailed values. Each method fits, assigns and packs every array on one thread. Times are the
+least of several interleaved repeats, summed over the arrays, and relative to sorting the same
+arrays. k-means of other packages is compared on the smaller arrays only.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ RESNET50 = (
     ((2048, 1024, 1, 1), 1),
     ((1000, 2048), 1),
 )
-"""Shapes of the weights of torchvision's ResNet-50 and how many arrays have each."""
+"""Shapes of the weights of torchvision's ResNet-50, and the number of arrays of each shape."""
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result; times as ratios to `np.sort` of the same arrays.
+    """One line of the result; times are relative to `np.sort` of the same arrays.
 
     Attributes:
         name: method or package.
-        levels: most levels it may use.
-        fit: ratio for choosing the codebook.
-        assign: ratio for the indices.
-        pack: ratio for packing them.
-        total: the three together.
-        memory: peak memory for the largest array, in multiples of that array, which counts.
-        error: squared error over that of qqonnx's k-means on the same arrays.
-        weights: how many weights the row was measured on.
+        levels: largest number of levels.
+        fit: relative time to fit the codebook.
+        assign: relative time to assign the indices.
+        pack: relative time to pack the indices.
+        total: sum of the three.
+        memory: peak memory for the largest array, that array included, as a multiple of it.
+        error: squared error relative to qqonnx's k-means on the same arrays.
+        weights: number of weights measured.
     """
 
     name: str
@@ -96,7 +96,7 @@ def arrays(largest: int | None = None) -> Iterator[Array]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long `work` takes."""
+    """Return the seconds that `work` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -163,11 +163,11 @@ def peak_memory(name: str, count: int) -> float:
 
 
 Cluster = Callable[[Array, int], tuple[Array, Array]]
-"""From values and a number of clusters to centers and indices."""
+"""A function from values and a number of clusters to centers and indices."""
 
 
 def peers() -> tuple[dict[str, Cluster], dict[str, str]]:
-    """Return the k-means of the packages installed here, and why others are left out."""
+    """Return the k-means functions of installed packages, and the reasons for omitted ones."""
     found: dict[str, Cluster] = {}
     missing: dict[str, str] = {}
     logging.disable(logging.WARNING)
@@ -210,7 +210,7 @@ def peers() -> tuple[dict[str, Cluster], dict[str, str]]:
 
 
 def bench_peers(found: dict[str, Cluster], count: int, largest: int, repeats: int) -> list[Row]:
-    """Return a row for qqonnx's k-means and for each peer, on arrays of at most `largest`."""
+    """Return a row for qqonnx's k-means and each other package, on arrays of at most `largest`."""
 
     def ours(values: Array, levels: int) -> tuple[Array, Array]:
         codebook = fit(values, "kmeans", levels)
@@ -269,7 +269,7 @@ def show(rows: list[Row], title: str) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bits", type=int, default=4, help="bits a weight (4)")
+    parser.add_argument("--bits", type=int, default=4, help="bits per weight (4)")
     parser.add_argument("--repeats", type=int, default=5, help="repeats; the least counts (5)")
     parser.add_argument(
         "--peer-size", type=int, default=70_000, help="largest array for other packages (70000)"
@@ -282,7 +282,7 @@ def main() -> None:
         parser.error(str(error))
     levels = {}
     for name, method in METHODS.items():
-        with suppress(QqonnxError):  # a method that does not exist at these bits is left out
+        with suppress(QqonnxError):  # the method does not exist at these bits
             levels[name] = method.levels_for(options.bits)
     rows = bench_methods(levels, options.repeats)
     found, missing = peers()
@@ -302,13 +302,13 @@ def main() -> None:
             )
         )
         return
-    print("Times over np.sort's of the same arrays, memory over the largest array, errors over")
-    print("those of k-means at as many bits.")
+    print("Times relative to np.sort of the same arrays, memory relative to the largest array,")
+    print("errors relative to k-means at the same bits.")
     show(rows, f"{options.bits} bits, all {rows[0].weights / 1e6:.1f} M weights")
     subset = f"arrays of at most {options.peer_size:,}, {peer_rows[0].weights / 1e6:.2f} M in all"
     show(peer_rows, f"k-means of other packages: only {subset}")
     for name, reason in missing.items():
-        print(f"{name} left out: {reason}")
+        print(f"{name} omitted: {reason}")
 
 
 if __name__ == "__main__":

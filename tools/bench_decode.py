@@ -1,11 +1,11 @@
-"""Decode nodes compared: what other ways to write a weight's decoding would cost to load.
+"""Compare forms of decode nodes by the time and memory that loading them takes.
 
     python tools/bench_decode.py MODEL [--repeats 5]
 
-Each form decodes the same number of bits of made-up codes into weights of the model's shapes; the
-weights mean nothing, the time and the memory of loading do. Measured as by `tools/bench_load.py`.
-`qqonnx.encoding.decode` writes the forms marked with a star, and for rows of 512 weights or more
-GatherElements.
+Each form decodes the same number of bits of random codes into weights of the model's shapes. The
+values of the weights do not matter, only the time and the memory of loading. `tools/bench_load.py`
+measures them. `qqonnx.encoding.decode` writes the forms marked with a star, and GatherElements for
+rows of 512 weights or more.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ PLANES: dict[int, tuple[int, tuple[int, ...]]] = {
     7: (2, (4, 2)),
     8: (1, ()),
 }
-"""Bits a weight -> weights a code, and the bits of each plane above the byte plane."""
+"""Bits per weight -> weights per code, and the bits of each plane above the byte plane."""
 
 
 @dataclass
 class Graph:
-    """Nodes and constants so far."""
+    """A graph under construction: its nodes and constants."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Graph:
         return self.apply("Cast", [value], to=kind)
 
     def once(self, array: np.ndarray) -> str:
-        """Add a constant that all weights share; its bytes do not matter beside theirs."""
+        """Add a constant that all weights share."""
         key = f"{array.dtype} {array.shape} {hash(array.tobytes())}"
         if key not in self.shared:
             self.shared[key] = self.constant(array)
@@ -73,7 +73,7 @@ class Graph:
 
 
 def digits(rows: int, base: int, count: int) -> np.ndarray:
-    """Return the digits of the numbers below `rows`: int32 [rows, count]."""
+    """Return the base-`base` digits of the numbers below `rows`: int32 [rows, count]."""
     powers = base ** np.arange(count - 1, -1, -1)
     return (np.arange(rows)[:, None] // powers % base).astype(np.int32)
 
@@ -84,7 +84,7 @@ def made_up_bytes(*shape: int) -> np.ndarray:
 
 
 def looked_up(graph: Graph, codes: str, bits: int, group: int, shape: tuple[int, ...]) -> str:
-    """Table of rows of levels, a Gather, a Reshape."""
+    """Add a table of rows of levels, a Gather and a Reshape."""
     levels = graph.constant(RNG.standard_normal(2**bits).astype(np.float32))
     if group > 1:
         table = graph.once(digits(2 ** (bits * group), 2**bits, group))
@@ -94,7 +94,7 @@ def looked_up(graph: Graph, codes: str, bits: int, group: int, shape: tuple[int,
 
 
 def sums(graph: Graph, shape: tuple[int, ...], bits: int) -> str:
-    """Cast of the byte plane, plus a Gather of int32 for each plane above."""
+    """Add a Cast of the byte plane, and a Gather of int32 for each plane above it."""
     group, above = PLANES[bits]
     block = max([1, *(8 // plane for plane in above)])
     blocks = -(-prod(shape) // (group * block))
@@ -112,9 +112,9 @@ def sums(graph: Graph, shape: tuple[int, ...], bits: int) -> str:
 
 
 def products(how: str) -> Callable[[Graph, tuple[int, ...], int], str]:
-    """MatMulInteger of bytes: fields of the planes by Gather, by BitShift, or by a wide BitShift.
+    """Return a form with MatMulInteger of bytes, whose fields come from Gather or BitShift.
 
-    The shifts give fields with what is above them; the factors take that away again.
+    A shifted field still has the bits above it; the factors of MatMulInteger remove them.
     """
 
     def form(graph: Graph, shape: tuple[int, ...], bits: int) -> str:
@@ -144,7 +144,7 @@ def products(how: str) -> Callable[[Graph, tuple[int, ...], int], str]:
         width = block * (1 + len(above))
         if how != "Gather":
             width = block + sum(block * plane // 8 * (8 // plane) for plane in above)
-        # Which bytes count how much does not matter for the time; codes must stay in the table.
+        # The values of the factors do not affect the time, but codes must stay within the table.
         factors = np.zeros((width, block), np.uint8)
         np.fill_diagonal(factors, 2 ** max(bits * group - 8, 0))
         codes = graph.apply("MatMulInteger", [joined, graph.once(factors)])
@@ -154,14 +154,14 @@ def products(how: str) -> Callable[[Graph, tuple[int, ...], int], str]:
 
 
 def single(graph: Graph, shape: tuple[int, ...], bits: int) -> str:
-    """One look-up a weight, in the weight's shape: no Reshape."""
+    """Add one look-up per weight, in the shape of the weight tensor, without a Reshape."""
     assert bits == 8
     codes = graph.cast(graph.constant(made_up_bytes(*shape)))
     return graph.apply("Gather", [graph.constant(np.zeros(256, np.float32)), codes])
 
 
 def along_rows(graph: Graph, shape: tuple[int, ...], bits: int) -> str:
-    """GatherElements along all weights, which looks up faster than Gather, and a Reshape."""
+    """Add GatherElements along all weights, which is faster than Gather, and a Reshape."""
     assert bits == 8
     codes = graph.cast(graph.constant(made_up_bytes(1, prod(shape))))
     inputs = [graph.constant(np.zeros((1, 256), np.float32)), codes]
@@ -170,7 +170,7 @@ def along_rows(graph: Graph, shape: tuple[int, ...], bits: int) -> str:
 
 
 def pairs(graph: Graph, shape: tuple[int, ...], bits: int) -> str:
-    """Two bytes in one look-up, for every weight of any size."""
+    """Look up two bytes at once, for weights of any size."""
     group = 16 // bits
     stored = made_up_bytes(2 * -(-prod(shape) // group)).view("<u2")
     return looked_up(graph, graph.cast(graph.constant(stored)), bits, group, shape)
@@ -190,7 +190,7 @@ FORMS: list[tuple[str, Callable[[Graph, tuple[int, ...], int], str], tuple[int, 
 def built(
     model: onnx.ModelProto, form: Callable[[Graph, tuple[int, ...], int], str], bits: int
 ) -> bytes:
-    """Return the model with every large weight decoded in one form."""
+    """Return the model with every large weight decoded by one form."""
     changed, graph, kept = onnx.ModelProto(), Graph(), []
     changed.CopyFrom(model)
     for tensor in changed.graph.initializer:
@@ -208,7 +208,7 @@ def built(
 
 
 def table(model: Path, repeats: int) -> str:
-    """Measure every form in turns; returns a Markdown table of load and peak memory over float."""
+    """Measure the forms in turns; return a Markdown table of load time and peak memory ratios."""
     proto = onnx.load(model)
     with tempfile.TemporaryDirectory() as folder:
         files = {}

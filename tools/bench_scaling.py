@@ -1,8 +1,8 @@
-"""How conversion grows with the number of weights, beside other packages; for tools/bench.py.
+"""Compare conversion by qqonnx and other packages at growing model sizes; for tools/bench.py.
 
-Each package compresses the same model (MatMul layers of 1 million weights at most, seeded normal
-values) in a process of its own, whose CPU time and peak memory are taken. What a process takes
-before its work starts (imports, making the model) counts in neither.
+Each package compresses the same model (MatMul layers of at most 1 million weights, seeded normal
+values) in a process of its own. The CPU time and the peak memory of that process are measured,
+without those of its preparation (imports, creation of the model).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     import argparse
 
 SIDE = 1000
-"""A layer has SIDE x SIDE weights."""
+"""A layer has at most SIDE x SIDE weights."""
 
 SLOW_UP_TO = 10**6
-"""Most weights for packages whose k-means takes minutes for more."""
+"""Largest number of weights for packages whose k-means would take minutes beyond it."""
 
 Work = Callable[[Path, Path], None]
 
@@ -57,34 +57,34 @@ def make_model(path: Path, count: int) -> None:
 
 
 def weights_of(path: Path) -> list[np.ndarray]:
-    """Return the weights of a model that `make_model` wrote."""
+    """Return the weights of a model written by `make_model`."""
     import onnx
 
     return [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
 
 
 def sort(model: Path, _: Path) -> None:
-    """Sort every weight: what all times are compared with."""
+    """Sort every weight. All times are relative to this."""
     for values in weights_of(model):
         np.sort(values, axis=None)
 
 
 def qqonnx_kmeans(model: Path, output: Path) -> None:
-    """Convert by k-means at 4 bits, verified and written."""
+    """Compress by k-means at 4 bits, verify and write."""
     from qqonnx import Options, compress
 
     compress(model, output, Options(method="kmeans", bits=4), threads=1)
 
 
 def qqonnx_quantile(model: Path, output: Path) -> None:
-    """Convert by quantiles at 4 bits, verified and written."""
+    """Compress by quantiles at 4 bits, verify and write."""
     from qqonnx import Options, compress
 
     compress(model, output, Options(method="qq", bits=4), threads=1)
 
 
 def scikit_learn(model: Path, _: Path) -> None:
-    """Cluster into 16, nothing packed or written."""
+    """Cluster into 16; neither pack nor write."""
     from sklearn.cluster import KMeans
 
     for values in weights_of(model):
@@ -92,7 +92,7 @@ def scikit_learn(model: Path, _: Path) -> None:
 
 
 def kmeans1d(model: Path, _: Path) -> None:
-    """Cluster into 16 (the exact optimum), nothing packed or written."""
+    """Cluster into 16 (the exact optimum); neither pack nor write."""
     import kmeans1d as exact
 
     for values in weights_of(model):
@@ -100,7 +100,7 @@ def kmeans1d(model: Path, _: Path) -> None:
 
 
 def coremltools(model: Path, _: Path) -> None:
-    """Cluster into 16, nothing packed or written."""
+    """Cluster into 16; neither pack nor write."""
     from coremltools.models.neural_network import quantization_utils
 
     for values in weights_of(model):
@@ -108,14 +108,14 @@ def coremltools(model: Path, _: Path) -> None:
 
 
 def ort_dynamic(model: Path, output: Path) -> None:
-    """8-bit weights, scales computed at run time."""
+    """Quantize to 8-bit weights, with scales of activations computed at run time."""
     from onnxruntime.quantization import quantize_dynamic
 
     quantize_dynamic(model, output, use_external_data_format=True)
 
 
 def ort_static(model: Path, output: Path) -> None:
-    """8-bit weights and activations, calibrated on one input."""
+    """Quantize weights and activations to 8 bits, calibrated on one input."""
     import onnxruntime as ort
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
@@ -132,7 +132,7 @@ def ort_static(model: Path, output: Path) -> None:
 
 
 def nncf_4bit(model: Path, output: Path) -> None:
-    """4-bit weights by NNCF's compress_weights."""
+    """Compress to 4-bit weights with NNCF's compress_weights."""
     import nncf
     import onnx
 
@@ -151,11 +151,11 @@ CONTESTANTS: dict[str, tuple[Work, str, int]] = {
     "ONNX Runtime quantize_static, 8 bits": (ort_static, "onnxruntime", 10**8),
     "NNCF compress_weights, 4 bits": (nncf_4bit, "nncf", 10**8),
 }
-"""name -> what it does, the package that it takes, and for how many weights at most."""
+"""name -> its function, the package it needs, and the largest number of weights."""
 
 
 def measure(name: str, model: Path, repeats: int) -> dict[str, float] | str:
-    """Run a contestant in a process of its own; returns its figures, or why there are none."""
+    """Run a contestant in a process of its own; return its figures, or the error message."""
     command = [sys.executable, __file__, name, str(model), str(repeats)]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=one_thread, capture_output=True, text=True, check=False)
@@ -166,7 +166,7 @@ def measure(name: str, model: Path, repeats: int) -> dict[str, float] | str:
 
 
 def section(options: argparse.Namespace) -> str:
-    """Return the section as markdown: CPU time over np.sort's, and peak memory over the model's."""
+    """Return the section as Markdown: CPU time over np.sort's, memory over the model's."""
     counts = [10**n for n in range(5, options.largest + 1)]
     found: dict[str, list[str]] = {name: [] for name in CONTESTANTS}
     left_out: dict[str, str] = {}
@@ -183,11 +183,11 @@ def section(options: argparse.Namespace) -> str:
                     importlib.metadata.version(package)
                 except importlib.metadata.PackageNotFoundError:
                     if package != "qqonnx":
-                        left_out[name] = f"{package} is not installed"
+                        left_out[name] = f": {package} is not installed"
                         continue
                 figures = measure(name, model, options.repeats)
                 if isinstance(figures, str):
-                    left_out[name] = f"at {count:,} weights: {figures}"
+                    left_out[name] = f" at {count:,} weights: {figures}"
                     found[name].append("")
                     continue
                 if name == "np.sort":
@@ -197,14 +197,14 @@ def section(options: argparse.Namespace) -> str:
     rows = [
         "## Conversion",
         "",
-        "CPU seconds over those of `np.sort` (reading the file included), and in parentheses the "
-        "growth of peak memory over the bytes of the weights; one thread.",
+        "CPU time divided by that of `np.sort` (reading the file included). In parentheses: growth "
+        "of peak memory divided by the bytes of the weights. One thread.",
         "",
         f"| weights | {' | '.join(f'{count:,}' for count in counts)} |",
         f"|---|{'---:|' * len(counts)}",
         *(f"| {name} | {' | '.join(cells)} |" for name, cells in found.items() if any(cells)),
         "",
-        *(f"{name} left out, {reason}.  " for name, reason in left_out.items()),
+        *(f"{name}, omitted{reason}.  " for name, reason in left_out.items()),
         f"Python {platform.python_version()}, numpy {np.__version__}, {platform.system()} "
         f"{platform.machine()}.",
     ]

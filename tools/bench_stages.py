@@ -1,10 +1,10 @@
-"""Where the time of a conversion goes, stage by stage; for tools/bench.py.
+"""Measure the time of each stage of a conversion; for tools/bench.py.
 
     python tools/bench_stages.py MODEL [MODEL ...]
 
-Each model is compressed at 4 bits by k-means, one codebook a tensor, on one thread and then on as
-many as there are cores. Stages are timed around the functions of `qqonnx.compression.pipeline` and
-`qqonnx.encoding.encode`, each without what it calls of the others.
+Each model is compressed at 4 bits by k-means with one codebook per tensor, on one thread and then
+with one thread per core. The timed functions belong to `qqonnx.compression.pipeline` and
+`qqonnx.encoding.encode`. The time of a stage excludes the other stages that it calls.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ STAGES = {
     "verify weights": ("graph.verify.restore_weights", "graph.verify.write"),
     "verify outputs": ("graph.verify.compare_outputs",),
 }
-"""Stage -> the functions that are timed, by the modules that call them."""
+"""Stage -> its timed functions, by the module that calls them."""
 
 MODEL_NAMES = ("resnet50", "vit_b_16")
 LARGE = 268_000_000
-"""Weights of the model of 1 GiB."""
+"""Number of weights in the 1 GiB model."""
 
 
 def profile(model: Path, output: Path) -> dict[str, float]:
-    """Compress on one thread; returns seconds by stage, `other` and the `whole`."""
+    """Compress on one thread; return the seconds per stage, of `other` and of the `whole`."""
     spent: dict[str, float] = defaultdict(float)
 
     def timed(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,7 +74,7 @@ def profile(model: Path, output: Path) -> dict[str, float]:
 
 
 def sorting(model: Path) -> float:
-    """Return the seconds that `np.sort` takes over all weights, reading included."""
+    """Return the seconds of `np.sort` on all weights, reading included."""
     weights = [entry.weight for entry in plan(select(load(model))[0], Options())[0]]
     start = time.perf_counter()
     for weight in weights:
@@ -83,14 +83,14 @@ def sorting(model: Path) -> float:
 
 
 def on_all_cores(model: Path, output: Path) -> float:
-    """Return the seconds of a whole conversion with a thread a core."""
+    """Return the seconds of a whole conversion with one thread per core."""
     start = time.perf_counter()
     compress(model, output, Options(bits=4))
     return time.perf_counter() - start
 
 
 def column(model: Path, repeats: int) -> list[str]:
-    """Return the cells of one model; of each time, the least of `repeats` counts."""
+    """Return the cells of one model; each time is the least of `repeats` runs."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "output.onnx"
         turns = [
@@ -105,7 +105,7 @@ def column(model: Path, repeats: int) -> list[str]:
 
 
 def table(models: dict[str, Path], repeats: int) -> str:
-    """Return a Markdown table: a line a stage, a column a model."""
+    """Return a Markdown table: one line per stage, one column per model."""
     heads = [*STAGES, "other", "whole", f"whole, {available_cores()} threads"]
     columns = [column(path, repeats) for path in models.values()]
     lines = ["| " + " | ".join(["stage", *models]) + " |", "|---" + "|---:" * len(models) + "|"]
@@ -133,9 +133,9 @@ def section(options: argparse.Namespace) -> str:
     return "\n\n".join(
         [
             "## Stages of a conversion",
-            "Time at 4 bits, k-means, one codebook a tensor, over that of `np.sort` on all weights "
-            f"(reading included); the least of {options.repeats} runs. One thread but for the last "
-            "line; ONNX Runtime, which checks the outputs, takes its own.",
+            "Time at 4 bits, k-means, one codebook per tensor, divided by the time of `np.sort` on "
+            f"all weights (reading included). Least of {options.repeats} runs. One thread, except "
+            "in the last line. ONNX Runtime, which checks the outputs, uses its own threads.",
             found,
             f"Python {platform.python_version()}, numpy {np.__version__}, {available_cores()} "
             f"cores, {platform.system()} {platform.machine()}.",

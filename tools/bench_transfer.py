@@ -1,13 +1,12 @@
-"""Does the order of levels or of weights make packed indices compress better on the way?
+"""Compare orders of levels and of weights by how well the packed indices compress.
 
     python tools/bench_transfer.py MODEL [--methods uq,qq,kmeans] [--bits 2,3,4,6,8]
         [--write docs/deployment.md]
 
-Takes the packages brotli and zstandard (extra `transfer`). For each method and bit-width it packs
-the same indices in several orders and compresses all planes of the model in one stream; sizes are
-in percent of the packed bytes. The entropy column is that of single indices: what a coder that
-knows nothing of their order could reach. With --write the table goes between the markers of the
-document.
+Needs the packages brotli and zstandard (extra `transfer`). For each method and bit-width, the same
+indices are packed in several orders, and all planes of the model are compressed as one stream.
+Sizes are in percent of the packed bytes. The entropy column is that of single indices: the limit
+for a coder that ignores their order. --write puts the table between the markers of a document.
 """
 
 from __future__ import annotations
@@ -36,22 +35,22 @@ MIN_SIZE = 1024
 
 
 def ascending(indices: Indices, _: int) -> Indices:
-    """The lowest level is number 0, weights in C order."""
+    """Number levels in ascending order; keep the weights in C order."""
     return indices
 
 
 def frequent_first(indices: Indices, levels: int) -> Indices:
-    """The most frequent level is number 0: what qqonnx writes."""
+    """Number levels by falling frequency, as qqonnx does."""
     return by_frequency(indices, np.arange(levels), None)[0]
 
 
 def gray(indices: Indices, levels: int) -> Indices:
-    """Neighboring levels differ in one bit, where the levels are a power of two."""
+    """Number neighboring levels by Gray codes, if the number of levels is a power of two."""
     return indices ^ (indices >> 1) if levels & (levels - 1) == 0 else indices
 
 
 def channels_last(indices: Indices, _: int) -> Indices:
-    """The first axis runs fastest."""
+    """Store the first axis innermost."""
     return np.ascontiguousarray(np.moveaxis(indices, 0, -1))
 
 
@@ -93,8 +92,8 @@ def main() -> None:
             lines.append(f"| {method} | {bits} | {cells} |")
     lines += [
         "",
-        f"Percent of the packed bytes of `{arguments.model.name}`; brotli {BROTLI_QUALITY}, "
-        f"zstd {ZSTD_LEVEL}.",
+        f"Percent of the packed bytes of `{arguments.model.name}`; brotli level {BROTLI_QUALITY}, "
+        f"zstd level {ZSTD_LEVEL}.",
     ]
     write_or_print(arguments.write, "transfer", "\n".join(lines))
 

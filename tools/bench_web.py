@@ -1,10 +1,11 @@
-"""How much sooner the demo page answers with the compressed model, over each connection.
+"""Measure how much sooner the demo page answers with the compressed model, per connection speed.
 
-    make test-web        # once: puts together examples/web
+    make test-web        # once: builds examples/web
     python tools/bench_web.py [--repeats 5] [--write docs/deployment.md]
 
-Takes node, examples/web's packages and Chromium. The page itself slows its downloads down, and
-measures from the request for a model to its first answer; loads alternate, and figures are medians.
+Needs node, the packages of examples/web and Chromium. The page slows down its own downloads and
+measures the time from the request for a model to its first answer. Loads alternate between the two
+models; figures are medians.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from sections import write_or_print
 
 WEB = Path(__file__).parent.parent / "examples" / "web"
 BITS = 4
-"""What the page shows first."""
+"""The default bit-width of the page."""
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves files without a word."""
+    """A file server without log output."""
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def main() -> None:
@@ -46,15 +47,15 @@ def main() -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=WEB, check=True)
     server.shutdown()
     sizes = {name: (WEB / "models" / f"{name}.onnx").stat().st_size for name in ("float", BITS)}
-    lines = ["| connection | answers sooner × |", "|---|---:|"]
+    lines = ["| connection | first answer sooner × |", "|---|---:|"]
     for connection, times in json.loads(done.stdout).items():
         ratio = statistics.median(before / after for before, after in times)
         lines.append(f"| {connection} | {ratio:.1f} |")
     lines += [
         "",
-        f"{BITS} bits with scales, {sizes[BITS] / 1e6:.2f} MB instead of "
-        f"{sizes['float'] / 1e6:.2f} MB; ONNX Runtime Web's wasm, one thread, in headless Chromium "
-        f"on {platform.system()} {platform.machine()}; medians of {arguments.repeats}.",
+        f"{BITS} bits with per-channel scales, {sizes[BITS] / 1e6:.2f} MB instead of "
+        f"{sizes['float'] / 1e6:.2f} MB. ONNX Runtime Web's wasm, one thread, headless Chromium, "
+        f"{platform.system()} {platform.machine()}; medians of {arguments.repeats}.",
     ]
     write_or_print(arguments.write, "web", "\n".join(lines))
 

@@ -4,7 +4,7 @@
     python tools/check_bytes.py compare FILE.json [MODEL ...] [--bits 2,4] [--granularity scale]
 
 Use it before and after a change that must not change any file. The grid is every codebook method at
-every bit-width and granularity, and three calibrated targets on made-up inputs. MODEL is an ONNX
+every bit-width and granularity, and three calibrated targets on synthetic inputs. MODEL is an ONNX
 file; by default the bundled model, and EfficientNet-Lite0 where its packages are installed. A
 codebook for each channel takes a second per thousand channels, so `--bits` and `--granularity` take
 a part of the grid.

@@ -2,17 +2,17 @@
 
     python tools/check_models.py [MODEL ...] [--bits 1,2,...,8] [--method qq] [--json]
 
-MODEL is an ONNX file or a name that `qqonnx export` knows; torchvision's are exported with random
-weights. By default: the bundled model, EfficientNet-Lite0 with its ImageNet weights, and
-torchvision's models of the study. Each compressed file is checked as `convert-model` checks it:
-every weight decodes bit for bit as planned, ONNX Runtime loads and runs the file, and its outputs
-are those of plain float weights. Exits with code 1 if a file's size is beyond what is stated.
+MODEL is an ONNX file or a name that `qqonnx export` knows. torchvision's models are exported with
+random weights. The default is the bundled model, EfficientNet-Lite0 with its ImageNet weights, and
+the study's torchvision models. Each compressed file is checked as in `convert-model`: every weight
+decodes bit for bit as planned, ONNX Runtime loads and runs the file, and its outputs are those of
+plain float weights. The exit code is 1 if a file is larger than allowed.
 
-A file's size is compared with `bits / 8 x weights + everything that is not compressed`. What is
-stored beyond that is shown by kind: codebooks and scales, and the graph's decode nodes with their
-names and records, for which `GRAPH_BYTES` a weight are allowed. "overhead" is what the graph takes
-as a share of the file: all beyond indices, codebooks, scales and what is not compressed. "entropy"
-is how far the stored indices are above their entropy, n x H bits summed over the weights.
+The file size is compared with `bits / 8 x weights + everything that is not compressed`. The rest is
+shown by kind: first codebooks and scales, then the graph, which is the decode nodes with their
+names and the metadata record. The graph may take `GRAPH_BYTES` per weight tensor. "overhead" is the
+graph's share of the file. "entropy" is the excess of the stored indices over their entropy, n x H
+bits summed over the weights.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class Row:
 
     Attributes:
         model: the model's name.
-        granularity: as asked.
-        bits: as asked.
-        weights: compressed weights.
+        granularity: as in the options.
+        bits: as in the options.
+        weights: number of compressed weight tensors.
         file: bytes of the file.
-        expected: bits / 8 x their elements, plus the bytes of all that is not compressed.
+        expected: bits / 8 x their elements, plus the bytes that are not compressed.
         codebooks: bytes of codebooks and scales.
-        graph: bytes of decode nodes and records.
+        graph: bytes of decode nodes and of the metadata record.
         indices: bytes of indices.
         entropy: bytes of the indices' entropy.
     """
@@ -77,7 +77,7 @@ class Row:
 
     @property
     def fits(self) -> bool:
-        """Whether nothing is stored beyond what is stated."""
+        """Whether the file is no larger than allowed."""
         unexplained = self.file - self.expected - self.codebooks
         return unexplained <= SHARE * self.expected + GRAPH_BYTES * self.weights
 
@@ -133,7 +133,9 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--bits", default="1,2,3,4,5,6,7,8")
     parser.add_argument("--granularities", default=",".join(GRANULARITIES))
-    parser.add_argument("--method", default="qq", help="the codebook method; sizes are all alike")
+    parser.add_argument(
+        "--method", default="qq", help="the codebook method; it does not change sizes"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     rows = []

@@ -1,11 +1,11 @@
-"""Compress a model by several methods at several bit-widths and print what each costs.
+"""Compress a model by several methods at several bit-widths and print accuracy, size and speed.
 
     python tools/compare.py MODEL --data DATA [--methods uq,qq,kmeans] [--bits 2,3,4,6,8]
     python tools/compare.py MODEL --data DATA --markdown README.md
 
-With --markdown the table replaces what is between `<!-- compare -->` and `<!-- /compare -->` in
-the file. Load time and latency are ratios to the float model in the same run: measure them while
-the machine does nothing else.
+With --markdown the table replaces the text between `<!-- compare -->` and `<!-- /compare -->` in
+the file. Load time and latency are ratios to the float model in the same run: measure them on an
+idle machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def compare(arguments: argparse.Namespace) -> Evaluation:
-    """Compress by every method at every width, and evaluate."""
+    """Compress by every method at every bit-width, and evaluate."""
     cases = [
         (method, int(bits))
         for bits in arguments.bits.split(",")
@@ -46,7 +46,7 @@ def compare(arguments: argparse.Namespace) -> Evaluation:
 
 
 def markdown(result: Evaluation, arguments: argparse.Namespace) -> str:
-    """Return the rows as a table in Markdown, with what they were measured on."""
+    """Return the rows as a Markdown table with a description of the measurement."""
     lines = [
         "| method | bits | top-1 % | agree % | KL nats | kB | times smaller | load × | run × |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -66,11 +66,11 @@ def markdown(result: Evaluation, arguments: argparse.Namespace) -> str:
         lines.append(f"| {method} | {bits} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"`{arguments.model.name}` on the {result.rows[0].images} images of "
-        f"`{arguments.data.name}`, granularity {arguments.granularity}. Agreement and KL are with "
-        "and from the float model; load and run are times over the float model's in the same run, "
-        f"one image at a time: ONNX Runtime {ort.__version__}, {os.cpu_count()} cores, "
-        f"{platform.system()} {platform.machine()}.",
+        f"`{arguments.model.name}`, {result.rows[0].images} images of `{arguments.data.name}`, "
+        f"granularity {arguments.granularity}. Agreement and KL compare with the float model. Load "
+        "and run are times divided by the float model's in the same run, one image at a time. "
+        f"ONNX Runtime {ort.__version__}, {os.cpu_count()} cores, {platform.system()} "
+        f"{platform.machine()}.",
     ]
     return "\n".join(lines)
 

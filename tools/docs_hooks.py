@@ -1,8 +1,8 @@
-"""What the documentation site (mkdocs.yml) adds to docs/: pages and links of the whole repository.
+"""Hooks of the documentation site (mkdocs.yml): pages from outside docs/, and links between pages.
 
-Files are written to be read in the repository. README, CHANGELOG and others become pages of the
-site, and links between all of them are turned into links of the site; what is no page, such as a
-script, is named by its place in the repository.
+The Markdown files are written to be read in the repository. README, CHANGELOG and others become
+pages of the site, and links between files become links between pages. A link to another file, such
+as a script, becomes the path of that file.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "models/README.md": "models.md",
 }
-"""Pages that lie outside docs/: their place in the repository, and on the site."""
+"""Pages from outside docs/: path in the repository -> path on the site."""
 
 _LINK = re.compile(r"(!?)\[([^\]]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie outside docs/."""
+    """Add the pages from outside docs/."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     return files
@@ -47,12 +47,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def linked(markdown: str, source: str, uri: str) -> str:
-    """Return a file's text with the links of its page.
+    """Return the text of a file with the links of its page.
 
     Args:
-        markdown: the text.
-        source: the file's place in the repository.
-        uri: the page's place on the site.
+        markdown: text of the file.
+        source: path of the file in the repository.
+        uri: path of the page on the site.
     """
 
     def replaced(match: re.Match[str]) -> str:

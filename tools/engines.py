@@ -1,12 +1,12 @@
-"""Other engines and graph simplifiers on compressed files: what they do, written as a table.
+"""Run other engines and graph simplifiers on compressed files and write tables of the results.
 
     python tools/engines.py [--write docs/engines.md]
 
-Takes those that are installed. Engines (openvino, tract, opencv-python-headless, onnx2torch, onnx's
-reference evaluator) run two models, the bundled one of opset 18 and a small one of opset 13, as
-floats and in every form; their outputs are compared with ONNX Runtime's. Simplifiers (onnxsim,
-onnxslim, ONNX Runtime's offline optimization, onnxscript's optimizer) get a compressed file of the
-bundled model, and their result is inspected.
+Only installed packages take part. Engines (openvino, tract, opencv-python-headless, onnx2torch,
+onnx's reference evaluator) run two models, the bundled one (opset 18) and a small one (opset 13),
+as floats and in every storage form. Their outputs are compared with ONNX Runtime's. Simplifiers
+(onnxsim, onnxslim, ONNX Runtime's offline optimization, onnxscript's optimizer) get a compressed
+file of the bundled model, and the result is inspected.
 """
 
 from __future__ import annotations
@@ -99,14 +99,14 @@ def _engines(models: dict[str, Path], files: dict[str, dict[str, Path]]) -> list
         "",
         "## Engines",
         "",
-        "The bundled model (opset 18) and a small one of Conv, Gemm and MatMul (opset 13), as",
-        f"floats and in {len(FORMS)} compressed forms: 1 to 8 bits, by tensor, by channel and with",
-        "a scale a channel. *Same* are outputs within 0.1 % of the largest of ONNX Runtime's, on",
-        "the same file and input.",
+        "Each engine runs the bundled model (opset 18) and a small model of Conv, Gemm and",
+        f"MatMul (opset 13), as floats and in {len(FORMS)} storage forms: 1 to 8 bits at",
+        "granularities tensor, channel and scale. *Same* means that every output differs from",
+        "ONNX Runtime's, for the same file and input, by at most 0.1 % of the largest output.",
         "",
-        "OpenCV and onnx2torch have no MatMulInteger, which puts the codes of 3, 5, 6 and 7 bits",
-        "together. onnx's reference evaluator takes GatherElements along the last axis of a matrix",
-        "for at most 32 numbers (it uses `numpy.choose`), and codebooks looked up so may have 256.",
+        "OpenCV and onnx2torch do not have MatMulInteger, which assembles codes of 3, 5, 6 and",
+        "7 bits. onnx's reference evaluator implements GatherElements along the last axis of a",
+        "matrix with `numpy.choose`, which takes at most 32 numbers; codebooks have up to 256.",
         "",
         "| engine | model | floats | compressed: same |",
         "|---|---|---|---|",
@@ -143,10 +143,10 @@ def _simplifiers(file: Path, folder: Path) -> list[str]:
     lines = [
         "## Simplifiers",
         "",
-        f"What they make of the bundled model in 4 bits with scales ({before:,} bytes).",
-        "Re-inflated weights are packed no more, and `qqonnx inspect` says so.",
+        f"The file is the bundled model at 4 bits with per-channel scales ({before:,} bytes).",
+        "A re-inflated weight is no longer packed; `qqonnx inspect` counts these weights.",
         "",
-        "| simplifier | bytes | re-inflated weights, as `inspect` counts them |",
+        "| simplifier | bytes | re-inflated weights, counted by `inspect` |",
         "|---|---|---|",
     ]
     for name, (package, run) in SIMPLIFIERS.items():

@@ -1,10 +1,10 @@
-"""Feed damaged models to compress, inspect, restore and verify, for as long as you like.
+"""Feed damaged models to compress, inspect, restore and verify for a given time.
 
     python tools/fuzz.py [--seconds 600] [--start SEED]     seeded mutations, no further package
     python tools/fuzz.py --atheris [CORPUS]                 coverage-guided (pip install atheris)
 
-Each batch of seeds runs in a process of its own, with its memory bounded; what ends that process,
-or takes more than a minute, is printed with its seed. The checks are those of
+Each batch of seeds runs in a process of its own with limited memory. A model that ends this
+process, or takes more than a minute, is printed with its seed. The checks are those of
 tests/compression/test_fuzz.py.
 """
 
@@ -51,7 +51,7 @@ def _batches(start: int, seconds: float) -> None:
             reached = int(Path(log.name).read_text("ascii") or start)
         if done.returncode:
             found += 1
-            # Warnings of the libraries come before; the end says what happened.
+            # Warnings of the libraries come first; the end has the reason.
             print(f"seed {reached}: exit code {done.returncode}\n{done.stderr[-2000:]}", flush=True)
         start = reached + 1
     print(f"seeds up to {start - 1}: {found} failed")

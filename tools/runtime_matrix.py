@@ -1,10 +1,11 @@
-"""Run compressed files in many releases of ONNX Runtime and write a table of what runs where.
+"""Run compressed files in many releases of ONNX Runtime and write a table of the results.
 
     python tools/runtime_matrix.py FOLDER [--releases 1.15.0,1.24.4] [--write docs/runtimes.md]
 
-Every opset from 13 to the newest, every storage form: 1 to 8 bits, 3 and 6 levels, by tensor,
-channel and scale. FOLDER keeps the models, a virtual environment for each release (made with this
-Python, or --python) and one file of results for each, which are not made again.
+The grid is every opset from 13 to the newest and every storage form: 1 to 8 bits and 3 and 6
+levels, each at granularities tensor, channel and scale. FOLDER keeps the models, and for each
+release a virtual environment (of this Python, or --python) and a file of results. Existing results
+are not measured again.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ for path in sorted(folder.glob("*.onnx")):
         results[path.stem] = str(error).splitlines()[0][:200]
 print(json.dumps(results))
 """
-"""Runs in the release's own environment, which has no onnx and no qqonnx."""
+"""Script for the environment of a release, which has neither onnx nor qqonnx."""
 
 TEXT = """
 <ir_version: {ir}, opset_import: ["" : {opset}]>
@@ -180,7 +181,7 @@ def _of(result: dict[str, str | None], opset: int) -> dict[str, str | None]:
 
 
 def _other_failures(result: dict[str, str | None]) -> dict[str, Any]:
-    """Return what fails at an opset that the release does run."""
+    """Return the failures at opsets that the release runs."""
     newest, _ = _limits(result)
     supported = [
         entry for opset in OPSETS if opset <= newest for entry in _of(result, opset).items()
@@ -190,12 +191,13 @@ def _other_failures(result: dict[str, str | None]) -> dict[str, Any]:
 
 def _document(results: dict[str, dict[str, str | None]]) -> str:
     lines = [
-        "# What runs in which ONNX Runtime",
+        "# Releases of ONNX Runtime",
         "",
-        "Written by `tools/runtime_matrix.py`; do not edit. Every cell is the number of storage",
-        f"forms, of {len(_forms())}, whose outputs agree with those of the newest release: 1 to 8",
-        "bits and 3 and 6 levels, each by tensor, by channel and with a scale a channel, in a",
-        "model of Conv, Gemm, MatMul and Gather. A dash: the release does not read that opset.",
+        "Written by `tools/runtime_matrix.py`; do not edit. A cell is the number of",
+        f"storage forms, out of {len(_forms())}, whose outputs agree with those of the newest",
+        "release. The forms are 1 to 8 bits and 3 and 6 levels, each at granularities tensor,",
+        "channel and scale, in a model of Conv, Gemm, MatMul and Gather. A dash means that",
+        "the release does not read that opset.",
         "",
         "| release | IR up to | " + " | ".join(f"opset {opset}" for opset in OPSETS) + " |",
         "|---|---|" + "---|" * len(OPSETS),

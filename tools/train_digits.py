@@ -1,11 +1,11 @@
-"""Train the embedded model: MobileNetV3-Small on scikit-learn's handwritten digits.
+"""Train the bundled model: MobileNetV3-Small on scikit-learn's handwritten digits.
 
     pip install "qqonnx[train,images]"
     python tools/train_digits.py --out models/
 
 Writes `digits_mobilenet_v3_small.onnx`, `digits_test.npz` (the held-out images) and `README.md`
-(the model card, with the figures of this run). Seeded: the same packages on the same machine
-give the same files.
+(the model card with the figures of this run). Training is seeded: the same packages on the same
+machine give the same files.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ WEIGHT_DECAY = 1e-2
 AVERAGE_DECAY = 0.99
 
 CARD = """\
-# The embedded model
+# The bundled model
 
 Written by `tools/train_digits.py`, figures included; do not edit.
 
-| file | holds |
+| file | content |
 |---|---|
 | `digits_mobilenet_v3_small.onnx` | {parameters:,} parameters, opset {opset}, \
 {file_bytes:,} bytes |
@@ -57,32 +57,36 @@ Written by `tools/train_digits.py`, figures included; do not edit.
 **Held-out accuracy: {correct} of {held_out} images, {accuracy:.2f} %**, measured in ONNX Runtime \
 on the ONNX file.
 
-## What it is
-torchvision's `mobilenet_v3_small`, its architecture unchanged, with 10 outputs: which digit a \
-handwritten figure is. Input `input`: float32 [batch, 3, {size}, {size}]. Output `logits`: \
+## Model
+torchvision's `mobilenet_v3_small` with unchanged architecture and 10 outputs. It classifies \
+handwritten digits. Input `input`: float32 [batch, 3, {size}, {size}]. Output `logits`: \
 float32 [batch, 10]. Batch normalization is folded into the convolutions.
 
-It is small enough to ship and good enough that damage by compression shows. It is an example \
-for this tool, not a digit reader for real use: it knows one style of 8 by 8 pixel scans.
+The model is small enough to ship and accurate enough that damage by compression is visible. It is \
+an example for this tool, not a digit reader for real use: it knows only one style of 8 by 8 pixel \
+scans.
 
 ## Data
 scikit-learn's `load_digits`: 1,797 images of 8 by 8 pixels, the test part of the UCI data set \
 *Optical Recognition of Handwritten Digits* (E. Alpaydin, C. Kaynak, 1998, \
 doi:10.24432/C50P49, license CC BY 4.0). Pixel values 0 to 16 are scaled to 0 to 255. \
-{train:,} images train, {held_out} are held out, drawn by class with seed {seed}. The held-out \
-images take no part in training, nor in the choice of an epoch: the last one is kept.
+{train:,} images are for training and {held_out} are held out, stratified by class with seed \
+{seed}. The held-out images are used neither for training nor to choose an epoch: the last epoch \
+is kept.
 
 ## Preprocessing
-Recorded in the file (`qqonnx.preprocessing`) and used in training too: gray to RGB, resized to \
-{size} by {size} with Pillow's {interpolation} filter, scaled to [0, 1], mean {mean}, std {std}.
+The file records the preprocessing (`qqonnx.preprocessing`), and training uses the same: gray to \
+RGB, resize to {size} by {size} with Pillow's {interpolation} filter, scale to [0, 1], mean \
+{mean}, std {std}.
 
 ## Training
 `python tools/train_digits.py --out models/`: {epochs} epochs of AdamW (batch {batch}, one-cycle \
-learning rate up to {learning_rate:g}, weight decay {weight_decay:g}, label smoothing 0.1) on \
-random rotations up to 15 degrees, scalings of 0.85 to 1.15 and shifts of one original pixel; \
-the weights kept are the exponential moving average ({average_decay:g} a step), with batch \
-statistics measured on the training images. Seed {seed}, two threads. The seed fixes the result \
-for one machine and package versions; elsewhere it may differ by an image or two.
+learning rate up to {learning_rate:g}, weight decay {weight_decay:g}, label smoothing 0.1). \
+Augmentation: random rotations up to 15 degrees, scalings of 0.85 to 1.15 and shifts of one \
+original pixel. The saved weights are the exponential moving average ({average_decay:g} per step), \
+with batch statistics measured on the training images. Seed {seed}, two threads. The seed makes \
+the result reproducible for one machine and set of package versions. Elsewhere the result may \
+differ by an image or two.
 
 Made with {packages} on {machine}.
 """
@@ -96,7 +100,7 @@ class Split(NamedTuple):
 
 
 def load_splits() -> tuple[Split, Split]:
-    """Return the training and the held-out part of scikit-learn's digits."""
+    """Return the training part and the held-out part of scikit-learn's digits."""
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int64)
@@ -132,7 +136,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(split: Split, epochs: int) -> nn.Module:
-    """Train from random weights; return the moving average of the weights."""
+    """Train from random weights; return a model with the moving average of the weights."""
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     images, labels = torch.from_numpy(preprocess(split.images)), torch.from_numpy(split.labels)

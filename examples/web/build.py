@@ -1,8 +1,8 @@
-"""Put together what the page needs: the runtime from node_modules, and the models.
+"""Collect the files of the page: the runtime from node_modules, and the models.
 
     npm ci && python build.py && python -m http.server 8000
 
-Run in this folder; the Makefile's `web-demo` does it.
+Run it in this folder, or use the Makefile's `web-demo`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-// Loads the float and the compressed model, times both, and asks both what is drawn.
+// Loads the float and the compressed model, measures both, and lets both classify the drawing.
 
 import * as ort from "./vendor/ort.wasm.min.mjs";
 import { modelInput, reduced, SIDE } from "./image.js";
@@ -29,7 +29,7 @@ function newCard(id, title) {
   return card;
 }
 
-// Fetches a file, waiting as a slower connection (Mbit/s) would have made it wait.
+// Fetches a file at the speed of a slower connection (Mbit/s).
 async function fetched(url, speed, progress, signal) {
   const start = performance.now();
   const response = await fetch(url, { cache: "no-store", signal });
@@ -128,7 +128,7 @@ function classify(pixels) {
   current = pixels;
   element("seen").getContext("2d").putImageData(new ImageData(
     Uint8ClampedArray.from({ length: 4 * pixels.length }, (_, at) => at % 4 === 3 ? 255 : pixels[at >> 2]), SIDE), 0, 0);
-  // One question after the other: a session answers one at a time.
+  // A session runs one input at a time.
   asking = asking.then(async () => {
     const input = modelInput(pixels);
     const answers = {};
@@ -142,14 +142,14 @@ function classify(pixels) {
 let loading = new AbortController();
 let ready = Promise.resolve();
 
-// Loads both models as chosen; a load that is under way is given up first.
+// Loads both models with the chosen settings; cancels a load in progress first.
 function loadBoth() {
   loading.abort();
   loading = new AbortController();
   const { signal } = loading;
   ready = ready.catch(() => {}).then(() => loadInTurn(signal)).catch((error) => {
     if (signal.aborted) return;
-    element("verdict").textContent = `This did not work: ${error.message}`;
+    element("verdict").textContent = `Error: ${error.message}`;
     throw error;
   });
   return ready;
@@ -182,7 +182,7 @@ async function main() {
     classify(Uint8ClampedArray.from(example));
   });
   examples = await (await fetch("models/examples.json")).json();
-  // Reading no model at all starts the runtime; what it says of that does not matter.
+  // Loading an empty model starts the runtime; its error does not matter.
   await ort.InferenceSession.create(new Uint8Array(1)).catch(() => {});
   const { web, common } = ort.env.versions;
   element("runtime").textContent = `ONNX Runtime Web ${web ?? common}`;
@@ -195,7 +195,7 @@ async function main() {
 }
 
 main().catch((error) => {
-  element("verdict").textContent = `This did not work: ${error.message}`;
+  element("verdict").textContent = `Error: ${error.message}`;
   throw error;
 });
 

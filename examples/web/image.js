@@ -1,13 +1,12 @@
-// What the digits model was trained on, from what is drawn: 8 by 8 pixels, then 64 by 64.
+// Converts a drawing to the input of the digits model: 8 by 8 pixels, then 64 by 64.
 
 export const SIDE = 8;
 const INPUT = 64;
 const BITS = 32;
-const WIDEST = 23; // bits that the data set's digits are wide at most
+const WIDEST = 23; // greatest width of a digit in the data set, in bits
 
-// Reduces a drawing (ink 0..255, side by side pixels) to 8 by 8, as the data set was made: the
-// digit is as high as a square of 32 by 32 bits, narrower than it, and each pixel counts the bits
-// in 4 by 4 of them.
+// Reduces a drawing (ink 0..255, side by side pixels) to 8 by 8 pixels, like the data set: the digit
+// fills the height of a square of 32 by 32 bits, and each pixel counts the bits of a 4 by 4 block.
 export function reduced(ink, side) {
   const box = bounds(ink, side);
   const pixels = new Uint8ClampedArray(SIDE * SIDE);
@@ -52,7 +51,7 @@ export function modelInput(pixels) {
   return input;
 }
 
-// Bilinear along one axis to 64, rounded to whole values, as Pillow does it one axis at a time.
+// Bilinear interpolation along one axis to 64, rounded to whole values, as in Pillow.
 function stretched(values, lines, length, stride, lineStride) {
   const result = new Uint8ClampedArray(lines * INPUT);
   const across = stride === 1;

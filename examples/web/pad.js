@@ -8,7 +8,7 @@ export class Pad {
     this.canvas = canvas;
     this.side = canvas.width;
     this.changed = changed;
-    // Ink is kept apart from what is shown, so that light and dark pages give the same pixels.
+    // The ink has a canvas of its own, so that light and dark pages give the same pixels.
     this.ink = new OffscreenCanvas(this.side, this.side).getContext("2d", { willReadFrequently: true });
     this.pen = { x: this.side / 2, y: this.side / 2, down: false, byKeyboard: false };
     canvas.addEventListener("pointerdown", (event) => this.#start(event));
@@ -35,7 +35,7 @@ export class Pad {
     this.changed();
   }
 
-  // Shows 8 by 8 pixels as if they had been drawn.
+  // Replaces the drawing by 8 by 8 pixels.
   showPixels(pixels, side) {
     const cell = this.side / side;
     this.ink.clearRect(0, 0, this.side, this.side);

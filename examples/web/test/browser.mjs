@@ -32,7 +32,7 @@ export async function withPage(use) {
   }
 }
 
-// Waits until the demo page has loaded both models, or says that it did not work.
+// Waits until the demo page has loaded both models, or shows an error.
 export async function loaded(page) {
   await page.waitForFunction(() => window.demo?.models.small?.first || document.querySelector("#verdict").textContent);
   await page.evaluate(() => window.demo.ready());
