@@ -178,11 +178,11 @@ def outputs_of(model: Path, inputs: np.ndarray) -> np.ndarray:
 
 def weight_count(model: Path) -> int:
     """Return the number of values in the weights that `compress` would compress."""
-    from qqonnx.config import plan
+    from qqonnx.config import plan_weights
     from qqonnx.model.load import load
     from qqonnx.model.select import select
 
-    plans, _ = plan(select(load(model))[0], Options())
+    plans, _ = plan_weights(select(load(model))[0], Options())
     return sum(entry.weight.tensor.size for entry in plans)
 
 

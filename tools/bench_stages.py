@@ -23,7 +23,7 @@ from unittest.mock import patch
 import numpy as np
 
 from qqonnx import Options, compress
-from qqonnx.config import plan
+from qqonnx.config import plan_weights
 from qqonnx.model.load import load
 from qqonnx.model.select import select
 from qqonnx.parallel import available_cores
@@ -32,13 +32,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 STAGES = {
-    "load": ("compression.load", "compression.select", "compression.plan"),
-    "codebook": ("quantize.fit",),
-    "indices": ("quantize.assign", "quantize.by_frequency", "quantize.pack"),
-    "error, digest": ("quantize.decode", "quantize.distortion", "quantize.digest"),
-    "rewrite, write": ("compression.rewrite", "compression.write"),
-    "verify weights": ("graph.verify.restore_weights", "graph.verify.write"),
-    "verify outputs": ("graph.verify.compare_outputs",),
+    "load": (
+        "compression.pipeline.load",
+        "compression.pipeline.select",
+        "compression.pipeline.plan_weights",
+    ),
+    "codebook": ("encoding.encode.fit",),
+    "indices": (
+        "encoding.encode.assign",
+        "encoding.encode.by_frequency",
+        "encoding.encode.pack",
+    ),
+    "error, digest": (
+        "encoding.encode.decode_values",
+        "encoding.encode.distortion",
+        "encoding.encode.digest",
+    ),
+    "rewrite, write": ("compression.pipeline.rewrite", "compression.pipeline.write"),
+    "verify weights": ("encoding.verify.restore_weights", "encoding.verify.write"),
+    "verify outputs": ("encoding.verify.compare_outputs",),
 }
 """Stage -> its timed functions, by the module that calls them."""
 
@@ -75,7 +87,7 @@ def profile(model: Path, output: Path) -> dict[str, float]:
 
 def sorting(model: Path) -> float:
     """Return the seconds of `np.sort` on all weights, reading included."""
-    weights = [entry.weight for entry in plan(select(load(model))[0], Options())[0]]
+    weights = [entry.weight for entry in plan_weights(select(load(model))[0], Options())[0]]
     start = time.perf_counter()
     for weight in weights:
         np.sort(weight.tensor.numpy(), axis=None)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -16,10 +19,12 @@ from qqonnx.evaluation.score import BATCH_SIZE, score_models
 from qqonnx.evaluation.timing import latency_ratios, load_ratios
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes, zstd_bytes
 from qqonnx.model.load import model_files, read
+from qqonnx.model.source import ModelSource, is_model, model_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
+
+    from qqonnx.evaluation.score import Score
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Row:
     """Quality and cost of one model.
 
     Attributes:
-        model: the file's name.
+        model: the file's name, or "in memory".
         images: number of images.
         top1: share of images that are classified correctly.
         top5: share with the correct class among the first five; None with fewer than 6 classes.
@@ -122,10 +127,10 @@ class Evaluation:
 
 
 def evaluate(
-    models: Sequence[Path],
-    data: Path,
+    models: ModelSource | Sequence[ModelSource],
+    data: str | os.PathLike[str],
     *,
-    baseline: Path | None = None,
+    baseline: ModelSource | None = None,
     preprocessing: str | None = None,
     batch_size: int = BATCH_SIZE,
     limit: int | None = None,
@@ -135,9 +140,9 @@ def evaluate(
     """Evaluate models on labeled images.
 
     Args:
-        models: ONNX image classifiers.
+        models: an ONNX image classifier, or several: paths or models in memory.
         data: a folder with one folder of images per class, or an .npz file.
-        baseline: the float model that the others are compared with.
+        baseline: the float model that the others are compared with; a path or a model in memory.
         preprocessing: JSON; by default the preprocessing in the first model's metadata.
         batch_size: number of images per batch.
         limit: largest number of images, evenly spaced; None for all.
@@ -152,43 +157,58 @@ def evaluate(
         QqonnxError: a model does not load or run, there are no images, or the classes do not
             fit the outputs.
     """
-    dataset = open_dataset(data, limit)
-    others = [path for path in models if path != baseline]
-    paths = others if baseline is None else [baseline, *others]
-    classifiers = [open_classifier(path, threads) for path in paths]
-    if preprocessing is not None:
-        steps, source = from_json(preprocessing), "as given"
-    else:
-        steps, source = for_model(classifiers[0].metadata, classifiers[0].size)
-    scores, unreadable = score_models(
-        classifiers, dataset, batches(dataset, steps, batch_size), progress=progress
-    )
+    dataset = open_dataset(Path(data), limit)
+    given = [models] if is_model(models) else list(models)
     compared = baseline is not None
-    loads: list[float] | list[None] = [None] * len(paths)
-    latencies: list[float] | list[None] = [None] * len(paths)
-    if compared:
-        latencies = latency_ratios(classifiers, first_image(dataset, steps))
-        loads = load_ratios(paths, threads)
-    rows = []
-    for path, score, load_ratio, latency_ratio in zip(paths, scores, loads, latencies, strict=True):
-        files = model_files(read(path), path)
-        rows.append(
-            Row(
-                model=path.name,
-                images=score.samples,
-                top1=score.top1,
-                top5=score.top5,
-                agreement=score.agreement if compared else None,
-                kl=score.kl if compared else None,
-                bytes=sum(file.stat().st_size for file in files),
-                gzip_bytes=sum(map(gzip_bytes, files)),
-                brotli_bytes=total_bytes(files, brotli_bytes),
-                zstd_bytes=total_bytes(files, zstd_bytes),
-                load_ratio=load_ratio,
-                latency_ratio=latency_ratio,
-            )
+    if baseline is not None:
+        given = [baseline, *(model for model in given if model != baseline)]
+    names = [Path(m).name if isinstance(m, (str, os.PathLike)) else "in memory" for m in given]
+    with ExitStack() as stack:
+        paths = [stack.enter_context(model_file(model)) for model in given]
+        classifiers = [open_classifier(path, threads) for path in paths]
+        if preprocessing is not None:
+            steps, source = from_json(preprocessing), "as given"
+        else:
+            steps, source = for_model(classifiers[0].metadata, classifiers[0].size)
+        scores, unreadable = score_models(
+            classifiers, dataset, batches(dataset, steps, batch_size), progress=progress
         )
+        loads: list[float] | list[None] = [None] * len(paths)
+        latencies: list[float] | list[None] = [None] * len(paths)
+        if compared:
+            latencies = latency_ratios(classifiers, first_image(dataset, steps))
+            loads = load_ratios(paths, threads)
+        rows = [
+            _row(*entry, compared=compared)
+            for entry in zip(names, paths, scores, loads, latencies, strict=True)
+        ]
     return Evaluation(tuple(rows), compared, steps.to_json(), source, tuple(unreadable))
+
+
+def _row(
+    name: str,
+    path: Path,
+    score: Score,
+    load_ratio: float | None,
+    latency_ratio: float | None,
+    *,
+    compared: bool,
+) -> Row:
+    files = model_files(read(path), path)
+    return Row(
+        model=name,
+        images=score.samples,
+        top1=score.top1,
+        top5=score.top5,
+        agreement=score.agreement if compared else None,
+        kl=score.kl if compared else None,
+        bytes=sum(file.stat().st_size for file in files),
+        gzip_bytes=sum(map(gzip_bytes, files)),
+        brotli_bytes=total_bytes(files, brotli_bytes),
+        zstd_bytes=total_bytes(files, zstd_bytes),
+        load_ratio=load_ratio,
+        latency_ratio=latency_ratio,
+    )
 
 
 def total_bytes(files: list[Path], compressed: Callable[[Path], int | None]) -> int | None:

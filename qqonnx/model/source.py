@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import onnx
 import onnx_ir as ir
@@ -21,8 +21,15 @@ if TYPE_CHECKING:
 ModelSource = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 """What public functions take for a model: the path of an ONNX file, or a model in memory."""
 
+_KINDS = (str, os.PathLike, onnx.ModelProto, ir.Model)
+
 IN_MEMORY = "model.onnx"
 """File name of a model in memory."""
+
+
+def is_model(value: object) -> TypeGuard[ModelSource]:
+    """Return whether `value` is a path or a model in memory."""
+    return isinstance(value, _KINDS)
 
 
 @contextmanager
@@ -37,7 +44,7 @@ def model_file(model: ModelSource) -> Iterator[Path]:
     if isinstance(model, (str, os.PathLike)):
         yield Path(model)
         return
-    if not isinstance(model, (onnx.ModelProto, ir.Model)):
+    if not is_model(model):
         raise OptionError("model", f"must be a path or an ONNX model, not {type(model).__name__}")
     with temporary_folder() as folder:
         path = folder / IN_MEMORY

@@ -17,6 +17,7 @@ from qqonnx import (
     QqonnxError,
     Target,
     compress,
+    evaluate,
     inspect,
     restore,
     verify,
@@ -80,6 +81,21 @@ def test_external_data_of_a_model_in_memory(model: Path, tmp_path: Path) -> None
 def test_what_is_no_model(nothing: object) -> None:
     with pytest.raises(OptionError, match="^model: must be a path or an ONNX model"):
         inspect(nothing)
+
+
+@pytest.mark.parametrize("load", [str, onnx.load, ir.load], ids=["str", "ModelProto", "ir.Model"])
+def test_evaluation_takes_models_in_memory(
+    digits_model: Path, digits_data: Path, load: object
+) -> None:
+    given = load(digits_model)
+    small = compress(given, options=Options(bits=6)).model
+    expected = evaluate(digits_model, str(digits_data), limit=40).rows[0]
+    alone = evaluate(given, digits_data, limit=40).rows[0]
+    assert (alone.top1, alone.bytes) == (expected.top1, expected.bytes)
+    base, row = evaluate([given, small], digits_data, baseline=given, limit=40).rows
+    assert (base.agreement, base.top1) == (1, expected.top1)
+    assert row.bytes < base.bytes / 4
+    assert row.agreement > 0.9
 
 
 CALIBRATED = Calibration(target=Target(bits=4))
