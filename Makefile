@@ -12,7 +12,8 @@ test: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=
+	@echo "coverage of qqonnx: $$($(BIN)/coverage report --format=total)%"
 
 # The documentation as a site: build/site/index.html
 docs: $(VENV)/test
