@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qqonnx.codebooks import Method
-from qqonnx.codebooks.mended import fit_at_alpha
+from qqonnx.codebooks.quantile_variants import fit_at_alpha
 from qqonnx.evaluation.metrics import count
 from qqonnx.study.cache import digest_of
 from qqonnx.study.probe import CALIBRATION_IMAGES, PROBE_IMAGES, open_probe, quantized
