@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/demo
 	$(BIN)/python tools/compare.py models/digits_mobilenet_v3_small.onnx --data models/digits_test.npz
 
+# The first run installs PyTorch and torchvision, which download several GB.
 test: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -61,13 +61,13 @@ def normal_float(levels: int) -> FloatArray:
     if levels == 2:
         return np.array([-1.0, 1.0])
     offset = 1 - (1 / (2 * levels) + 1 / (2 * (levels - 1))) / 2
-    positive = _half(levels // 2, offset)
-    negative = _half(levels - 1 - levels // 2, offset)
+    positive = _positive_quantiles(levels // 2, offset)
+    negative = _positive_quantiles(levels - 1 - levels // 2, offset)
     ascending: FloatArray = np.concatenate((-negative[::-1], [0.0], positive)) / positive[-1]
     return ascending
 
 
-def _half(count: int, offset: float) -> FloatArray:
+def _positive_quantiles(count: int, offset: float) -> FloatArray:
     step = (offset - 0.5) / count
     return np.array(
         [_UNIT.inv_cdf(0.5 + step * i) for i in range(1, count)] + [_UNIT.inv_cdf(offset)]

@@ -19,16 +19,15 @@ if TYPE_CHECKING:
     from qqonnx.codebooks.bins import Cuts
     from qqonnx.codebooks.sample import Sample
 
-_SEARCHED_LEVELS = 64
-"""Up to this many levels start from the exact optimum over `_CELLS` cells (0.1 ms per level)."""
-
 _CELLS = 512
+_MANY_LEVELS = 64
+"""Up to this many levels start from the exact optimum over `_CELLS` cells (0.1 ms per level)."""
 
 _EXACT_UP_TO = 1 << 15
 """Greatest product of distinct values and levels for the exact optimum (10 ms)."""
 
 _EXACT_UP_TO_WITH_MANY_LEVELS = 1 << 19
-"""The same for more than `_SEARCHED_LEVELS` levels, which have a worse start (100 ms)."""
+"""The same for more than `_MANY_LEVELS` levels, which have a worse start (100 ms)."""
 
 _KEY_WIDTH = 2.0**-7
 """Greatest width of a key, relative to its values (`keys.py`)."""
@@ -54,13 +53,13 @@ def fit_kmeans(sample: Sample, levels: int) -> Codebook:
     mean of the values nearest to it.
     """
     atoms = sample.atoms
-    searched = levels <= _SEARCHED_LEVELS
     if atoms.mass.size <= levels:
         return nearest(atoms.position)
-    exact_up_to = _EXACT_UP_TO if searched else _EXACT_UP_TO_WITH_MANY_LEVELS
+    many = levels > _MANY_LEVELS
+    exact_up_to = _EXACT_UP_TO_WITH_MANY_LEVELS if many else _EXACT_UP_TO
     if atoms.exact.all() and atoms.mass.size * levels <= exact_up_to:
         return nearest(bin_means(atoms, best_cuts(atoms, levels)))
-    centers = _searched(atoms, levels) if searched else _panter_dite(atoms, levels)
+    centers = _panter_dite(atoms, levels) if many else _optimum_over_cells(atoms, levels)
     for _ in range(_RESOLUTIONS):
         centers = _descended(atoms, centers)
         thresholds = nearest(centers).thresholds
@@ -73,7 +72,7 @@ def fit_kmeans(sample: Sample, levels: int) -> Codebook:
     return nearest(centers)
 
 
-def _searched(atoms: Atoms, levels: int) -> FloatArray:
+def _optimum_over_cells(atoms: Atoms, levels: int) -> FloatArray:
     """Return the levels of least squared error after the atoms are merged into cells."""
     measure = np.cumsum(_level_measure(atoms))
     mass = np.cumsum(atoms.mass)

@@ -194,7 +194,7 @@ def _number_of_classes(module: nn.Module, state: StateDict) -> int | None:
     return int(weight.shape[0])
 
 
-def _load(module: nn.Module, state: StateDict, where: str) -> None:
+def _load(module: nn.Module, state: StateDict, name: str) -> None:
     """Load every parameter and buffer of `module` from `state`.
 
     Raises:
@@ -203,19 +203,19 @@ def _load(module: nn.Module, state: StateDict, where: str) -> None:
     """
     own: Any = module.state_dict()
     # PyTorch added the counters `num_batches_tracked` later; inference does not use them.
-    missing = (n for n in own if n not in state and not n.endswith(".num_batches_tracked"))
+    missing = (k for k in own if k not in state and not k.endswith(".num_batches_tracked"))
     problems = (
-        [f"it lacks {name!r}" for name in missing]
-        or [f"it has unknown {name!r}" for name in state if name not in own]
+        [f"it lacks {key!r}" for key in missing]
+        or [f"it has unknown {key!r}" for key in state if key not in own]
         or [
-            f"{name!r} has shape {list(state[name].shape)}, the model {list(value.shape)}"
-            for name, value in own.items()
-            if name in state and state[name].shape != value.shape
+            f"{key!r} has shape {list(state[key].shape)}, the model {list(value.shape)}"
+            for key, value in own.items()
+            if key in state and state[key].shape != value.shape
         ]
     )
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise QqonnxError(f"{where}: the state dict does not fit: {problems[0]}{more}")
+        raise QqonnxError(f"{name}: the state dict does not fit: {problems[0]}{more}")
     complete: Any = own | dict(state)
     # MnasNet requires the format version, which safetensors files do not have.
     complete._metadata = own._metadata

@@ -26,14 +26,14 @@ def simplify(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
         QqonnxError: onnxsim is not installed, or it fails on the model.
     """
     onnxsim = import_extra("onnxsim", "export")
-    where = "the model" if isinstance(model, onnx.ModelProto) else str(model)
+    name = "the model" if isinstance(model, onnx.ModelProto) else str(model)
     try:
         loaded = model if isinstance(model, onnx.ModelProto) else onnx.load(model)
         simplified, same = onnxsim.simplify(loaded)
     except Exception as error:  # onnxsim raises errors of many types
         reason = " ".join(str(error).split())[:200]
-        raise QqonnxError(f"{where}: onnxsim cannot simplify it: {reason}") from error
+        raise QqonnxError(f"{name}: onnxsim cannot simplify it: {reason}") from error
     if not same:
-        raise QqonnxError(f"{where}: the outputs of onnxsim's result differ")
+        raise QqonnxError(f"{name}: the outputs of onnxsim's result differ")
     result: onnx.ModelProto = simplified
     return result
