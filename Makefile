@@ -7,12 +7,14 @@ BIN := $(VENV)/bin
 demo: $(VENV)/demo
 	$(BIN)/python tools/compare.py models/digits_mobilenet_v3_small.onnx --data models/digits_test.npz
 
+# The first run installs PyTorch and torchvision, which download several GB.
 test: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow" --cov --cov-report=
+	@echo "coverage of qqonnx: $$($(BIN)/coverage report --format=total)%"
 
 # The documentation as a site: build/site/index.html
 docs: $(VENV)/test

@@ -1,4 +1,4 @@
-"""What other packages log, kept from the user."""
+"""Suppression of log messages of other packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def logging_disabled(level: int = logging.WARNING) -> Iterator[None]:
-    """Let nothing of `level` or below be logged while the block runs."""
+    """Suppress log messages of `level` and below while the block runs."""
     before = logging.root.manager.disable
     logging.disable(level)
     try:

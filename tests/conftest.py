@@ -1,4 +1,4 @@
-"""Models that several test files use."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from building import Build, tensor_of
 from hypothesis import settings
 
-# How long an example takes says nothing of whether it is right.
+# No test judges how long an example takes.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 

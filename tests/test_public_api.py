@@ -27,7 +27,7 @@ TORCH_MODULES = (
 LONG = {
     "qqonnx.sweep.store": "the schema, and all that reads and writes it",
 }
-"""Modules of more than 300 lines, and why they are one."""
+"""Modules that may have more than 300 lines, and why they are one."""
 
 
 def test_names() -> None:
@@ -112,7 +112,7 @@ def test_modules(name: str) -> None:
     file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
     text = file.read_text("utf-8")
     assert ast.get_docstring(ast.parse(text))
-    assert (len(text.splitlines()) > 300) == (name in LONG)
+    assert len(text.splitlines()) <= 300 or name in LONG
 
 
 def test_long_modules_exist() -> None:

@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from qqonnx.codebooks.codebook import Codebook, FloatArray, Weights
 
 _TABLE_PAYS_FROM = 1 << 14
-"""Values from which building a table of 65,536 entries costs less than searching each value."""
+"""From this many values, building a table of 65,536 entries is faster than searching each one."""
 
 
 def assign(values: Weights, codebook: Codebook) -> NDArray[np.uint8]:
     """Return the index of each value: the number of thresholds below it.
 
-    Exact for every dtype: the same as comparing in float64.
+    The result is the same as comparing in float64, for every dtype.
 
     Args:
-        values: any shape, a floating dtype; finite.
+        values: any shape, any floating dtype; finite.
         codebook: levels and thresholds.
 
     Returns:
         uint8, the shape of `values`.
     """
     flat = np.ascontiguousarray(values.reshape(-1), dtype=values.dtype.newbyteorder("="))
-    # -0.0 as a threshold would rank below values of 0.0 that it equals.
+    # A threshold of -0.0 would rank below the value 0.0, which it equals.
     thresholds = codebook.thresholds + 0.0
     if flat.size < _TABLE_PAYS_FROM:
         indices = _search(thresholds, flat)
@@ -50,8 +50,8 @@ def assign(values: Weights, codebook: Codebook) -> NDArray[np.uint8]:
 
 
 def _search(thresholds: FloatArray, values: Weights) -> NDArray[np.uint8]:
-    found = np.searchsorted(thresholds, values.astype(np.float64, copy=False), side="left")
-    return found.astype(np.uint8)
+    exact = values.astype(np.float64, copy=False)
+    return np.searchsorted(thresholds, exact, side="left").astype(np.uint8)
 
 
 def _look_up(values: Weights, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -62,16 +62,16 @@ def _look_up(values: Weights, table: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _look_up_and_search(values: Weights, thresholds: FloatArray) -> NDArray[np.uint8]:
-    # A key whose rank differs from that of every threshold settles the index by itself;
-    # values that share a threshold's key are compared with the thresholds.
-    held = np.bincount(ranks_of(thresholds), minlength=KEYS)
-    table = key_order((np.cumsum(held) - held).astype(np.uint8))
-    shared = key_order(held > 0)
+    # Values that share the key of a threshold are compared with the thresholds. For all others
+    # the key alone determines the index.
+    counts = np.bincount(ranks_of(thresholds), minlength=KEYS)
+    table = key_order((np.cumsum(counts) - counts).astype(np.uint8))
+    shared = key_order(counts > 0)
     indices = np.empty(values.size, np.uint8)
     for part in slices(values.size):
         chunk, chunk_indices = values[part], indices[part]
         keys = keys_of(chunk)
         np.take(table, keys, out=chunk_indices, mode="clip")
-        unsettled = np.flatnonzero(np.take(shared, keys, mode="clip"))
-        chunk_indices[unsettled] = _search(thresholds, chunk[unsettled])
+        undecided = np.flatnonzero(np.take(shared, keys, mode="clip"))
+        chunk_indices[undecided] = _search(thresholds, chunk[undecided])
     return indices

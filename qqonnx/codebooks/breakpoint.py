@@ -1,8 +1,8 @@
-"""Break points of PWLQ from the range and the deviation of the weights.
+"""Break points of PWLQ from the range and the standard deviation of the weights.
 
-Source: Fang et al., ECCV 2020, section 3 and the published code. With F and f the distribution
-function and density of unit variance, m the range in units of the deviation, the squared error
-of the non-overlapping scheme (eq. 4) is stationary where
+Source: Fang et al., ECCV 2020, section 3 and the published code. Let F and f be the distribution
+function and the density at unit variance, and m the range divided by the standard deviation. The
+squared error of the non-overlapping scheme (eq. 4) is stationary where
 
     g(p) = p - 2m + 2m F(p) + m f(p) (2p - m) = 0.
 """
@@ -19,20 +19,21 @@ _BISECTIONS = 60
 
 
 def breakpoint_gauss(m: float, deviation: float) -> float:
-    """Return the best break point for normal weights of range `m`: the root of g in (0, m/2]."""
+    """Return the optimum for normal weights in [-m, m]: the root of g in (0, m/2]."""
     return _root(m, deviation, _gauss)
 
 
 def breakpoint_laplace(m: float, deviation: float) -> float:
-    """Return the best break point for Laplace weights of range `m`: the root of g in (0, m/2]."""
+    """Return the optimum for Laplace weights in [-m, m]: the root of g in (0, m/2]."""
     return _root(m, deviation, _laplace)
 
 
 def breakpoint_closed_form(m: float, deviation: float) -> float:
     """Return the published approximation for normal weights, p = ln(0.8614 m + 0.6079).
 
-    In units of the deviation (the paper prints p/m on the left side, a misprint). It is close
-    to the root of g for 3 <= m <= 10; the authors use it everywhere, and so does this.
+    p and m are in units of the standard deviation; the paper prints p/m on the left side, a
+    misprint. The approximation is close to the root of g for 3 <= m <= 10. The authors use it
+    for every m, and so does this function.
     """
     ratio = m / deviation
     return math.log(0.86143114 * ratio + 0.607901097496529) * deviation

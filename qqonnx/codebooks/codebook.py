@@ -19,13 +19,13 @@ MAX_LEVELS = 256
 class Codebook:
     """Levels and the thresholds between their bins.
 
-    A value v is given the index `number of thresholds < v`: a value equal to a threshold
+    The index of a value v is the number of thresholds below v: a value equal to a threshold
     belongs to the bin below it.
 
     Attributes:
-        levels: float64 [k], 1 <= k <= 256, one reconstruction level a bin; ascending.
-        thresholds: float64 [k - 1], ascending. Nearest-level methods have them at the midpoints;
-            others (quantile bins, piecewise regions) where the method puts them.
+        levels: float64 [k], 1 <= k <= 256, one reconstruction level per bin; ascending.
+        thresholds: float64 [k - 1], ascending. They are the midpoints between levels for
+            nearest-level methods; other methods (quantile bins, piecewise regions) choose them.
     """
 
     levels: FloatArray
@@ -33,9 +33,10 @@ class Codebook:
 
 
 def between(below: FloatArray, above: FloatArray) -> FloatArray:
-    """Return thresholds midway between `below` and `above` [k], always `below <= t < above`.
+    """Return thresholds midway between `below` and `above` [k].
 
-    Neither the sum of two huge values nor the midpoint of two adjacent floats may spoil that.
+    `below <= threshold < above` holds even where the sum of two huge values overflows, or the
+    midpoint of two adjacent floats rounds up.
     """
     with np.errstate(over="ignore"):
         gap = above - below
@@ -44,5 +45,11 @@ def between(below: FloatArray, above: FloatArray) -> FloatArray:
 
 
 def nearest(levels: FloatArray) -> Codebook:
-    """Return the codebook that gives each value its nearest level; `levels` ascending, [k]."""
+    """Return the codebook that gives each value its nearest level; `levels` [k], ascending."""
     return Codebook(levels, between(levels[:-1], levels[1:]))
+
+
+def without_equal_levels(levels: FloatArray, thresholds: FloatArray) -> Codebook:
+    """Return a codebook in which runs of equal `levels` [k], ascending, are merged into one."""
+    last_of_run = np.concatenate((levels[1:] > levels[:-1], [True]))
+    return Codebook(levels[last_of_run], thresholds[last_of_run[:-1]])

@@ -1,4 +1,4 @@
-"""What quantizing costs: error measures and index entropy."""
+"""Quantization error and index entropy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Distortion:
 
     Attributes:
         l1: mean absolute error, in the unit of the values.
-        l2: mean squared error, in the unit of the values, squared.
-        sqnr: signal-to-quantization-noise ratio in dB: 10 log10(mean v^2 / l2); infinite
-            without error.
+        l2: mean squared error, in the squared unit of the values.
+        sqnr: signal-to-quantization-noise ratio in dB, 10 log10(mean v^2 / l2); infinite if
+            there is no error.
     """
 
     l1: float
@@ -33,7 +33,7 @@ class Distortion:
 
 
 def distortion(values: Weights, decoded: Weights) -> Distortion:
-    """Return the error of `decoded` against `values`, both [n], n >= 1; summed in float64."""
+    """Return the error of `decoded` against `values`, both [n], n >= 1; sums are in float64."""
     count = values.size
     flat, other = values.reshape(-1), decoded.reshape(-1)
     absolute = squared = signal = 0.0
@@ -51,7 +51,7 @@ def distortion(values: Weights, decoded: Weights) -> Distortion:
 
 
 def index_entropy(counts: NDArray[Any]) -> float:
-    """Return the entropy in bits an index, from how often each index occurs, [k]."""
+    """Return the entropy in bits per index, from the `counts` [k] of each index."""
     used = counts[counts > 0].astype(np.float64)
     share = used / used.sum()
     return float(-(share * np.log2(share)).sum()) + 0.0

@@ -1,8 +1,9 @@
-"""Sixteen-bit keys of floating values: tables of 65,536 entries replace sorting and searching.
+"""Sixteen-bit keys of floating-point values: small tables replace sorting and searching.
 
-The key of a value is the upper half of its float32 pattern, or the whole pattern of a 16-bit
-float. Patterns order like sign and magnitude, so a key has a *rank*, and a greater value never
-has a smaller rank. Values of one key differ by less than one part in 128.
+The key of a value is the upper half of its float32 bit pattern, or the whole pattern of a 16-bit
+float. Patterns are in sign-and-magnitude order; the *rank* of a key is its place in ascending
+order, so that a greater value never has a smaller rank. Values with the same key differ by less
+than one part in 128.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 KEYS = 1 << 16
 SIGN = 1 << 15
 CHUNK = 1 << 16
-"""Values a pass handles at once: few enough that its temporaries stay in the cache."""
+"""Values processed at once: few enough that temporary arrays stay in the processor's cache."""
 
 _UPPER_HALF = 1 if sys.byteorder == "little" else 0
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -35,7 +36,7 @@ def slices(length: int) -> Iterator[slice]:
 
 
 def is_key(dtype: np.dtype[Any]) -> bool:
-    """Return whether the key of a value of this dtype is the whole value (16-bit floats)."""
+    """Return whether the key is the whole value: true for 16-bit floats."""
     return dtype.itemsize == 2
 
 
@@ -43,7 +44,7 @@ def keys_of(values: Weights) -> NDArray[np.uint16]:
     """Return the keys of contiguous `values` [n] in native byte order."""
     if is_key(values.dtype):
         return values.view(np.uint16)
-    # Rounding float64 to float32, overflow to infinity included, keeps the order.
+    # Rounding float64 to float32 keeps the order, even where it overflows to infinity.
     with np.errstate(over="ignore"):
         single = values.astype(np.float32, copy=False)
     return single.view(np.uint16)[_UPPER_HALF::2]
@@ -56,12 +57,12 @@ def ranks_of(values: Weights) -> NDArray[np.intp]:
 
 
 def rank_order(table: NDArray[_Scalar]) -> NDArray[_Scalar]:
-    """Return a table indexed by key [65536] as one indexed by rank."""
+    """Return a table [65536] indexed by key, reordered to be indexed by rank."""
     return np.concatenate((table[SIGN:][::-1], table[:SIGN]))
 
 
 def key_order(table: NDArray[_Scalar]) -> NDArray[_Scalar]:
-    """Return a table indexed by rank [65536] as one indexed by key."""
+    """Return a table [65536] indexed by rank, reordered to be indexed by key."""
     return np.concatenate((table[SIGN:], table[:SIGN][::-1]))
 
 

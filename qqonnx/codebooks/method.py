@@ -1,4 +1,4 @@
-"""What a codebook method is."""
+"""The definition of a codebook method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def power_of_two(bits: int) -> int:
-    """Return 2^bits: a level for every index."""
+    """Return 2^bits: one level per index."""
     return 1 << bits
 
 
@@ -24,11 +24,12 @@ class Method:
     """A way to choose a codebook.
 
     Attributes:
-        name: what `--method` calls it.
+        name: value of `--method`.
         description: one line for help texts and tables.
-        fit: from a sample with more distinct values than levels and a number of levels
-            (1..256) to a codebook of at most that many, both at the sample's scale.
-        levels_at: how many levels the method has at a bit-width.
+        fit: function of a sample and a number of levels (1..256) that returns a codebook of at
+            most that many levels at the scale of the sample. The sample has more distinct values
+            than levels.
+        levels_at: function from the bit-width to the number of levels.
         min_bits: least bit-width.
         max_bits: greatest bit-width.
     """
@@ -44,7 +45,7 @@ class Method:
         """Return the number of levels at `bits`.
 
         Raises:
-            QqonnxError: the method does not exist at that bit-width.
+            QqonnxError: the method does not support that bit-width.
         """
         if not self.min_bits <= bits <= self.max_bits:
             raise QqonnxError(

@@ -1,8 +1,8 @@
 """Piecewise linear quantization (PWLQ): fine uniform steps at the center, coarse in the tails.
 
 Source: Fang et al., *Post-Training Piecewise Linear Quantization for Deep Neural Networks*,
-ECCV 2020, and the code published with it. A break point p splits the range [-m, m], m = max|w|,
-into the center [-p, p] and two tails.
+ECCV 2020, and the code published with it. A break point p splits the range [-m, m], where
+m = max|w|, into the center [-p, p] and two tails.
 """
 
 from __future__ import annotations
@@ -24,40 +24,35 @@ from qqonnx.codebooks.uniform import uniform_levels
 from qqonnx.errors import QqonnxError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qqonnx.codebooks.sample import Atoms, Sample
 
 _GRID = 128
 _ZOOMS = 3
-"""The search looks at 127 break points, then three times 16 times closer around the best."""
+"""The search tries 127 break points, then zooms in three times, by 16, around the best one."""
 
 
 def fit_search(sample: Sample, levels: int) -> Codebook:
-    """Return the piecewise codebook whose break point has the least squared error, by search."""
+    """Return the piecewise codebook with the break point of least squared error, by search."""
     atoms = sample.atoms
     largest = max(-sample.low, sample.high)
     ratios: FloatArray = np.arange(1, _GRID, dtype=np.float64) / _GRID
     step = 1 / _GRID
     for _ in range(_ZOOMS + 1):
-        books = piecewise_levels(sample.low, sample.high, ratios * largest, levels)
-        best = float(ratios[np.argmin(_squared_errors(atoms, books))])
+        candidates = piecewise_levels(sample.low, sample.high, ratios * largest, levels)
+        best = float(ratios[np.argmin(_squared_errors(atoms, candidates))])
         ratios = best + np.arange(-16.0, 17.0) * (step / 16)
         ratios = ratios[(ratios > 0) & (ratios < 1)]
         step /= 16
     return _fit_at(sample, levels, best * largest)
 
 
-def fit_gauss(sample: Sample, levels: int) -> Codebook:
-    """Return the piecewise codebook with the break point that is best for normal weights."""
-    return _fit_at(sample, levels, breakpoint_gauss(*_range_and_deviation(sample)))
-
-
-def fit_laplace(sample: Sample, levels: int) -> Codebook:
-    """Return the piecewise codebook with the break point that is best for Laplace weights."""
-    return _fit_at(sample, levels, breakpoint_laplace(*_range_and_deviation(sample)))
-
-
-def _range_and_deviation(sample: Sample) -> tuple[float, float]:
-    return max(-sample.low, sample.high), sample.deviation()
+def fit_by_formula(
+    formula: Callable[[float, float], float], sample: Sample, levels: int
+) -> Codebook:
+    """Return the piecewise codebook with the break point of a formula; see `breakpoint.py`."""
+    return _fit_at(sample, levels, formula(max(-sample.low, sample.high), sample.deviation()))
 
 
 def _fit_at(sample: Sample, levels: int, p: float) -> Codebook:
@@ -67,11 +62,11 @@ def _fit_at(sample: Sample, levels: int, p: float) -> Codebook:
 def piecewise_levels(low: float, high: float, p: FloatArray, levels: int) -> FloatArray:
     """Return ascending levels [c, k] for each break point p [c], 0 < p < max(-low, high).
 
-    Half the levels are spread over the center, its ends included, and a quarter over each
-    tail, its outer end included: the published ratio of steps, with every level in use. Where
-    the values reach beyond p on one side only, that tail gets both quarters; where they lie
-    beyond p altogether, all levels are spread uniformly. Below four levels there are none for
-    the tails, which are clipped to the center.
+    Half of the levels are spread over the center, both ends included, and a quarter over each
+    tail, the outer end included. This keeps the published ratio of steps and uses every level.
+    If the values exceed p on one side only, that tail gets both quarters. If all values lie
+    beyond p on one side, all levels are spread uniformly. With fewer than four levels the tails
+    have none and are clipped to the center.
     """
     if levels == 1:
         return np.tile(uniform_levels(low, high, 1), (p.size, 1))
@@ -100,29 +95,27 @@ def piecewise_levels(low: float, high: float, p: FloatArray, levels: int) -> Flo
     return result
 
 
-def _squared_errors(atoms: Atoms, books: FloatArray) -> FloatArray:
-    """Return the sum of squared errors of each row of levels [c, k] under nearest assignment."""
-    thresholds = (books[:, :-1] + books[:, 1:]) / 2
+def _squared_errors(atoms: Atoms, levels: FloatArray) -> FloatArray:
+    """Return the sum of squared errors [c] of each row of `levels` [c, k], nearest assignment."""
+    thresholds = (levels[:, :-1] + levels[:, 1:]) / 2
     cuts = np.searchsorted(atoms.position, thresholds, side="right")
-    rows = books.shape[0]
-    edges = np.hstack((np.zeros((rows, 1), np.intp), cuts, np.full((rows, 1), atoms.position.size)))
+    edges = np.pad(cuts, ((0, 0), (1, 1)), constant_values=(0, atoms.position.size))
     mass, first, second = (np.diff(running[edges]) for running in atoms.moments)
-    x = books - atoms.center
+    x = levels - atoms.center
     errors: FloatArray = np.sum(second - 2 * x * first + x * x * mass, axis=1)
     return errors
 
 
 def fit_paper(sample: Sample, levels: int) -> Codebook:
-    """Return PWLQ as its authors coded it: 2^(b+1) - 1 levels for what they call b bits.
+    """Return PWLQ as in the authors' code: 2^(b+1) - 1 levels for what they call b bits.
 
-    The center is signed symmetric with b bits and step s = 2p/(2^b - 1); each tail is affine
-    with b - 1 bits, its first level at p; strictly -p < w < p is center. (The code -2^(b-1)
-    of the center cannot be reached, hence the - 1.) The break point is the closed form for
-    normal weights, as in the paper's tables. Values halfway between two levels go to the lower
-    one, where the authors round half to even.
+    The center -p < w < p is signed symmetric with b bits and step 2p/(2^b - 1). Its code
+    -2^(b-1) cannot be reached, hence the - 1. Each tail is affine with b - 1 bits, and its first
+    level is at p. The break point is the closed form for normal weights, as in the paper's
+    tables. Values halfway between two levels go to the lower one; the authors round half to even.
 
     Args:
-        sample: what to fit to.
+        sample: the values.
         levels: at least 7; the largest b with 2^(b+1) - 1 <= levels is used.
 
     Raises:
@@ -131,42 +124,32 @@ def fit_paper(sample: Sample, levels: int) -> Codebook:
     bits = (levels + 1).bit_length() - 2
     if bits < 2:
         raise QqonnxError(f"method pwlq-paper needs at least 7 levels (2 bits), got {levels}")
-    m, deviation = _range_and_deviation(sample)
-    p = breakpoint_closed_form(m, deviation)
+    m = max(-sample.low, sample.high)
+    p = breakpoint_closed_form(m, sample.deviation())
     reach = (1 << (bits - 1)) - 1
     center = np.arange(-float(reach), reach + 1) * (2 * p / ((1 << bits) - 1))
     tail = np.linspace(p, m, reach + 1)
-    center_book, tail_book = nearest(center), nearest(tail)
-    below = math.nextafter(p, 0.0)
+    in_center, in_tail = nearest(center).thresholds, nearest(tail).thresholds
+    below_p = math.nextafter(p, 0.0)
     return Codebook(
         np.concatenate((-tail[::-1], center, tail)),
-        np.concatenate(
-            (
-                -tail_book.thresholds[::-1],
-                [-p],
-                center_book.thresholds,
-                [below],
-                tail_book.thresholds,
-            )
-        ),
+        np.concatenate((-in_tail[::-1], [-p], in_center, [below_p], in_tail)),
     )
 
 
-def _levels_of_paper(bits: int) -> int:
-    return (2 << bits) - 1
-
-
+_fit_gauss = partial(fit_by_formula, breakpoint_gauss)
+_fit_laplace = partial(fit_by_formula, breakpoint_laplace)
 _piecewise = partial("piecewise: fine uniform center, coarse uniform tails; {}".format)
 
 METHODS = (
     Method("pwlq", _piecewise("break point by search"), fit_search),
-    Method("pwlq-gauss", _piecewise("break point of a normal distribution"), fit_gauss),
-    Method("pwlq-laplace", _piecewise("break point of a Laplace distribution"), fit_laplace),
+    Method("pwlq-gauss", _piecewise("break point of a normal distribution"), _fit_gauss),
+    Method("pwlq-laplace", _piecewise("break point of a Laplace distribution"), _fit_laplace),
     Method(
         "pwlq-paper",
         "piecewise as published: b bits mean 2^(b+1) - 1 levels, stored in b + 1 bits",
         fit_paper,
-        levels_at=_levels_of_paper,
+        levels_at=lambda bits: (2 << bits) - 1,
         min_bits=2,
         max_bits=7,
     ),

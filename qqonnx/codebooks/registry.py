@@ -1,4 +1,4 @@
-"""The codebook methods, and fitting by name."""
+"""The table of codebook methods, and `fit` by the name of a method."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.codebooks import gaussian, kmeans, mended, piecewise, quantile, uniform
-from qqonnx.codebooks.codebook import MAX_LEVELS, Codebook, FloatArray, Weights, nearest
+from qqonnx.codebooks import gaussian, kmeans, piecewise, quantile, quantile_variants, uniform
+from qqonnx.codebooks.codebook import MAX_LEVELS, nearest, without_equal_levels
 from qqonnx.codebooks.keys import CHUNK
 from qqonnx.codebooks.plugins import plugin_method, plugin_names
 from qqonnx.codebooks.sample import sample_of
@@ -20,23 +20,25 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from qqonnx.codebooks.codebook import Codebook, FloatArray, Weights
     from qqonnx.codebooks.method import Method
     from qqonnx.codebooks.sample import Sample
 
-_FAMILIES = (uniform, piecewise, gaussian, quantile, mended, kmeans)
+_FAMILIES = (uniform, piecewise, gaussian, quantile, quantile_variants, kmeans)
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {method.name: method for family in _FAMILIES for method in family.METHODS}
 )
-"""Every built-in codebook method by name. A new one is a module with a tuple `METHODS`, named
-above; other packages offer theirs by entry points (`plugins.py`)."""
+"""The built-in codebook methods by name. To add one, add it to the tuple `METHODS` of a module in
+`_FAMILIES`. Other packages add methods by entry points (`plugins.py`)."""
 
 
 def method_named(name: str) -> Method:
-    """Return the method called `name`: a built-in one, or one that an installed package offers.
+    """Return the method called `name`, built-in or from an installed package.
 
     Raises:
-        QqonnxError: there is none (the message lists the known ones), or a package's is broken.
+        QqonnxError: there is no such method (the message lists the known ones), or the method of
+            a package is broken.
     """
     if name in METHODS:
         return METHODS[name]
@@ -56,18 +58,18 @@ def fit(
 ) -> Codebook:
     """Return a codebook for `values`.
 
-    If there are no more distinct values than levels, the codebook is those values, whatever
-    the method: lossless.
+    With at most `levels` distinct values, the codebook is these values for every method, and
+    quantization is lossless.
 
     Args:
         values: [n], n >= 1; float16, bfloat16, float32 or float64; finite.
-        method: a name in `METHODS`, that of a package's method, or a method itself.
+        method: name of a built-in method or of a package's method, or a `Method`.
         levels: greatest number of levels, 1..256; the codebook may have fewer.
-        importance: non-negative weight [n] of each value's error, for methods that use it.
+        importance: non-negative weight [n] of the error of each value; some methods ignore it.
 
     Raises:
-        QqonnxError: unknown method, levels out of range, no values, a value that is not
-            finite, or a bad importance.
+        QqonnxError: the method is unknown, `levels` is out of range, there are no values, a value
+            is not finite, or the importance is invalid.
     """
     chosen = method_named(method) if isinstance(method, str) else method
     count = operator.index(levels)
@@ -82,24 +84,23 @@ def fit(
 
 def _distinct_values(values: Weights, limit: int) -> FloatArray | None:
     """Return the distinct `values` [n] if there are at most `limit`."""
-    found = np.empty(0)
+    distinct = np.empty(0)
     start, size = 0, 4 * limit
     while start < values.size:
         chunk = values[start : start + size].astype(np.float64)
-        found = np.unique(np.concatenate((found, chunk)))
-        if found.size > limit:
+        distinct = np.unique(np.concatenate((distinct, chunk)))
+        if distinct.size > limit:
             return None
         start, size = start + size, min(2 * size, CHUNK)
-    return found + 0.0
+    return distinct + 0.0
 
 
 def _rescaled(codebook: Codebook, sample: Sample) -> Codebook:
-    """Return a codebook at its sample's scale as one at the scale of the values."""
-    # A level that rounding puts beyond the greatest value could overflow.
+    """Convert a codebook from the scale of the sample to the scale of the values."""
+    # A level that rounding moved beyond the greatest value could overflow.
     largest = max(-sample.low, sample.high)
     inside = np.clip(codebook.levels, -largest, largest)
     levels = np.ldexp(inside, sample.exponent) + 0.0
     thresholds = np.ldexp(codebook.thresholds, sample.exponent) + 0.0
-    # Levels that the values' own scale cannot tell apart (denormals) become one.
-    distinct = np.concatenate((levels[1:] > levels[:-1], [True]))
-    return Codebook(levels[distinct], thresholds[distinct[:-1]])
+    # Denormal levels may become equal at the scale of the values.
+    return without_equal_levels(levels, thresholds)

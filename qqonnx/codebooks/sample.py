@@ -1,9 +1,9 @@
 """A sample: the values that a codebook is fitted to, reduced to atoms.
 
-An *atom* is a point with mass. Small inputs and 16-bit floats become their distinct values.
-Large inputs become one atom a key (`keys.py`): its mass, and the mean of its values as its
-position; a method then asks for the few keys near its thresholds to be resolved into distinct
-values (`Sample.resolve`), so its result is exact while most values are never sorted.
+An *atom* is a point with mass. Small inputs and 16-bit floats have one atom per distinct value.
+Large inputs have one atom per key (`keys.py`), positioned at the mean of its values. A method
+then resolves the few atoms near its thresholds into distinct values (`Sample.resolve`). The
+result is exact, but most values are never sorted.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
     from qqonnx.codebooks.codebook import FloatArray, Weights
 
 SORTED_UP_TO = 1 << 15
-"""Inputs of at most this many values are sorted; larger ones are counted by key."""
+"""Inputs of at most this many values are sorted; in larger ones, values are counted by key."""
 
 _HEAVIEST_KEY = 0.01
-"""Keys with a greater share of the mass are resolved from the start: where the values crowd in
-few keys (all near 1, say), keys are too coarse. Of normal weights, no key has half as much."""
+"""Keys with a greater share of the mass are resolved from the start. Keys are too coarse if the
+values lie in few of them, for example all near 1. For normal weights no key has half this share."""
 
 _LEAST_IMPORTANCE = 2.0**-30
-"""Values less important than this, the greatest being 1, count for nothing: running sums over
-all values could not tell them from rounding."""
+"""Importance below this, relative to the greatest, counts as zero: in running sums over all values
+it would be lost in rounding."""
 
 
 @dataclass(frozen=True)
 class Atoms:
-    """Points with mass, in ascending order, at the scale of their sample.
+    """Points with mass, in ascending order, at the scale of the sample.
 
     Attributes:
         position: float64 [m], the mean of each atom's values.
-        mass: float64 [m], positive: how many values, or the sum of their importance.
-        rank: uint16 [m], rank of the key that holds the atom; of use only where not `exact`.
+        mass: float64 [m], positive: number of values, or sum of their importance.
+        rank: uint16 [m], rank of the atom's key; used only where not `exact`.
         exact: bool [m], whether the atom's values are all equal.
     """
 
@@ -63,10 +63,10 @@ class Atoms:
 
     @cached_property
     def moments(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Running sums [m + 1] of mass, mass x and mass x^2, with x = position - `center`.
+        """Running sums [m + 1] of mass, mass × x and mass × x^2, where x = position - `center`.
 
-        They run outwards from the middle atom, so that differences between two of them keep
-        their precision among the bulk of the values, whatever the outliers are.
+        They start at the middle atom and run outwards, so that outliers do not reduce the
+        precision of differences between sums near the middle.
         """
         x = self.position - self.center
         middle = x.size // 2
@@ -88,16 +88,16 @@ class Atoms:
 class Sample:
     """Finite values, their importance, and the power of two that brings them into [-1, 1].
 
-    All that a method sees and returns is at that scale: squares can neither overflow nor
-    vanish, and scaling the values by a power of two scales the codebook exactly.
+    Methods work at that scale: squares can neither overflow nor vanish, and scaling the values
+    by a power of two scales the codebook exactly.
 
     Attributes:
-        values: [n], contiguous, native byte order, at their own scale.
-        importance: float [n] at its own scale, or None (all equal).
+        values: [n], contiguous, native byte order, original scale.
+        importance: float [n], original scale, or None (all equal).
         importance_exponent: importance × 2^-importance_exponent is at most 1.
-        exponent: values x 2^-exponent is the sample's scale.
-        low: least value, at the sample's scale.
-        high: greatest value, at the sample's scale.
+        exponent: values × 2^-exponent is the scale of the sample.
+        low: least value, at the scale of the sample.
+        high: greatest value, at the scale of the sample.
         sorted_up_to: see `SORTED_UP_TO`.
     """
 
@@ -111,7 +111,7 @@ class Sample:
 
     @cached_property
     def atoms(self) -> Atoms:
-        """The values as atoms: all exact, or one a key."""
+        """The values as atoms: one per distinct value, or one per key."""
         if self.values.size <= self.sorted_up_to:
             values, mass = _distinct(self.values, self._weight(slice(None)))
             no_rank = np.zeros(values.size, np.uint16)
@@ -132,18 +132,18 @@ class Sample:
         return self.resolve(atoms, heavy) if heavy.any() else atoms
 
     def resolve(self, atoms: Atoms, which: NDArray[np.bool_]) -> Atoms:
-        """Return `atoms` with those of `which` [m] replaced by the distinct values they hold."""
+        """Return `atoms` with those selected by `which` [m] split into their distinct values."""
         ranks = np.zeros(KEYS, np.bool_)
         ranks[atoms.rank[which & ~atoms.exact]] = True
-        # The keys of -0.0 and 0.0 hold equal values: never one without the other.
+        # -0.0 and 0.0 are equal but have different keys: both are resolved, or none.
         ranks[SIGN - 1 : SIGN + 1] = ranks[SIGN - 1 : SIGN + 1].any()
         wanted = key_order(ranks)
-        found = []
+        chunks = []
         for part in slices(self.values.size):
-            inside = np.flatnonzero(np.take(wanted, self._keys(part), mode="clip"))
-            found.append(inside + part.start)
-        where = np.concatenate(found)
-        position, mass = _distinct(self.values[where], self._weight(where))
+            selected = np.flatnonzero(np.take(wanted, self._keys(part), mode="clip"))
+            chunks.append(selected + part.start)
+        places = np.concatenate(chunks)
+        position, mass = _distinct(self.values[places], self._weight(places))
         kept = ~ranks[atoms.rank]
         rank = np.concatenate((atoms.rank[kept], self._ranks(position)))
         order = np.argsort(rank, kind="stable")
@@ -155,31 +155,31 @@ class Sample:
         )
 
     def unresolved(self, atoms: Atoms, thresholds: FloatArray) -> NDArray[np.bool_]:
-        """Return which of `atoms` [m] are not exact and may hold values on both sides of one."""
-        cut = np.zeros(KEYS, np.bool_)
-        cut[self._ranks(np.ldexp(thresholds, self.exponent))] = True
-        return cut[atoms.rank] & ~atoms.exact
+        """Return which of `atoms` [m] may hold values on both sides of one of `thresholds`."""
+        divided = np.zeros(KEYS, np.bool_)
+        divided[self._ranks(np.ldexp(thresholds, self.exponent))] = True
+        return divided[atoms.rank] & ~atoms.exact
 
     def mean(self) -> float:
-        """Return the mean of the values; importance has no influence."""
+        """Return the mean of the values; importance is ignored."""
         total = 0.0
         for part in slices(self.values.size):
             total += float(self._scaled(self.values[part]).sum())
         return total / self.values.size
 
     def deviation(self) -> float:
-        """Return the standard deviation of the values, unbiased; importance has no influence."""
+        """Return the standard deviation of the values, unbiased; importance is ignored."""
         mean, square = self.mean(), 0.0
         for part in slices(self.values.size):
             x = self._scaled(self.values[part]) - mean
             square += float(np.square(x).sum())
         return math.sqrt(square / max(self.values.size - 1, 1))
 
-    def _weight(self, where: slice | NDArray[np.intp]) -> FloatArray | None:
+    def _weight(self, places: slice | NDArray[np.intp]) -> FloatArray | None:
         if self.importance is None:
             return None
-        chosen = self.importance[where].astype(np.float64)
-        weight = np.ldexp(chosen, -self.importance_exponent)
+        importance = self.importance[places].astype(np.float64)
+        weight = np.ldexp(importance, -self.importance_exponent)
         weight[weight < _LEAST_IMPORTANCE] = 0.0
         return weight
 
@@ -193,7 +193,7 @@ class Sample:
         return ranks_of(self._at_key_scale(values)).astype(np.uint16)
 
     def _at_key_scale(self, values: Weights) -> Weights:
-        # Only float64 has values that float32 keys cannot hold.
+        # Only float64 values may be out of range for keys, which are parts of float32.
         if self.values.dtype == np.float64:
             return self._scaled(values)
         return values
@@ -224,10 +224,10 @@ def sample_of(
     Args:
         values: [n], n >= 1, a floating dtype.
         importance: [n], non-negative and finite; all zero counts as all equal.
-        sorted_up_to: see `SORTED_UP_TO`; smaller exercises the path of large inputs.
+        sorted_up_to: see `SORTED_UP_TO`; tests set less to take the path of large inputs.
 
     Raises:
-        QqonnxError: no values, a value that is not finite, or a bad importance.
+        QqonnxError: there are no values, a value is not finite, or the importance is invalid.
     """
     if values.size == 0:
         raise QqonnxError("a codebook needs at least one value, got none")
@@ -271,7 +271,7 @@ def _not_finite(values: Weights) -> str:
 
 
 def _most_important(importance: NDArray[Any], count: int) -> float:
-    """Return the greatest importance, having checked them all."""
+    """Check `importance` and return the greatest."""
     if importance.size != count:
         raise QqonnxError(f"importance has {importance.size} entries for {count} values")
     least, most = float(importance.min()), float(importance.max())

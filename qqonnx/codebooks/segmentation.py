@@ -6,34 +6,37 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qqonnx.codebooks.bins import explained_square
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from qqonnx.codebooks.bins import Cuts
     from qqonnx.codebooks.codebook import FloatArray
     from qqonnx.codebooks.sample import Atoms
 
 _BRANCHING = 8
 
 
-def best_cuts(atoms: Atoms, clusters: int) -> NDArray[np.intp]:
-    """Return the cuts [k - 1] that split the atoms into runs of least squared error.
+def best_cuts(atoms: Atoms, clusters: int) -> Cuts:
+    """Return the cuts [k - 1] of the atoms into bins of least squared error.
 
-    A cut is the first atom of the run above it. With D_j(i) the least error of the first i
-    atoms in j runs, D_j(i) = min over t of D_{j-1}(t) + error(t, i); the minimizing t never
-    falls as i grows, so each row of minima costs O(m log m) instead of O(m^2), in array
-    operations. Time O(k m log m), memory O(k m).
+    Let D_j(i) be the least error of the first i atoms in j bins. Then
+    D_j(i) = min over t of D_{j-1}(t) + error(t, i). The minimizing t never falls as i grows, so
+    array operations find each row of minima in O(m log m) instead of O(m^2). Time O(k m log m),
+    memory O(k m).
 
     Source: Wu, *Optimal quantization by matrix searching*, J. Algorithms 1991; Wang and Song,
     *Ckmeans.1d.dp*, R Journal 2011.
 
     Args:
-        atoms: m > clusters of them.
-        clusters: k >= 1.
+        atoms: more atoms than clusters.
+        clusters: number of bins k >= 1.
     """
     mass, first, second = atoms.moments
     count = atoms.mass.size
     base = np.zeros(count + 1)
-    base[1:] = second[1:] - second[0] - _gained(first[1:] - first[0], mass[1:] - mass[0])
+    base[1:] = second[1:] - second[0] - explained_square(first[1:] - first[0], mass[1:] - mass[0])
     choices = []
     for run in range(2, clusters + 1):
         last = count - (clusters - run)
@@ -58,10 +61,11 @@ def _row_minima(
     rows: NDArray[np.intp],
     least_start: int,
 ) -> tuple[FloatArray, NDArray[np.intp]]:
-    """Return for each row i the least of base(t) - (first_i - first_t)^2 / (mass_i - mass_t).
+    """Return for each row i the minimum over t, and the t that attains it.
 
-    The t run from `least_start` to i - 1. Every 8^l-th row first, over all t; then the rows
-    between, each over the t between the choices of its neighbors.
+    The function is base(t) - (first_i - first_t)^2 / (mass_i - mass_t), for t from `least_start`
+    to i - 1. Every 8^l-th row comes first, with all t. The rows between follow, each with the t
+    between the choices of its neighbors.
     """
     count = rows.size
     least = np.empty(count)
@@ -73,13 +77,13 @@ def _row_minima(
     low = np.full(todo.size, least_start)
     high = rows[todo] - 1
     while True:
-        # One flat array of all (row, t) pairs of this stride.
+        # All pairs (row, t) of this stride in one flat array.
         length = high - low + 1
         offset = np.cumsum(length) - length
         t = np.arange(int(length.sum())) + np.repeat(low - offset, length)
         i = rows[todo]
         moment = np.repeat(first[i], length) - first[t]
-        error = base[t] - _gained(moment, np.repeat(mass[i], length) - mass[t])
+        error = base[t] - explained_square(moment, np.repeat(mass[i], length) - mass[t])
         least[todo] = np.minimum.reduceat(error, offset)
         hits = np.flatnonzero(error == np.repeat(least[todo], length))
         choice[todo] = t[hits[np.searchsorted(hits, offset)]]
@@ -93,14 +97,6 @@ def _row_minima(
         low = choice[below]
         inside = above < count
         high = rows[todo] - 1
-        # Rounding may choose otherwise between equals, and must not leave a row without a t.
+        # Rounding decides between equal minima; it must not leave a row without any t.
         high[inside] = np.maximum(low[inside], np.minimum(high[inside], choice[above[inside]]))
         stride = finer
-
-
-def _gained(moment: FloatArray, mass: FloatArray) -> FloatArray:
-    """Return moment^2 / mass: what a level at the mean saves of a run's second moment.
-
-    Atoms too light to be felt in the running sums have no mass, and cost nothing anywhere.
-    """
-    return np.divide(moment * moment, mass, out=np.zeros_like(mass), where=mass > 0)

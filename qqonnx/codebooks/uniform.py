@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def fit_uniform(sample: Sample, levels: int) -> Codebook:
     """Return `levels` equally spaced levels on [min, max], both ends included (affine min-max).
 
-    A single level is put at the middle of the range. Importance has no influence.
+    A single level lies in the middle of the range. `importance` is ignored.
     """
     return nearest(uniform_levels(sample.low, sample.high, levels))
 

@@ -19,7 +19,7 @@ from qqonnx.evaluation.score import BATCH_SIZE, score_models
 from qqonnx.evaluation.timing import latency_ratios, load_ratios
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes, zstd_bytes
 from qqonnx.model.load import model_files, read
-from qqonnx.model.source import ModelSource, is_model, model_file
+from qqonnx.model.source import ModelSource, model_file, model_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -158,7 +158,7 @@ def evaluate(
             fit the outputs.
     """
     dataset = open_dataset(Path(data), limit)
-    given = [models] if is_model(models) else list(models)
+    given = model_list(models)
     compared = baseline is not None
     if baseline is not None:
         given = [baseline, *(model for model in given if model != baseline)]

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from qqonnx.errors import QqonnxError, first_line
+from qqonnx.extras import import_extra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,10 +104,7 @@ def compile_graph(model: ir.Model | onnx.ModelProto) -> TorchGraph:
     Raises:
         QqonnxError: PyTorch is not installed, or an operator is not supported; names it.
     """
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise QqonnxError('finetune takes PyTorch: pip install "qqonnx[finetune]"') from error
+    import_extra("torch", "finetune")
     from qqonnx.finetune.operators import tensor_of
 
     if isinstance(model, onnx.ModelProto):

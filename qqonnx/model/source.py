@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
@@ -16,20 +16,20 @@ from qqonnx.model.save import write
 from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ModelSource = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 """What public functions take for a model: the path of an ONNX file, or a model in memory."""
-
-_KINDS = (str, os.PathLike, onnx.ModelProto, ir.Model)
 
 IN_MEMORY = "model.onnx"
 """File name of a model in memory."""
 
 
-def is_model(value: object) -> TypeGuard[ModelSource]:
-    """Return whether `value` is a path or a model in memory."""
-    return isinstance(value, _KINDS)
+def model_list(models: ModelSource | Sequence[ModelSource]) -> list[ModelSource]:
+    """Return one model or several as a list."""
+    if isinstance(models, (str, os.PathLike, onnx.ModelProto, ir.Model)):
+        return [models]
+    return list(models)
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def model_file(model: ModelSource) -> Iterator[Path]:
     if isinstance(model, (str, os.PathLike)):
         yield Path(model)
         return
-    if not is_model(model):
+    if not isinstance(model, (onnx.ModelProto, ir.Model)):
         raise OptionError("model", f"must be a path or an ONNX model, not {type(model).__name__}")
     with temporary_folder() as folder:
         path = folder / IN_MEMORY

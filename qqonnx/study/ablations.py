@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qqonnx.codebooks import Method, assign, fit
-from qqonnx.codebooks.mended import fit_at_alpha
+from qqonnx.codebooks.quantile_variants import fit_at_alpha
 from qqonnx.study.simulation import open_simulation, quantized
 
 if TYPE_CHECKING:

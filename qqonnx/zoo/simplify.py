@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 def simplify(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
     """Return the model with constants folded and redundant nodes removed by onnxsim.
 
-    For models that are still plain floats: on a compressed model it would fold the decode nodes
-    and bring the float weights back.
+    Only for float models: in a compressed model, onnxsim would fold the decode nodes and restore
+    the float weights.
 
     Args:
-        model: A model, or the path of one (at most 2 GB). It is not modified.
+        model: A model or its path, at most 2 GB. It is not modified.
 
     Raises:
-        QqonnxError: onnxsim is not installed, or fails on the model.
+        QqonnxError: onnxsim is not installed, or it fails on the model.
     """
     onnxsim = import_extra("onnxsim", "export")
-    where = "the model" if isinstance(model, onnx.ModelProto) else str(model)
+    name = "the model" if isinstance(model, onnx.ModelProto) else str(model)
     try:
         loaded = model if isinstance(model, onnx.ModelProto) else onnx.load(model)
         simplified, same = onnxsim.simplify(loaded)
-    except Exception as error:  # onnxsim raises whatever its C++ core does
+    except Exception as error:  # onnxsim raises errors of many types
         reason = " ".join(str(error).split())[:200]
-        raise QqonnxError(f"{where}: onnxsim cannot simplify it: {reason}") from error
+        raise QqonnxError(f"{name}: onnxsim cannot simplify it: {reason}") from error
     if not same:
-        raise QqonnxError(f"{where}: onnxsim's result does not compute the same outputs")
+        raise QqonnxError(f"{name}: the outputs of onnxsim's result differ")
     result: onnx.ModelProto = simplified
     return result

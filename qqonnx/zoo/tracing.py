@@ -1,4 +1,4 @@
-"""PyTorch module -> onnx_ir model that holds weights and graph, and nothing of this machine."""
+"""PyTorch module to onnx_ir model: weights and graph, without traces of the exporting machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from qqonnx.zoo.simplify import simplify as simplify_graph
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -26,10 +25,8 @@ INPUT, OUTPUT, BATCH = "input", "logits", "batch"
 """Names of the exported model's input, output and dynamic dimension."""
 
 OLDEST_OPSET = 18
-"""PyTorch's ONNX functions are written in it; conversion to older ones fails on most models."""
-
-_PROTOBUF_LIMIT = 2**31 - 2**20
-"""Weights above this many bytes go to a second file: a protobuf message ends at 2 GiB."""
+"""The opset of PyTorch's ONNX functions; conversion to older ones fails for most models.
+ONNX Runtime reads it since 1.14."""
 
 _FOLDED_FROM = "pkg.onnxscript.optimizer.folded_from"
 
@@ -46,11 +43,11 @@ def trace(
     """Return `module` as an ONNX model with a dynamic batch and folded batch normalization.
 
     Args:
-        module: In eval mode; takes `images`, gives one tensor.
+        module: A module in eval mode that maps `images` to one tensor.
         images: float32 [at least 2, channels, height, width]; only the shape matters.
-        source: Names the model in error messages.
+        source: Name of the model in error messages.
         opset: Version of the standard ONNX operators.
-        metadata: Becomes the model's metadata_props.
+        metadata: metadata_props of the result.
         simplify: Pass the graph through onnxsim.
 
     Raises:
@@ -73,7 +70,7 @@ def trace(
                 opset_version=opset,
                 verbose=False,
             )
-        except Exception as error:  # the exporter wraps whatever happened in its own types
+        except Exception as error:  # the exporter wraps every error in its own types
             reason = " ".join(str(error.__cause__ or error).split())[:200]
             raise QqonnxError(f"{source}: PyTorch cannot export it: {reason}") from error
         model: ir.Model = program.model
@@ -85,35 +82,24 @@ def trace(
     _strip(model)
     _order_initializers(model.graph)
     _check_folded(model.graph, source)
-    # The exporter writes a newer IR version than the opset needs, which old runtimes refuse.
+    # The exporter sets a newer IR version than the opset needs, which old runtimes refuse.
     model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
     model.metadata_props.update(metadata)
     return model
 
 
-def write(model: ir.Model, path: Path) -> list[Path]:
-    """Write the model to `path`, weights above 2 GB to `path` + ".data"; return the files."""
-    weights = model.graph.initializers.values()
-    if sum(value.const_value.nbytes for value in weights if value.const_value) <= _PROTOBUF_LIMIT:
-        ir.save(model, path)
-        return [path]
-    data = path.with_name(path.name + ".data")
-    ir.save(model, path, external_data=data.name)
-    return [path, data]
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's warnings and log lines, which speak to its developers, off stderr."""
+    """Suppress warnings and log messages, which the exporter writes for its developers."""
     with logging_disabled(logging.CRITICAL), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _restore_parameter_names(graph: ir.Graph, module: nn.Module) -> None:
-    """Name folded weights after the module's parameters again.
+    """Give folded weights the names of the module's parameters.
 
-    The exporter names the bias of a folded batch normalization "x.weight_bias", and the
+    The exporter names the bias of a folded batch normalization "x.weight_bias" and the
     transposed weight of a linear layer "val_34".
     """
     sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
@@ -134,30 +120,25 @@ def _restore_parameter_names(graph: ir.Graph, module: nn.Module) -> None:
 
 
 def _strip(model: ir.Model) -> None:
-    """Remove what the exporter notes on each node and value: stack traces with file paths, types.
+    """Remove the exporter's notes on nodes and values: stack traces with file paths, types.
 
-    Intermediate shapes go too: runtimes infer them, and they would weigh more than the graph.
+    Intermediate shapes are removed too: runtimes infer them, and they would be larger than the
+    graph.
     """
     graph = model.graph
     nodes = list(ir.traversal.RecursiveGraphIterator(graph))
     computed = [value for node in nodes for value in node.outputs]
-    noted: list[Any] = [
-        model,
-        graph,
-        *graph.inputs,
-        *graph.initializers.values(),
-        *nodes,
-        *computed,
-    ]
-    for item in noted:
+    weights = graph.initializers.values()
+    items: list[Any] = [model, graph, *graph.inputs, *weights, *nodes, *computed]
+    for item in items:
         item.metadata_props.clear()
         item.doc_string = None
-    for value in {*computed, *graph.initializers.values()} - {*graph.outputs}:
+    for value in {*computed, *weights} - {*graph.outputs}:
         value.shape = value.type = None
 
 
 def _order_initializers(graph: ir.Graph) -> None:
-    """Sort initializers by first use: the exporter's own order differs between its versions."""
+    """Sort initializers by first use; the order of the exporter differs between its versions."""
     nodes = ir.traversal.RecursiveGraphIterator(graph)
     position: dict[ir.Value | None, int] = {}
     for value in (value for node in nodes for value in node.inputs):
@@ -169,13 +150,14 @@ def _order_initializers(graph: ir.Graph) -> None:
 
 
 def _check_folded(graph: ir.Graph, source: str) -> None:
+    """Refuse a batch normalization that could have been folded into the layer before it."""
     for node in graph:
         if node.op_type != "BatchNormalization" or node.inputs[0] is None:
             continue
         before = node.inputs[0].producer()
         if before is None or before.op_type not in ("Conv", "ConvTranspose", "Gemm"):
             continue
-        # What others read too, as a residual connection does, has to stay as it is.
+        # An output that other nodes read too, as in residual connections, must not change.
         if len(node.inputs[0].uses()) == 1 and not node.inputs[0].is_graph_output():
             raise QqonnxError(
                 f"{source}: batch normalization {node.name} was not folded into {before.name}; "

@@ -1,4 +1,4 @@
-"""State dicts: downloaded by torchvision, or read from a local .pth or .safetensors file."""
+"""State dicts, downloaded by torchvision or read from a local .pth or .safetensors file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 StateDict = Mapping[str, "Tensor"]
 
-# What training scripts wrap a state dict in, torchvision's own reference scripts included.
+# Keys under which training scripts, such as torchvision's own, store a state dict.
 _WRAPPERS = ("model", "state_dict")
 
 
 def download(model: str, entry: Any) -> StateDict:
-    """Fetch the weights `entry` (a member of a torchvision weights enum), or take its cached copy.
+    """Return the weights `entry`, a member of a torchvision weights enum, downloaded or cached.
 
     Raises:
         QqonnxError: The download failed.
@@ -42,7 +42,7 @@ def download(model: str, entry: Any) -> StateDict:
 
 
 def is_copy_of(path: Path, url: str) -> bool:
-    """Whether the file's SHA-256 starts with the digits that PyTorch writes in the file name."""
+    """Return whether the SHA-256 of the file starts with the digits in the file name of `url`."""
     digits = re.search(r"-([0-9a-f]{8,})\.", url.rsplit("/", 1)[-1])
     if digits is None:
         return False
@@ -56,10 +56,10 @@ def is_copy_of(path: Path, url: str) -> bool:
 def read_state_dict(path: Path) -> StateDict:
     """Read a state dict from a `.safetensors` file or a file that `torch.save` wrote.
 
-    Nothing in the file is executed: pickles are read with `weights_only=True`.
+    No code in the file is executed: pickles are read with `weights_only=True`.
 
     Raises:
-        QqonnxError: The file cannot be read, holds no state dict, or a value is not finite.
+        QqonnxError: The file cannot be read, contains no state dict, or a value is not finite.
     """
     try:
         loaded = _read(path)
@@ -70,15 +70,15 @@ def read_state_dict(path: Path) -> StateDict:
             loaded = loaded[wrapper]
     torch = import_extra("torch", "export")
     if not isinstance(loaded, Mapping) or not loaded:
-        raise QqonnxError(f"{path}: not a state dict: holds a {type(loaded).__name__}")
+        raise QqonnxError(f"{path}: not a state dict: contains a {type(loaded).__name__}")
     for name, value in loaded.items():
         if not isinstance(value, torch.Tensor):
             raise QqonnxError(
                 f"{path}: not a state dict: {name!r} is a {type(value).__name__}, not a tensor"
             )
         if not torch.isfinite(value).all():
-            raise QqonnxError(f"{path}: {name!r} holds NaN or infinite values")
-    # DataParallel puts this before every name.
+            raise QqonnxError(f"{path}: {name!r} contains NaN or infinite values")
+    # DataParallel adds this prefix to every name.
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 
@@ -98,8 +98,8 @@ def _read(path: Path) -> Any:
         raise
     except pickle.UnpicklingError as error:
         raise QqonnxError(
-            f"{path}: refused: holds more than tensors (or is no PyTorch file); "
+            f"{path}: refused: contains more than tensors, or is not a PyTorch file; "
             "save the state dict alone with torch.save(model.state_dict(), path)"
         ) from error
-    except Exception as error:  # on damaged files PyTorch raises whatever it stumbles over
+    except Exception as error:  # PyTorch raises errors of many types on damaged files
         raise QqonnxError(f"{path}: not a PyTorch state dict: {first_line(error)}") from error

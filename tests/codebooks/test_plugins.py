@@ -85,17 +85,19 @@ METHOD = Method("{name}", "a test's", fit)
 
 BROKEN = {
     "import nowhere_to_be_found": "cannot be loaded: ModuleNotFoundError",
-    "METHOD = 3": "is a int, no Method",
-    GOOD.format(name="other", body="return nearest(np.zeros(1))"): "calls itself 'other'",
+    "METHOD = 3": "is a int, not a Method",
+    GOOD.format(name="other", body="return nearest(np.zeros(1))"): "has the name 'other'",
     GOOD.format(name="broken", body="return 1 / 0"): "failed: ZeroDivisionError",
-    GOOD.format(name="broken", body="return np.zeros(3)"): "returns a ndarray, no Codebook",
-    GOOD.format(name="broken", body="return nearest(np.arange(99.0))"): "shape (99,), for 1 to 4",
+    GOOD.format(name="broken", body="return np.zeros(3)"): "returns a ndarray, not a Codebook",
+    GOOD.format(
+        name="broken", body="return nearest(np.arange(99.0))"
+    ): "shape (99,) instead of 1 to 4 levels",
     GOOD.format(name="broken", body="return nearest(np.array([2.0, 1.0]))"): "not ascending",
     GOOD.format(name="broken", body="return nearest(np.array([0.0, np.nan]))"): "not finite",
     GOOD.format(name="broken", body="return nearest(np.zeros(2, np.float32))"): "float64",
     GOOD.format(
         name="broken", body="return Codebook(np.zeros(3), np.zeros(3))"
-    ): "thresholds of shape (3,) between 3 levels",
+    ): "thresholds of shape (3,) for 3 levels",
 }
 
 

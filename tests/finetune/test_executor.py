@@ -341,37 +341,45 @@ def test_old_opsets_are_refused() -> None:
         compile_graph(onnx.parser.parse_model(text))
 
 
-@pytest.mark.slow
+FAMILIES = {
+    "alexnet": 64,
+    "convnext_tiny": 64,
+    "densenet121": 64,
+    "efficientnet_b0": 64,
+    "efficientnet_v2_s": 64,
+    "googlenet": 64,
+    "inception_v3": 96,
+    "mnasnet0_5": 64,
+    "mobilenet_v2": 64,
+    "mobilenet_v3_small": 64,
+    "regnet_y_400mf": 64,
+    "resnet18": 64,
+    "resnext50_32x4d": 64,
+    "shufflenet_v2_x0_5": 64,
+    "squeezenet1_1": 64,
+    "swin_t": 64,
+    "swin_v2_t": 64,
+    "vgg11_bn": 64,
+    "vit_b_16": 224,
+}
+"""Side of the images in pixels."""
+
+FAST_FAMILIES = ("resnet18", "shufflenet_v2_x0_5", "squeezenet1_1")
+
+
 @pytest.mark.parametrize(
-    ("name", "size"),
+    "name",
     [
-        ("alexnet", 64),
-        ("convnext_tiny", 64),
-        ("densenet121", 64),
-        ("efficientnet_b0", 64),
-        ("efficientnet_v2_s", 64),
-        ("googlenet", 64),
-        ("inception_v3", 96),
-        ("mnasnet0_5", 64),
-        ("mobilenet_v2", 64),
-        ("mobilenet_v3_small", 64),
-        ("regnet_y_400mf", 64),
-        ("resnet18", 64),
-        ("resnext50_32x4d", 64),
-        ("shufflenet_v2_x0_5", 64),
-        ("squeezenet1_1", 64),
-        ("swin_t", 64),
-        ("swin_v2_t", 64),
-        ("vgg11_bn", 64),
-        ("vit_b_16", 224),
+        pytest.param(name, marks=() if name in FAST_FAMILIES else pytest.mark.slow)
+        for name in FAMILIES
     ],
 )
-def test_torchvision_families(tmp_path: Path, name: str, size: int) -> None:
+def test_torchvision_families(tmp_path: Path, name: str) -> None:
     pytest.importorskip("torchvision")
     pytest.importorskip("onnxscript")
     from qqonnx.zoo import export
 
-    path = tmp_path / "model.onnx"
+    path, size = tmp_path / "model.onnx", FAMILIES[name]
     export(name, path, weights="none", image_size=size)
     graph = compile_graph(onnx.load(path))
     images = normal(2, 3, size, size)

@@ -17,6 +17,7 @@ import pytest
 
 from qqonnx import Options, QqonnxError, compress
 from qqonnx.evaluation.preprocessing import Preprocessing
+from qqonnx.model import save
 from qqonnx.zoo import export, export_module, model_names, simplify, tracing
 from qqonnx.zoo.architectures import pretrained
 
@@ -128,7 +129,8 @@ def test_matches_pytorch(resnet18):
 
 
 def test_exporting_twice_gives_the_same_bytes(resnet18, tmp_path):
-    again = export("resnet18", tmp_path / "other-name.onnx", weights="none", image_size=SIZE)
+    output = str(tmp_path / "other-name.onnx")
+    again = export("resnet18", output, weights="none", image_size=SIZE)
     assert again.path.read_bytes() == resnet18.path.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["other-name.onnx"]
 
@@ -176,7 +178,7 @@ def test_opset_out_of_range(tmp_path, opset):
 
 
 def test_weights_above_the_protobuf_limit_go_to_a_second_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracing, "_PROTOBUF_LIMIT", 64)
+    monkeypatch.setattr(save, "PROTOBUF_LIMIT", 64)
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 512))
     report = export_module(module, tmp_path / "big.onnx", preprocessing=TINY, source="big")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["big.onnx", "big.onnx.data"]

@@ -1,4 +1,4 @@
-"""Quantile quantization mended, against brute force and against what it mends."""
+"""Variants of quantile quantization, compared with brute force and with QQ itself."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qqonnx.codebooks import METHODS, Codebook, assign, distortion, fit, sample_of
-from qqonnx.codebooks.mended import alpha_cuts, fit_at_alpha
-from qqonnx.codebooks.quantile import mean_levels
+from qqonnx.codebooks.bins import fit_bin_means
+from qqonnx.codebooks.quantile_variants import alpha_cuts, fit_at_alpha
 
 DRAWS = ["normal", "laplace", "student", "one-sided", "sparse", "two modes"]
 COUNTS = [300, 60_000]
@@ -32,8 +32,8 @@ def draw(name: str, count: int) -> np.ndarray:
 
 def error(values: np.ndarray, book: Codebook) -> tuple[float, float]:
     """Return mean squared and mean absolute error."""
-    found = distortion(values, book.levels[assign(values, book)])
-    return found.l2, found.l1
+    result = distortion(values, book.levels[assign(values, book)])
+    return result.l2, result.l1
 
 
 def bins(values: np.ndarray, book: Codebook) -> list[np.ndarray]:
@@ -88,21 +88,19 @@ def test_medians_of_ties_are_numpys(items: list[int], levels: int) -> None:
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("name", DRAWS)
 @pytest.mark.parametrize("levels", [2, 4, 16, 200])
-def test_mending_lies_between_qq_and_kmeans(
-    method: str, name: str, count: int, levels: int
-) -> None:
+def test_error_lies_between_qq_and_kmeans(method: str, name: str, count: int, levels: int) -> None:
     values = draw(name, count)
-    mended, plain, best = (
+    variant, plain, best = (
         error(values, fit(values, m, levels))[0] for m in (method, "qq", "kmeans")
     )
-    assert best <= mended * (1 + 1e-9)
+    assert best <= variant * (1 + 1e-9)
     # Exponents and cuts are chosen on atoms, a hundredth apart; on few values they are exact.
-    assert mended <= plain * (1 + (1e-9 if count < 1000 else 0.01))
+    assert variant <= plain * (1 + (1e-9 if count < 1000 else 0.01))
 
 
 @pytest.mark.parametrize("method", ["qq-tails", "qq-alpha", "qq-greedy"])
 @pytest.mark.parametrize("name", DRAWS)
-def test_levels_of_mended_bins_are_their_means(method: str, name: str) -> None:
+def test_levels_are_the_means_of_the_bins(method: str, name: str) -> None:
     for count in COUNTS:
         values = draw(name, count)
         book = fit(values, method, 16)
@@ -158,9 +156,9 @@ def test_greedy_is_never_worse_than_qq_and_never_better_than_the_best_bins(
         return float(sum(((part - part.mean()) ** 2).sum() for part in parts)) / values.size
 
     least = min(cost(cuts) for cuts in combinations(range(1, values.size), levels - 1))
-    found = error(values, fit(values, "qq-greedy", levels))[0]
-    assert least <= found * (1 + 1e-9) + 1e-15
-    assert found <= error(values, fit(values, "qq", levels))[0] * (1 + 1e-9) + 1e-15
+    greedy = error(values, fit(values, "qq-greedy", levels))[0]
+    assert least <= greedy * (1 + 1e-9) + 1e-15
+    assert greedy <= error(values, fit(values, "qq", levels))[0] * (1 + 1e-9) + 1e-15
 
 
 def test_greedy_refinement_ends_where_no_exchange_of_cuts_helps() -> None:
@@ -168,8 +166,8 @@ def test_greedy_refinement_ends_where_no_exchange_of_cuts_helps() -> None:
     book = fit(values, "qq-greedy", 8)
     cuts = np.searchsorted(values, book.thresholds, side="right").tolist()
 
-    def cost(at: list[int]) -> float:
-        parts = np.split(values, at)
+    def cost(cuts: list[int]) -> float:
+        parts = np.split(values, cuts)
         return float(sum(((part - part.mean()) ** 2).sum() for part in parts))
 
     now = cost(cuts)
@@ -188,10 +186,10 @@ def test_greedy_refinement_ends_where_no_exchange_of_cuts_helps() -> None:
 @pytest.mark.parametrize("count", [2_000, 100_000])
 def test_tails_get_levels_of_their_own(count: int) -> None:
     values = np.random.default_rng(6).standard_t(3, count)
-    plain, mended = fit(values, "qq", 32), fit(values, "qq-tails", 32)
-    assert mended.levels[-1] > plain.levels[-1]
-    assert mended.levels[0] < plain.levels[0]
-    counts = np.array([part.size for part in bins(values, mended)])
+    plain, variant = fit(values, "qq", 32), fit(values, "qq-tails", 32)
+    assert variant.levels[-1] > plain.levels[-1]
+    assert variant.levels[0] < plain.levels[0]
+    counts = np.array([part.size for part in bins(values, variant)])
     middle = counts[4:-4]
     # Equal mass between the tails; of many values, cuts fall between keys.
     assert middle.max() - middle.min() <= (2 if count < 10_000 else 0.05 * middle.mean())
@@ -213,17 +211,17 @@ def test_alpha_cuts_waste_no_level_on_ties() -> None:
     st.lists(st.integers(-20, 20), min_size=1, max_size=9, unique=True),
 )
 @settings(deadline=None)
-def test_mean_levels_leave_out_thresholds_that_part_nothing(
-    items: list[int], at: list[int]
+def test_thresholds_that_leave_a_bin_empty_are_dropped(
+    items: list[int], doubled: list[int]
 ) -> None:
     values = np.array(items, np.float64)
     sample = sample_of(values)
-    thresholds = np.sort(np.array(at, np.float64)) / 2
-    book = mean_levels(sample, np.ldexp(thresholds, -sample.exponent))
+    thresholds = np.sort(np.array(doubled, np.float64)) / 2
+    book = fit_bin_means(sample, np.ldexp(thresholds, -sample.exponent))
     indices = np.searchsorted(thresholds, values, side="left")
     expected = [values[indices == index].mean() for index in np.unique(indices)]
     np.testing.assert_allclose(np.ldexp(book.levels, sample.exponent), expected, atol=1e-12)
 
 
-def test_the_mended_methods_are_in_the_registry() -> None:
+def test_the_methods_are_in_the_registry() -> None:
     assert {"uniq", "nf", "qq-tails", "qq-alpha", "qq-greedy", "qq-median"} < set(METHODS)
