@@ -10,9 +10,10 @@ import pytest
 from building import Build, normal
 
 from qqonnx import Options, compress
-from qqonnx.config import plan
-from qqonnx.encoding.encode import decode, digest, quantize
+from qqonnx.config import plan_weights
+from qqonnx.encoding.encode import decode_values, encode
 from qqonnx.encoding.packing import unpack
+from qqonnx.encoding.stored import digest
 from qqonnx.evaluation import transfer
 from qqonnx.evaluation.runner import evaluate
 from qqonnx.model.load import load
@@ -46,14 +47,14 @@ def test_frequent_levels_have_low_numbers(build: Build, granularity: str) -> Non
     weights, _ = select(load(build(text, {"w": normal(300, 40)})))
     for levels in (6, 8, 32):
         options = Options(levels=levels, granularity=granularity, method="uq")
-        (entry,), _ = plan(weights, options)
-        quantized = quantize(entry)
+        (entry,), _ = plan_weights(weights, options)
+        quantized = encode(entry)
         indices = unpack(quantized.planes, quantized.storage, 300 * 40).reshape(300, 40)
         for part in indices.T if granularity == "channel" else [indices]:
             counts = np.bincount(part.reshape(-1), minlength=levels)
             assert (np.diff(counts) <= 0).all()
-        decoded = decode(indices, quantized.codebook, quantized.scales, 1)
-        assert digest(decoded) == quantized.digest
+        decoded = decode_values(indices, quantized.codebook, quantized.scales, 1)
+        assert digest(decoded) == quantized.digest()
 
 
 def test_numbering_levels_makes_files_smaller_on_the_way(
