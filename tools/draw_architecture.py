@@ -42,7 +42,7 @@ ROOMS = {
     "study": ("experiments of the paper", 1.0),
     "compression": ("pipeline, results, inspect", 0.0),
     "finetune": ("gradient descent in PyTorch", 0.0),
-    "calibration": ("second moments, GPTQ, allocation", 0.0),
+    "calibration": ("second moments, GPTQ, allocation", 0.5),
     "zoo": ("PyTorch models to ONNX", 1.0),
     "encoding": ("the stored form: write, read, verify", 0.0),
     "evaluation": ("data, metrics, timing", 1.0),
@@ -50,13 +50,13 @@ ROOMS = {
     "codebooks": ("levels from values; numpy only", 0.0),
     "model": ("load, select, compare, save", 1.0),
 }
-"""Room -> its content, and its column: 0 is left, 1 is right."""
+"""Room -> its content, and its column: 0 is left, 0.5 is the middle, 1 is right."""
 
-WIDTH, HEIGHT = 3.35, 0.5
+WIDTH, HEIGHT = 2.45, 0.5
 """Size of a box in inches."""
 
 TOTAL, PITCH = 7.8, 0.79
-"""Width of both columns with their gap, and distance of rows, in inches."""
+"""Width of the columns with their gaps, and distance of rows, in inches."""
 
 BOX = {"facecolor": "#EAF2FA", "edgecolor": "#33587A"}
 SHARED = {"facecolor": "#F2F2F2", "edgecolor": "#777777"}
@@ -119,8 +119,8 @@ def draw_rooms(axes: Axes, edges: dict[str, set[str]]) -> None:
 
 def draw_lines(axes: Axes, x: float, y: float, name: str, content: str) -> None:
     """Write a name and below it a description, centered in the box that starts at `y`."""
-    axes.text(x, y + 0.33, name, weight="bold", size=10, ha="center", va="center")
-    axes.text(x, y + 0.14, content, size=9, ha="center", va="center")
+    axes.text(x, y + 0.33, name, weight="bold", size=10, ha="center", va="center", zorder=5)
+    axes.text(x, y + 0.14, content, size=9, ha="center", va="center", zorder=5)
 
 
 def draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -140,7 +140,8 @@ def draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float])
 def draw_box(axes: Axes, x: float, y: float, width: float, height: float, **colors: str) -> None:
     """Draw a box with its lower left corner at (x, y)."""
     shape = "round,pad=0,rounding_size=0.06"
-    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, **colors))
+    # Above the arrows, which may pass behind a box.
+    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, zorder=4, **colors))
 
 
 def stages() -> list[tuple[str, str, str]]:
@@ -188,8 +189,10 @@ def draw_path(axes: Axes) -> None:
         x = number * (width + gap)
         draw_box(axes, x, 0.2, width, 1.25, facecolor="#FFF8E8", edgecolor="#8A6D1F")
         middle = x + width / 2
-        axes.text(middle, 1.3, stage, weight="bold", size=8.6, ha="center", va="center")
-        axes.text(middle, 1.12, example, size=8.5, ha="center", va="top", linespacing=1.25)
+        axes.text(middle, 1.3, stage, weight="bold", size=8.6, ha="center", va="center", zorder=5)
+        axes.text(
+            middle, 1.12, example, size=8.5, ha="center", va="top", linespacing=1.25, zorder=5
+        )
         axes.text(middle, 1.53, room, size=9, ha="center", va="bottom", color="#33587A")
         if number:
             style = {"arrowstyle": "-|>", "color": "#8A6D1F", "lw": 1.3}
