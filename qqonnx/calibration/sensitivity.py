@@ -12,7 +12,7 @@ from qqonnx.calibration.allocation import LevelChoice
 from qqonnx.calibration.session import extended_session
 from qqonnx.codebooks import assign, fit
 from qqonnx.errors import QqonnxError
-from qqonnx.evaluation.metrics import divergence
+from qqonnx.evaluation.quality import output_divergence, tells_classes_apart
 from qqonnx.model.session import run_session
 
 if TYPE_CHECKING:
@@ -98,24 +98,6 @@ def output_losses(
         yield loss
 
 
-def output_divergence(reference: NDArray[Any], output: NDArray[Any]) -> float:
-    """Return how far an output is from the reference.
-
-    For outputs [n, classes] this is the mean KL(reference || output) in nats. For others it is half
-    the mean squared difference, in units of the reference's variance, which is the divergence of
-    normal distributions with that variance. Outputs that are not floats count as equal.
-    """
-    if reference.dtype.kind != "f" or reference.shape != output.shape or not reference.size:
-        return 0.0
-    if _tells_classes_apart(reference):
-        # Rounding can take the sum of a vanishing divergence below zero.
-        return max(float(divergence(reference, output).mean()), 0.0)
-    expected, actual = reference.astype(np.float64), output.astype(np.float64)
-    variance = float(expected.var())
-    squared = float(np.square(actual - expected).mean())
-    return squared / (2 * variance) if variance > 0 else squared
-
-
 def weight_errors(statistics: WeightStatistics) -> dict[LevelChoice, float]:
     """Estimate the error of a weight for every choice, weighted by its inputs' second moments."""
     matrix = statistics.matrix
@@ -143,11 +125,7 @@ def weight_errors(statistics: WeightStatistics) -> dict[LevelChoice, float]:
     return errors
 
 
-def _tells_classes_apart(output: NDArray[Any]) -> bool:
-    return output.dtype.kind == "f" and output.ndim == 2 and output.shape[1] > 1
-
-
 def _share_changed(reference: NDArray[Any], output: NDArray[Any]) -> float:
-    if not _tells_classes_apart(reference) or reference.shape != output.shape:
+    if not tells_classes_apart(reference) or reference.shape != output.shape:
         return float("nan")
     return float((reference.argmax(axis=1) != output.argmax(axis=1)).mean())
