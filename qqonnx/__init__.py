@@ -12,7 +12,8 @@ from qqonnx.version import __version__
 
 if TYPE_CHECKING:
     from qqonnx.compression.inspect import inspect
-    from qqonnx.compression.pipeline import compress, restore
+    from qqonnx.compression.pipeline import compress
+    from qqonnx.compression.restore import restore
     from qqonnx.compression.verify import verify
     from qqonnx.config import Calibration, Options, Target
     from qqonnx.evaluation import evaluate
@@ -41,7 +42,7 @@ _HOMES = {
     "evaluate": "qqonnx.evaluation",
     "export": "qqonnx.zoo",
     "inspect": "qqonnx.compression.inspect",
-    "restore": "qqonnx.compression.pipeline",
+    "restore": "qqonnx.compression.restore",
     "verify": "qqonnx.compression.verify",
 }
 

@@ -72,7 +72,7 @@ def restore(
     external_data: Annotated[bool, EXTERNAL] = False,
 ) -> None:
     """Write a compressed model with plain float weights again."""
-    from qqonnx.compression.pipeline import restore as restore_file
+    from qqonnx.compression.restore import restore as restore_file
 
     with bounded(model):
         count = restore_file(model, output, external_data=external_data)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from qqonnx.compression.results import CompressReport, WeightReport
     from qqonnx.model.select import Skipped
 
+MAX_OUTPUTS = 4
+"""Number of outputs whose quality is printed."""
+
 _COLUMNS = (
     "weight",
     "shape",
@@ -48,17 +51,52 @@ def compress_summary(report: CompressReport, console: Console) -> None:
         console.print(f"calibrated with {report.calibration}", highlight=False, markup=False)
     unreadable_summary(report.unreadable, console)
     ratio = report.bytes_before / report.bytes_after
-    if report.outputs.reason is None:
-        checked = "its outputs agree with those of plain float weights"
-    else:
-        checked = f"outputs not compared: {printable(report.outputs.reason)}"
-    console.print(
+    checked = "runs as its decoded weights do"
+    if report.outputs.reason is not None:
+        checked = f"was not run: {printable(report.outputs.reason)}"
+    lines = [
+        f"file check: every weight decodes as planned; the file {checked}",
         f"{report.path}: {report.bytes_after:,} bytes, {ratio:.2f} times smaller than "
-        f"{report.bytes_before:,}. Every weight decodes as planned; {checked}.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+        f"{report.bytes_before:,}",
+        *_quality_lines(report),
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _quality_lines(report: CompressReport) -> list[str]:
+    """Return what the outputs lost, the worst output first, and the way out if that is much."""
+    quality = report.quality
+    if quality.reason is not None:
+        reason = printable(quality.reason)
+        return [f"outputs not compared with the original model: {reason}"]
+    samples = quality.outputs[0].samples
+    lines = [f"outputs against the original model, {samples} samples ({quality.source}):"]
+    for output in quality.outputs[:MAX_OUTPUTS]:
+        parts = [f"relative error {100 * output.relative_error:.1f} %"]
+        if output.agreement is not None and output.kl is not None:
+            parts = [f"agreement {100 * output.agreement:.1f} %", f"KL {output.kl:.4f}", *parts]
+        elif output.worst_channel > output.relative_error:
+            parts.append(f"worst channel {100 * output.worst_channel:.1f} %")
+        parts.append(f"cosine {output.cosine:.4f}")
+        lines.append(f"  {printable(output.name)}: {', '.join(parts)}")
+    if len(quality.outputs) > MAX_OUTPUTS:
+        lines.append(f"  and {len(quality.outputs) - MAX_OUTPUTS} outputs that lost less")
+    if quality.poor:
+        names = ", ".join(repr(output.name) for output in quality.poor[:MAX_OUTPUTS])
+        lines.append(f"warning: {printable(names)} lost much; {_way_out(report)}")
+    return lines
+
+
+def _way_out(report: CompressReport) -> str:
+    """Return the option that loses less than a report says."""
+    weights = sum(prod(weight.shape) for weight in report.weights)
+    bits = 8 * report.bytes_after / weights
+    if report.calibration is None:
+        return f"--target-bits {bits:.1f} loses less at this size, with --calibration INPUTS least"
+    if "data-free" in report.calibration:
+        return "--calibration INPUTS, with inputs that the model will meet, loses less"
+    return f"--target-bits {bits + 1:.1f} loses less"
 
 
 def unreadable_summary(names: Sequence[str], console: Console) -> None:

@@ -11,19 +11,19 @@ import onnx
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
+from qqonnx.compression.quality import measure_quality, quality_feeds
 from qqonnx.compression.results import CompressReport, WeightReport, weight_report
 from qqonnx.config import Options, WeightPlan, bits_of, check_options, plan_weights
 from qqonnx.encoding import matmulnbits
 from qqonnx.encoding.encode import NODE_BYTES, encode
 from qqonnx.encoding.record import is_compressed
-from qqonnx.encoding.restore import restore_weights
 from qqonnx.encoding.rewrite import rewrite
 from qqonnx.encoding.stored import FLOAT16, BlockWeight, StoredWeight
-from qqonnx.encoding.verify import verify_file
+from qqonnx.encoding.verify import FOLDED_UP_TO, verify_file
 from qqonnx.errors import QqonnxError
-from qqonnx.model.load import file_bytes, load, read
+from qqonnx.model.load import file_bytes, load
 from qqonnx.model.runtimes import fit_runtime
-from qqonnx.model.save import refuse_overwriting, save, staged, write, written_bytes
+from qqonnx.model.save import refuse_overwriting, staged, write, written_bytes
 from qqonnx.model.select import Skipped, select
 from qqonnx.model.source import IN_MEMORY, ModelSource, model_file
 from qqonnx.parallel import available_cores, in_order
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
 
+    from qqonnx.calibration.inputs import CalibrationInputs
+    from qqonnx.compression.quality import Feed
     from qqonnx.config import Calibration, Progress
     from qqonnx.model.select import Weight
 
@@ -64,7 +66,7 @@ def compress(
             weight's elements), and the total.
 
     Returns:
-        What was compressed, what was not and why, and the check of the outputs.
+        What was compressed, what was not and why, what the outputs lost, and the check of the file.
 
     Raises:
         OptionError: an option is out of range, or would be ignored.
@@ -88,6 +90,8 @@ def compress(
         )
         made = _write_compressed(job)
         outputs = verify_file(written, made.digests)
+        optimized = made.bytes_before <= FOLDED_UP_TO
+        quality = measure_quality(source, written, *made.feeds, optimized=optimized)
         return CompressReport(
             path=job.output,
             bytes_before=made.bytes_before,
@@ -95,38 +99,11 @@ def compress(
             weights=made.weights,
             skipped=made.skipped,
             outputs=outputs,
+            quality=quality,
             calibration=made.calibration,
             unreadable=made.unreadable,
             model=onnx.load(written) if output is None else None,
         )
-
-
-def restore(
-    model: ModelSource, output: str | os.PathLike[str], *, external_data: bool = False
-) -> int:
-    """Write a compressed model with plain float weights again.
-
-    Args:
-        model: the path of a file that `compress` wrote, or such a model in memory.
-        output: the file to write.
-        external_data: put tensors into a second file, `output` with ".data" appended.
-
-    Returns:
-        The number of weights that are floats again.
-
-    Raises:
-        QqonnxError: the model cannot be read, was not compressed by qqonnx, or the output cannot be
-            written.
-    """
-    with model_file(model) as source:
-        graph = read(source)
-        try:
-            count = restore_weights(graph)
-        except QqonnxError as error:
-            raise QqonnxError(f"{source}: {error}") from error
-        refuse_overwriting(graph, source, Path(output))
-        save(graph, Path(output), external_data=external_data)
-        return count
 
 
 @contextmanager
@@ -161,6 +138,7 @@ class _Made:
     weights: tuple[WeightReport, ...]
     skipped: tuple[Skipped, ...]
     digests: dict[str, bytes]
+    feeds: tuple[list[Feed], str]
     calibration: str | None = None
     unreadable: tuple[str, ...] = ()
 
@@ -216,7 +194,7 @@ def _encoded(
         raise _nothing_to_compress(job, skipped)
     stored.sort(key=lambda weight: isinstance(weight, BlockWeight))
     _store(model, stored, job)
-    return _made(bytes_before, stored, skipped)
+    return _made(model, bytes_before, stored, skipped)
 
 
 def _encode(plan: WeightPlan, options: Options) -> StoredWeight:
@@ -261,7 +239,7 @@ def _calibrated(
         reason = "a bias, stored as float16" if bias.name in rounded else "a bias"
         nbytes = bias.tensor.size * 2 if bias.name in rounded else bias.tensor.nbytes
         skipped.append(Skipped(bias.name, bias.shape, nbytes, reason))
-    return _made(bytes_before, stored, skipped, inputs.source, inputs.unreadable)
+    return _made(model, bytes_before, stored, skipped, inputs)
 
 
 def _store(model: ir.Model, weights: Sequence[StoredWeight], job: _Job) -> int:
@@ -272,19 +250,20 @@ def _store(model: ir.Model, weights: Sequence[StoredWeight], job: _Job) -> int:
 
 
 def _made(
+    model: ir.Model,
     bytes_before: int,
     stored: Sequence[StoredWeight],
     skipped: Sequence[Skipped],
-    calibration: str | None = None,
-    unreadable: tuple[str, ...] = (),
+    inputs: CalibrationInputs | None = None,
 ) -> _Made:
     return _Made(
         bytes_before=bytes_before,
         weights=tuple(weight_report(weight) for weight in stored if weight.method != FLOAT16),
         skipped=tuple(skipped),
         digests={weight.name: weight.digest() for weight in stored},
-        calibration=calibration,
-        unreadable=unreadable,
+        feeds=quality_feeds(model, inputs),
+        calibration=inputs.source if inputs is not None else None,
+        unreadable=inputs.unreadable if inputs is not None else (),
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from qqonnx.compression.quality import Quality
     from qqonnx.encoding.stored import StoredWeight
     from qqonnx.model.compare import OutputCheck
     from qqonnx.model.select import Skipped
@@ -65,7 +66,8 @@ class CompressReport:
         bytes_after: bytes of the compressed model, its external data included.
         weights: the compressed weights.
         skipped: the other float tensors, with a reason each.
-        outputs: the check of the outputs.
+        outputs: the check of the file: its outputs against those of the decoded weights as floats.
+        quality: what the outputs of the original model became.
         calibration: description of the calibration inputs; None without calibration.
         unreadable: calibration images that could not be read.
         model: the compressed model; None if it was written to a file.
@@ -77,6 +79,7 @@ class CompressReport:
     weights: tuple[WeightReport, ...]
     skipped: tuple[Skipped, ...]
     outputs: OutputCheck
+    quality: Quality
     calibration: str | None = None
     unreadable: tuple[str, ...] = ()
     model: onnx.ModelProto | None = None
@@ -90,6 +93,7 @@ class CompressReport:
             "weights": [asdict(weight) for weight in self.weights],
             "skipped": [asdict(entry) for entry in self.skipped],
             "outputs": asdict(self.outputs),
+            "quality": asdict(self.quality),
         }
 
 

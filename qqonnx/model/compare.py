@@ -92,7 +92,7 @@ def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> 
     del session
     session = open_session(other, spinning=False, optimized=optimized)
     try:
-        actual = _run(session, inputs)
+        actual = run_limited(session, inputs)
     except TimeoutError as error:
         return OutputCheck(None, None, str(error))
     except Exception as error:
@@ -140,7 +140,7 @@ def run_made_up(session: ort.InferenceSession) -> tuple[Inputs, list[Any]]:
     for size, inner in attempts:
         try:
             inputs = _made_up_inputs(session, size, inner)
-            return inputs, _run(session, inputs)
+            return inputs, run_limited(session, inputs)
         except TimeoutError:  # noqa: PERF203 - a few sizes
             raise
         except Exception as error:
@@ -148,7 +148,13 @@ def run_made_up(session: ort.InferenceSession) -> tuple[Inputs, list[Any]]:
     raise errors[0]
 
 
-def _run(session: ort.InferenceSession, inputs: Inputs) -> list[Any]:
+def run_limited(session: ort.InferenceSession, inputs: Inputs) -> list[Any]:
+    """Run a session for at most `RUN_SECONDS`; return all outputs.
+
+    Raises:
+        TimeoutError: the run took longer.
+        Exception: whatever ONNX Runtime raises.
+    """
     options = ort.RunOptions()
     options.log_severity_level = 4
     timer = threading.Timer(RUN_SECONDS, setattr, (options, "terminate", True))

@@ -41,8 +41,8 @@ CALIBRATE = ("collect_statistics", "expected_losses", "best_allocation", "quanti
 STAGES = [
     *(("convert", f"qqonnx.compression.pipeline.{step}") for step in CONVERT),
     *(("convert --target-bits 9", f"qqonnx.calibration.calibrate.{step}") for step in CALIBRATE),
-    ("restore", "qqonnx.compression.pipeline.read"),
-    ("restore", "qqonnx.compression.pipeline.restore_weights"),
+    ("restore", "qqonnx.compression.restore.read"),
+    ("restore", "qqonnx.compression.restore.restore_weights"),
     ("restore", "qqonnx.model.save.write"),
 ]
 

@@ -1,0 +1,141 @@
+"""What the outputs of the original model became in the compressed one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qqonnx.calibration.inputs import calibration_inputs
+from qqonnx.errors import QqonnxError, first_line
+from qqonnx.evaluation.quality import (
+    MAX_RELATIVE_ERROR,
+    MIN_AGREEMENT,
+    OutputQuality,
+    output_quality,
+)
+from qqonnx.model.compare import run_limited, run_made_up
+from qqonnx.model.session import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import onnx_ir as ir
+
+    from qqonnx.calibration.inputs import CalibrationInputs
+
+    Feed = dict[str, np.ndarray[Any, Any]]
+
+MAX_SAMPLES = 32
+"""Number of calibration samples that outputs are compared on."""
+
+SYNTHETIC_SAMPLES = 4
+"""Number of synthetic samples that outputs are compared on without calibration."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How the outputs of the compressed model compare with those of the original.
+
+    Attributes:
+        outputs: quality of each output that is a tensor of numbers, the worst first.
+        source: description of the inputs.
+        reason: why the outputs could not be compared; None if they were.
+    """
+
+    outputs: tuple[OutputQuality, ...]
+    source: str
+    reason: str | None = None
+
+    @property
+    def poor(self) -> tuple[OutputQuality, ...]:
+        """The outputs that lost more than `OutputQuality.is_poor` states."""
+        return tuple(output for output in self.outputs if output.is_poor)
+
+
+def quality_feeds(model: ir.Model, inputs: CalibrationInputs | None) -> tuple[list[Feed], str]:
+    """Return the inputs of some runs, and what they are; none if none can be made.
+
+    Args:
+        model: the original model.
+        inputs: calibration inputs; without them, the inputs are synthetic.
+    """
+    if inputs is None:
+        try:
+            inputs = calibration_inputs(model, None, SYNTHETIC_SAMPLES)
+        except QqonnxError:
+            return [], "synthetic inputs"
+    batches = list(inputs.batches())
+    # Weights are fitted to the first half first; see `qqonnx.calibration.sensitivity`.
+    batches = (batches[1::2] or batches)[: max(MAX_SAMPLES // inputs.batch_size, 1)]
+    return batches, inputs.source
+
+
+def measure_quality(
+    original: Path, compressed: Path, feeds: Sequence[Feed], source: str, *, optimized: bool
+) -> Quality:
+    """Run both models, one after the other, and compare their outputs.
+
+    Args:
+        original: the original model.
+        compressed: the compressed model.
+        feeds: inputs of some runs; without any, or where the original does not run on them, seeded
+            noise is used.
+        source: description of the inputs.
+        optimized: whether ONNX Runtime may optimize the models.
+    """
+    try:
+        session = open_session(original, spinning=False, optimized=optimized)
+        names = [entry.name for entry in session.get_outputs()]
+        references, feeds, source = _references(session, feeds, source)
+        # Only one of two models, which may be large, is in memory at a time.
+        del session
+        session = open_session(compressed, spinning=False, optimized=optimized)
+        outputs = [run_limited(session, feed) for feed in feeds]
+    except Exception as error:  # ONNX Runtime's errors have no common class
+        return Quality((), source, first_line(error))
+    compared = [
+        output_quality(name, exact, other)
+        for name, exact, other in zip(
+            names, zip(*references, strict=True), zip(*outputs, strict=True), strict=True
+        )
+        if all(map(_is_comparable, exact, other))
+    ]
+    if not compared:
+        return Quality((), source, "the model has no output that is a tensor of numbers")
+    compared.sort(key=lambda quality: -_loss(quality))
+    return Quality(tuple(compared), source)
+
+
+def _references(
+    session: Any, feeds: Sequence[Feed], source: str
+) -> tuple[list[list[Any]], list[Feed], str]:
+    try:
+        if feeds:
+            return [run_limited(session, feed) for feed in feeds], list(feeds), source
+    except TimeoutError:
+        raise
+    except Exception:
+        pass
+    inputs, outputs = run_made_up(session)
+    return [outputs], [inputs], "seeded noise"
+
+
+def _is_comparable(exact: Any, other: Any) -> bool:
+    return (
+        isinstance(exact, np.ndarray)
+        and isinstance(other, np.ndarray)
+        and exact.dtype.kind in "fiu"
+        and exact.shape == other.shape
+        and exact.size > 0
+        and bool(np.isfinite(exact).all() and np.isfinite(other).all())
+    )
+
+
+def _loss(quality: OutputQuality) -> float:
+    """Return how much an output lost, in multiples of what `is_poor` allows."""
+    if quality.agreement is not None:
+        return (1 - quality.agreement) / (1 - MIN_AGREEMENT) + 1e-3 * quality.relative_error
+    return quality.worst_channel / MAX_RELATIVE_ERROR
