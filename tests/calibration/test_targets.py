@@ -1,4 +1,4 @@
-"""Files that meet a target: their size, their plan, and what cannot be met."""
+"""Calibration to a target: file size, plan file, and impossible targets."""
 
 from __future__ import annotations
 
