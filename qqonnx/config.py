@@ -109,7 +109,7 @@ class Calibration:
     """How levels are calibrated on activations.
 
     Attributes:
-        data: a folder of images, or an .npy or .npz file; None for made-up inputs (data-free).
+        data: a folder of images, or an .npy or .npz file; None for synthetic inputs (data-free).
         samples: largest number of samples.
         target: a size or accuracy to meet; without one, `Options` says how many levels.
         plan: JSON file with the levels of each weight: written with a target, read without one.

@@ -78,7 +78,7 @@ def digits(rows: int, base: int, count: int) -> np.ndarray:
     return (np.arange(rows)[:, None] // powers % base).astype(np.int32)
 
 
-def made_up_bytes(*shape: int) -> np.ndarray:
+def random_bytes(*shape: int) -> np.ndarray:
     """Return random bytes."""
     return RNG.integers(0, 256, shape, dtype=np.uint8)
 
@@ -98,10 +98,10 @@ def sums(graph: Graph, shape: tuple[int, ...], bits: int) -> str:
     group, above = PLANES[bits]
     block = max([1, *(8 // plane for plane in above)])
     blocks = -(-prod(shape) // (group * block))
-    codes = graph.cast(graph.constant(made_up_bytes(blocks, block)))
+    codes = graph.cast(graph.constant(random_bytes(blocks, block)))
     shift = 8
     for plane in above:
-        packed = graph.cast(graph.constant(made_up_bytes(blocks * block * plane // 8)))
+        packed = graph.cast(graph.constant(random_bytes(blocks * block * plane // 8)))
         table = graph.once(digits(256, 2**plane, 8 // plane) << shift)
         part = graph.apply("Gather", [table, packed])
         if 8 // plane != block:
@@ -121,18 +121,18 @@ def products(how: str) -> Callable[[Graph, tuple[int, ...], int], str]:
         group, above = PLANES[bits]
         block = max(8 // plane for plane in above)
         blocks = -(-prod(shape) // (group * block))
-        parts = [graph.constant(made_up_bytes(blocks, block))]
+        parts = [graph.constant(random_bytes(blocks, block))]
         for plane in above:
             width = block * plane // 8
             if how == "Gather":
-                packed = graph.cast(graph.constant(made_up_bytes(blocks * width)))
+                packed = graph.cast(graph.constant(random_bytes(blocks * width)))
                 table = graph.once(digits(256, 2**plane, 8 // plane).astype(np.uint8))
                 part = graph.apply("Gather", [table, packed])
                 if 8 // plane != block:
                     part = graph.apply("Reshape", [part, graph.once(np.array((-1, block)))])
                 parts.append(part)
                 continue
-            stored = graph.constant(made_up_bytes(blocks, width))
+            stored = graph.constant(random_bytes(blocks, width))
             parts.append(stored)
             kind = np.uint8 if how == "BitShift" else np.uint32
             source = stored if kind is np.uint8 else graph.cast(stored, TensorProto.UINT32)
@@ -156,14 +156,14 @@ def products(how: str) -> Callable[[Graph, tuple[int, ...], int], str]:
 def single(graph: Graph, shape: tuple[int, ...], bits: int) -> str:
     """Add one look-up per weight, in the shape of the weight tensor, without a Reshape."""
     assert bits == 8
-    codes = graph.cast(graph.constant(made_up_bytes(*shape)))
+    codes = graph.cast(graph.constant(random_bytes(*shape)))
     return graph.apply("Gather", [graph.constant(np.zeros(256, np.float32)), codes])
 
 
 def along_rows(graph: Graph, shape: tuple[int, ...], bits: int) -> str:
     """Add GatherElements along all weights, which is faster than Gather, and a Reshape."""
     assert bits == 8
-    codes = graph.cast(graph.constant(made_up_bytes(1, prod(shape))))
+    codes = graph.cast(graph.constant(random_bytes(1, prod(shape))))
     inputs = [graph.constant(np.zeros((1, 256), np.float32)), codes]
     decoded = graph.apply("GatherElements", inputs, axis=1)
     return graph.apply("Reshape", [decoded, graph.once(np.array(shape))])
@@ -172,7 +172,7 @@ def along_rows(graph: Graph, shape: tuple[int, ...], bits: int) -> str:
 def pairs(graph: Graph, shape: tuple[int, ...], bits: int) -> str:
     """Look up two bytes at once, for weights of any size."""
     group = 16 // bits
-    stored = made_up_bytes(2 * -(-prod(shape) // group)).view("<u2")
+    stored = random_bytes(2 * -(-prod(shape) // group)).view("<u2")
     return looked_up(graph, graph.cast(graph.constant(stored)), bits, group, shape)
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 PROBE = """
 import json, sys, time
 import onnxruntime as ort
-from qqonnx.model.compare import run_made_up
+from qqonnx.model.compare import run_synthetic
 
 def held(key):
     lines = open("/proc/self/status").read().splitlines()
@@ -57,7 +57,7 @@ start = time.process_time()
 session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 load = time.process_time() - start
 peak = held("VmHWM") - before
-inputs, _ = run_made_up(session)
+inputs, _ = run_synthetic(session)
 times, end = [], time.process_time() + seconds
 while len(times) < 5 or time.process_time() < end:
     start = time.process_time()
@@ -185,7 +185,7 @@ def section(options: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder:
         resnet, matmuls = Path(folder) / "resnet50.onnx", Path(folder) / "matmul.onnx"
         export("resnet50", resnet, weights="none")
-        _made_up_matmuls(matmuls, 4096, 4)
+        _synthetic_matmuls(matmuls, 4096, 4)
         models = {
             "ResNet-50": resnet,
             f"The bundled model ({BUNDLED.stat().st_size / 1e6:.0f} MB)": BUNDLED,
@@ -202,7 +202,7 @@ def section(options: argparse.Namespace) -> str:
     return "\n\n".join(parts)
 
 
-def _made_up_matmuls(file: Path, size: int, count: int) -> None:
+def _synthetic_matmuls(file: Path, size: int, count: int) -> None:
     """Write a model of `count` MatMul with normally distributed weights [size, size]."""
     values = np.random.default_rng(0)
     text = " ".join(f"y{n + 1} = MatMul(y{n}, w{n})" for n in range(count))

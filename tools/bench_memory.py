@@ -33,7 +33,7 @@ from qqonnx import Options, QqonnxError, compress
 PROBE = """
 import gc, json, sys, time
 import numpy as np, onnxruntime as ort
-from qqonnx.model.compare import run_made_up
+from qqonnx.model.compare import run_synthetic
 
 def resident(key):
     lines = open("/proc/self/status").read().splitlines()
@@ -51,7 +51,7 @@ start = time.perf_counter()
 session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"],
                                disabled_optimizers=recipe["disabled"])
 load = time.perf_counter() - start
-inputs, _ = run_made_up(session)
+inputs, _ = run_synthetic(session)
 gc.collect()
 times, end = [], time.perf_counter() + seconds
 while len(times) < 5 or time.perf_counter() < end:

@@ -1,4 +1,4 @@
-"""Bit allocation: levels for each weight, with the least total loss within a number of bytes."""
+"""Bit allocation: levels of each weight for the least total loss within a number of bytes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 CELLS = 1 << 16
-"""Number of cells of the budget; the bytes of each candidate are rounded up to whole cells."""
+"""Number of cells in the budget; the bytes of a candidate are rounded up to whole cells."""
 
 
 class LevelChoice(NamedTuple):
-    """How finely a weight is quantized.
+    """The number of levels of a weight, and whether it has scales.
 
     Attributes:
         levels: number of levels.
@@ -50,13 +50,17 @@ class Candidate:
 def allocate(candidates: Sequence[Sequence[Candidate]], budget: int) -> list[Candidate]:
     """Return one candidate per weight, with the least total loss within `budget` bytes.
 
-    A multiple-choice knapsack by dynamic programming over `CELLS` cells: exact but for the rounding
-    of sizes, which leaves at most one cell per weight unused.
+    This multiple-choice knapsack is solved by dynamic programming over `CELLS` cells. It is exact
+    except for the rounding of sizes, which leaves at most one cell per weight unused.
 
     Source: Kellerer, Pferschy and Pisinger, *Knapsack Problems*, 2004, chapter 11.
 
+    Args:
+        candidates: the candidates of each weight.
+        budget: largest number of bytes of all weights.
+
     Raises:
-        OptionError: even the smallest candidates take more.
+        OptionError: the smallest candidates exceed the budget.
     """
     smallest = sum(min(candidate.nbytes for candidate in row) for row in candidates)
     if smallest > budget:
@@ -69,37 +73,37 @@ def allocate(candidates: Sequence[Sequence[Candidate]], budget: int) -> list[Can
     cells = budget // cell
     if sum(-(-min(c.nbytes for c in row) // cell) for row in candidates) > cells:
         return [min(row, key=lambda candidate: candidate.nbytes) for row in candidates]
-    best = np.zeros(cells + 1)
-    choices_at = []
+    least_loss = np.zeros(cells + 1)
+    numbers_by_row = []
     for row in candidates:
         total = np.full(cells + 1, np.inf)
-        which = np.zeros(cells + 1, np.uint8)
+        numbers = np.zeros(cells + 1, np.uint8)
         for number, candidate in enumerate(row):
             size = -(-candidate.nbytes // cell)
             if size > cells:
                 continue
-            loss = best[: cells + 1 - size] + candidate.loss
+            loss = least_loss[: cells + 1 - size] + candidate.loss
             better = loss < total[size:]
             total[size:][better] = loss[better]
-            which[size:][better] = number
-        choices_at.append(which)
-        best = total
-    chosen: list[Candidate] = []
-    left = cells
-    for row, which in zip(reversed(candidates), reversed(choices_at), strict=True):
-        candidate = row[int(which[left])]
-        chosen.append(candidate)
-        left -= -(-candidate.nbytes // cell)
-    return chosen[::-1]
+            numbers[size:][better] = number
+        numbers_by_row.append(numbers)
+        least_loss = total
+    allocation: list[Candidate] = []
+    for row, numbers in zip(reversed(candidates), reversed(numbers_by_row), strict=True):
+        candidate = row[int(numbers[cells])]
+        allocation.append(candidate)
+        cells -= -(-candidate.nbytes // cell)
+    return allocation[::-1]
 
 
 def loss_curve(
     errors: Mapping[LevelChoice, float], losses: Mapping[LevelChoice, float]
 ) -> dict[LevelChoice, float]:
-    """Return the loss of every choice, from the losses of a few.
+    """Return the loss of every choice, interpolated from the losses of a few.
 
-    Between two measured choices, the loss is a power of the error of the weights. Below them it is
-    in proportion to that error; above them too, or steeper if the measured losses are.
+    Between two measured choices, the loss is a power of the weight's error. Below them, it is
+    proportional to the error. Above them, it is a power of the error with the exponent of the last
+    two measured choices, limited to 1 to 3.
 
     Args:
         errors: error of the weight for every choice; not negative.

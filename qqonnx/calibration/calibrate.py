@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qqonnx.calibration.plan_file import read_plan, write_plan
@@ -25,77 +24,54 @@ from qqonnx.parallel import in_order
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import onnx_ir as ir
-
     from qqonnx.calibration.allocation import Allocation
-    from qqonnx.calibration.inputs import CalibrationInputs
+    from qqonnx.calibration.context import Context
     from qqonnx.calibration.search import Losses
     from qqonnx.calibration.statistics import WeightStatistics
-    from qqonnx.config import Calibration, Progress, WeightPlan
+    from qqonnx.config import Calibration
     from qqonnx.encoding.stored import RoundedWeight, StoredWeight
     from qqonnx.model.select import Weight
 
     Store = Callable[[Sequence[StoredWeight]], int]
 
 MIN_ROUNDED = 64
-"""Smallest number of elements of a bias that is worth the node that casts it from float16."""
+"""Smallest number of elements of a bias that is rounded; smaller ones save less than the Cast
+takes."""
 
 _CAST_BYTES = 110
-"""About what that node and its record take."""
+"""Approximate size of that Cast and its record."""
 
 _ATTEMPTS = 10
 
 _FULL = 0.998
-"""A file that fills this share of its target is full."""
+"""Share of the target size from which a file counts as full."""
 
 _MARGIN = 64
-"""Bytes by which the next file is to be smaller than it must, after one that was too large."""
+"""Additional bytes by which the budget is reduced after a file was too large."""
 
-_USUAL_BITS = 4
-
-
-@dataclass(frozen=True)
-class Context:
-    """What calibration works on.
-
-    Attributes:
-        model: the float model.
-        plans: the weights to compress, with the levels that the options ask for.
-        biases: tensors that are rounded to float16.
-        inputs: calibration inputs.
-        bytes_before: bytes of the model's file.
-        threads: number of weights worked on at once.
-        progress: function called with what is being done, an amount and its total.
-    """
-
-    model: ir.Model
-    plans: Sequence[WeightPlan]
-    biases: Sequence[Weight]
-    inputs: CalibrationInputs
-    bytes_before: int
-    threads: int
-    progress: Progress
+_TYPICAL_BITS = 4
+"""Bits per weight for which losses are measured if the target is no size."""
 
 
 def calibrate(context: Context, request: Calibration, store: Store) -> list[StoredWeight]:
-    """Return the weights, stored with levels that are calibrated on the inputs.
+    """Return the stored weights, with levels that are calibrated on the inputs.
 
     Args:
         context: the model and its inputs.
-        request: the target to meet, and the file of the allocation.
-        store: function that writes the model with some stored weights, and returns the bytes of the
-            file; called once per attempt to meet a target size.
+        request: the target to meet, and the plan file.
+        store: function that writes the model with the given stored weights and returns the bytes
+            of the file; called once per attempt to meet a target size.
 
     Raises:
         QqonnxError: the model does not run on the inputs, a weight is not finite, or the target
             cannot be met.
     """
-    threads, progress, target = context.threads, context.progress, request.target
-    statistics = collect_statistics(context.model, context.plans, context.inputs, threads, progress)
+    target = request.target
+    statistics = collect_statistics(context)
     rounded = _rounded(context.biases)
 
     def encode(allocation: Allocation) -> list[StoredWeight]:
-        return [*_encoded(statistics, allocation, threads, progress), *rounded]
+        return [*_encoded(context, statistics, allocation), *rounded]
 
     if target is None:
         if request.plan is not None:
@@ -103,28 +79,20 @@ def calibrate(context: Context, request: Calibration, store: Store) -> list[Stor
         return encode(fixed_allocation(statistics))
     count = sum(entry.matrix.size for entry in statistics)
     if target.max_drop is not None:
-        losses = _losses(context, statistics, _USUAL_BITS * count // 8)
-        allocation = smallest_allocation(
-            context.model, statistics, losses, context.inputs, target.max_drop, threads, progress
-        )
+        losses = expected_losses(context, statistics, _TYPICAL_BITS * count // 8)
+        allocation = smallest_allocation(context, statistics, losses, target.max_drop)
         stored = encode(allocation)
     else:
         size = target.nbytes(context.bytes_before, count)
         budget = size - _fixed_bytes(context, rounded)
-        losses = _losses(context, statistics, budget)
-        allocation, stored = _within(size, budget, statistics, losses, encode, store)
+        losses = expected_losses(context, statistics, budget)
+        allocation, stored = _fit_size(size, budget, statistics, losses, encode, store)
     if request.plan is not None:
         write_plan(request.plan, allocation)
     return stored
 
 
-def _losses(context: Context, statistics: Sequence[WeightStatistics], budget: int) -> Losses:
-    return expected_losses(
-        context.model, statistics, context.inputs, budget, context.threads, context.progress
-    )
-
-
-def _within(
+def _fit_size(
     size: int,
     budget: int,
     statistics: Sequence[WeightStatistics],
@@ -132,10 +100,10 @@ def _within(
     encode: Callable[[Allocation], list[StoredWeight]],
     store: Store,
 ) -> tuple[Allocation, list[StoredWeight]]:
-    """Return the best allocation whose file has at most `size` bytes, and its weights.
+    """Return the best allocation whose file has at most `size` bytes, and its stored weights.
 
-    The size of the file is known only when it is written: what stands beside the weights depends on
-    how they are stored. So the budget for the weights is corrected until the file fits.
+    The rest of the file depends on how the weights are stored, so its size is known only after
+    writing. The budget of the weights is corrected until the file fits.
     """
     previous: Allocation = {}
     overshot = False
@@ -153,38 +121,37 @@ def _within(
             budget -= written - size + _MARGIN
         else:
             budget += size - written
-    raise OptionError("target", f"{size:,} bytes cannot be met: {written:,} bytes")
+    raise OptionError(
+        "target", f"{size:,} bytes cannot be met; the last attempt gave {written:,} bytes"
+    )
 
 
 def _fixed_bytes(context: Context, rounded: Sequence[RoundedWeight]) -> int:
-    """Return about how many bytes of the file are not those of the weights."""
+    """Return the approximate bytes of the file without its weights."""
     weights = sum(plan.weight.tensor.nbytes for plan in context.plans)
     saved = sum(weight.payload_bytes - _CAST_BYTES for weight in rounded)
     return context.bytes_before - weights - saved
 
 
 def _rounded(biases: Sequence[Weight]) -> list[RoundedWeight]:
-    """Return the biases that are worth it as float16, unless a value is beyond float16."""
+    """Return the large biases as float16, except those with values that overflow it."""
     large = (b for b in biases if b.tensor.size >= MIN_ROUNDED and b.tensor.dtype.itemsize > 2)
     return [weight for weight in map(round_weight, large) if weight is not None]
 
 
 def _encoded(
-    statistics: Sequence[WeightStatistics],
-    allocation: Allocation,
-    threads: int,
-    progress: Progress,
+    context: Context, statistics: Sequence[WeightStatistics], allocation: Allocation
 ) -> list[StoredWeight]:
-    """Quantize every weight as allotted."""
+    """Quantize all weights with the levels of the allocation."""
     total = sum(entry.matrix.size for entry in statistics)
     quantized = in_order(
         lambda entry: quantize_matrix(entry, allocation[entry.name]),
         statistics,
         size=work_size,
-        threads=threads,
+        threads=context.threads,
     )
     stored: list[StoredWeight] = []
     for entry, matrix in zip(statistics, quantized, strict=True):
-        progress(entry.name, entry.matrix.size, total)
+        context.progress(entry.name, entry.matrix.size, total)
         stored.append(encode_matrix(entry, matrix, scaled=allocation[entry.name].scaled))
     return stored

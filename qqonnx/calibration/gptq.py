@@ -1,13 +1,13 @@
-"""GPTQ with a codebook: levels, scales and indices of a matrix, chosen for the matrix's inputs.
+"""GPTQ with a codebook: choose levels, scales and indices of a matrix for given inputs.
 
 With inputs x, their second moment H = E[x xT] and the error E of the weights, the squared error of
-the outputs is tr(E H ET). GPTQ goes column by column: it rounds to the nearest level, and makes up
-for the error in the columns that are still free (error feedback). Then, for some rounds, levels and
-scales are fitted by least squares, and every index is chosen again with the others fixed.
+the outputs is tr(E H ET). GPTQ quantizes one column after the other: it rounds to the nearest
+level, and compensates the error in the remaining columns (error feedback). Then some rounds fit
+levels and scales by least squares, and choose every index again with the others fixed.
 
 Sources: Frantar and others, *GPTQ*, 2023; order of the columns: Frantar and Alistarh, *Optimal
-Brain Compression*, 2022; second choice of the indices: greedy updates of Chee and others, *QuIP*,
-2023. These papers round to a uniform grid, where this module has a codebook.
+Brain Compression*, 2022; updates of the indices: greedy updates of Chee and others, *QuIP*, 2023.
+These papers round to a uniform grid; this module uses a codebook.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     Indices = NDArray[np.uint8]
 
 BLOCK = 64
-"""Columns whose errors are passed on one by one; a block passes on the rest at once."""
+"""Columns per block. Errors are fed back column by column within a block, and then at once to all
+later columns."""
 
 ROUNDS = 2
+"""Number of rounds that fit levels and scales."""
+
 MIN_SCALE = 2.0**-14
 """Smallest normal float16."""
 
@@ -51,7 +54,7 @@ class QuantizedMatrix:
 
     @property
     def decoded(self) -> Floats:
-        """The matrix."""
+        """The decoded matrix, float32 [groups, rows, columns]."""
         return np.asarray(self.levels[self.indices] * self.scales[..., None])
 
 
@@ -62,10 +65,11 @@ def gptq(
 
     Args:
         matrix: float32 [groups, rows, columns].
-        moment: float32 [groups, columns, columns], positive definite (see `shrunk`).
+        moment: second moments, float32 [groups, columns, columns]; positive definite (see
+            `qqonnx.calibration.shrinkage`).
         levels: largest number of levels.
         scaled: whether each row has a scale.
-        rounds: number of rounds of fitting levels and scales and choosing indices again.
+        rounds: number of rounds that fit levels and scales and update indices.
     """
     diagonal = np.einsum("gii->gi", moment)
     start = weighted_kmeans(matrix, diagonal, levels, scaled=scaled)
@@ -85,7 +89,14 @@ def gptq(
 def weighted_kmeans(
     matrix: Floats, importance: Floats, levels: int, *, scaled: bool
 ) -> QuantizedMatrix:
-    """Quantize by k-means weighted with `importance` [groups, columns], without error feedback."""
+    """Quantize a matrix by weighted k-means, without error feedback.
+
+    Args:
+        matrix: float32 [groups, rows, columns].
+        importance: weight of the columns, float32 [groups, columns].
+        levels: largest number of levels.
+        scaled: whether each row has a scale.
+    """
     scales = np.ones(matrix.shape[:2], np.float32)
     if scaled:
         scales = _as_float16(np.sqrt(np.square(matrix).mean(axis=2)))
@@ -94,7 +105,7 @@ def weighted_kmeans(
 
 
 def output_error(matrix: Floats, decoded: Floats, moment: Floats) -> float:
-    """Return tr(E H ET): the mean squared error of the outputs, summed over the outputs."""
+    """Return tr(E H ET), the mean squared error summed over all outputs."""
     error = matrix - decoded
     return float(np.einsum("gij,gij->", error @ moment, error, dtype=np.float64))
 
@@ -120,32 +131,33 @@ def _nearest(values: Floats, codebook: Floats) -> Indices:
 
 
 def _gptq_indices(matrix: Floats, moment: Floats, codebook: Floats, scales: Floats) -> Indices:
-    """Round column by column, the one with the largest moment first, and pass each error on."""
+    """Return indices by error feedback, from the column with the largest moment to the smallest."""
     columns = matrix.shape[2]
     order = np.argsort(-np.einsum("gii->gi", moment), axis=1, kind="stable")
     groups = np.arange(len(matrix))[:, None, None]
     ordered = moment[groups, order[:, :, None], order[:, None, :]].astype(np.float64)
     lower = np.linalg.cholesky(np.linalg.inv(ordered)).astype(np.float32)
     spread = np.ascontiguousarray(lower.transpose(0, 2, 1))
-    left = np.take_along_axis(matrix, order[:, None, :], 2)
+    remaining = np.take_along_axis(matrix, order[:, None, :], 2)
     indices = np.empty(matrix.shape, np.uint8)
     for begin in range(0, columns, BLOCK):
         end = min(begin + BLOCK, columns)
         errors = np.empty((*matrix.shape[:2], end - begin), np.float32)
         for column in range(begin, end):
-            values = np.ascontiguousarray(left[:, :, column])
-            chosen = _nearest(values / scales, codebook)
-            indices[:, :, column] = chosen
-            error = (values - codebook[chosen] * scales) / spread[:, column, column][:, None]
+            values = np.ascontiguousarray(remaining[:, :, column])
+            column_indices = _nearest(values / scales, codebook)
+            indices[:, :, column] = column_indices
+            decoded = codebook[column_indices] * scales
+            error = (values - decoded) / spread[:, column, column][:, None]
             errors[:, :, column - begin] = error
             rest = slice(column + 1, end)
-            left[:, :, rest] -= error[:, :, None] * spread[:, None, column, rest]
-        left[:, :, end:] -= errors @ spread[:, begin:end, end:]
+            remaining[:, :, rest] -= error[:, :, None] * spread[:, None, column, rest]
+        remaining[:, :, end:] -= errors @ spread[:, begin:end, end:]
     return np.asarray(np.take_along_axis(indices, np.argsort(order, axis=1)[:, None, :], 2))
 
 
 def _updated_indices(matrix: Floats, moment: Floats, current: QuantizedMatrix) -> Indices:
-    """Choose every index again, column by column, all others fixed: the error never rises."""
+    """Choose every index again, column by column, with the others fixed: the error never rises."""
     codebook, scales = current.levels, current.scales
     indices, decoded = current.indices.copy(), current.decoded
     slope = (matrix - decoded) @ moment
@@ -154,30 +166,33 @@ def _updated_indices(matrix: Floats, moment: Floats, current: QuantizedMatrix) -
     for begin in range(0, columns, BLOCK):
         end = min(begin + BLOCK, columns)
         own = slope[:, :, begin:end].copy()
-        moved = np.empty_like(own)
+        steps = np.empty_like(own)
         for column in range(begin, end):
             best = decoded[:, :, column] + own[:, :, column - begin] / diagonal[:, None, column]
-            chosen = _nearest(best / scales, codebook)
-            step = codebook[chosen] * scales - decoded[:, :, column]
-            indices[:, :, column] = chosen
-            moved[:, :, column - begin] = step
+            column_indices = _nearest(best / scales, codebook)
+            step = codebook[column_indices] * scales - decoded[:, :, column]
+            indices[:, :, column] = column_indices
+            steps[:, :, column - begin] = step
             own -= step[:, :, None] * moment[:, None, column, begin:end]
-        slope -= moved @ moment[:, begin:end]
+        slope -= steps @ moment[:, begin:end]
     return np.asarray(indices)
 
 
 def _fitted_scales(matrix: Floats, moment: Floats, current: QuantizedMatrix) -> Floats:
-    """Return the scales with the least error for the indices and levels, if they are positive."""
+    """Return the scales with the least error for the indices and levels.
+
+    A scale stays as it is if the new one would not be positive.
+    """
     levels = current.levels[current.indices]
-    seen = levels @ moment
-    along = np.einsum("gij,gij->gi", matrix, seen)
-    length = np.einsum("gij,gij->gi", levels, seen)
-    fitted = np.divide(along, length, out=current.scales.copy(), where=(length > 0) & (along > 0))
+    weighted = levels @ moment
+    dot = np.einsum("gij,gij->gi", matrix, weighted)
+    norm = np.einsum("gij,gij->gi", levels, weighted)
+    fitted = np.divide(dot, norm, out=current.scales.copy(), where=(norm > 0) & (dot > 0))
     return _as_float16(fitted)
 
 
 def _fitted_levels(matrix: Floats, moment: Floats, current: QuantizedMatrix) -> Floats:
-    """Return levels with less error for the indices and scales: steps of conjugate gradients.
+    """Return levels with less error for the indices and scales, by conjugate gradients.
 
     The levels stay as they are if the new ones would not be ascending.
     """
@@ -195,12 +210,12 @@ def _fitted_levels(matrix: Floats, moment: Floats, current: QuantizedMatrix) -> 
     for _ in range(_GRADIENT_STEPS):
         if norm <= smallest:
             break
-        bent = summed((direction.astype(np.float32)[indices] * scales) @ moment)
-        curvature = float(direction @ bent)
+        product = summed((direction.astype(np.float32)[indices] * scales) @ moment)
+        curvature = float(direction @ product)
         if curvature <= 0:
             break
         levels += norm / curvature * direction
-        residual -= norm / curvature * bent
+        residual -= norm / curvature * product
         previous, norm = norm, float(residual @ residual)
         direction = residual + norm / previous * direction
     fitted = levels.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Calibration inputs: a folder of images, arrays, or made-up inputs where there are none."""
+"""Calibration inputs: a folder of images, arrays, or synthetic inputs."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 8
-MADE_UP_WEIGHT = 1 / 30
-"""Real samples that a made-up one is worth: the best of 1/3, 1/10, 1/30, 1/100 on
+SYNTHETIC_WEIGHT = 1 / 30
+"""Number of real samples that a synthetic one is worth: the best of 1/3, 1/10, 1/30 and 1/100 on
 EfficientNet-Lite0."""
 
+MAX_SYNTHETIC_SAMPLES = 128
+
 SYMBOLIC_SIZE = 32
-"""Size of made-up inputs along a dimension that the model leaves open."""
+"""Size of the symbolic dimensions of synthetic inputs."""
 
 
 @dataclass(frozen=True)
 class CalibrationInputs:
-    """Inputs that stand for those that the model will meet.
+    """Samples of a model's inputs.
 
     Attributes:
-        arrays: arrays [samples, ...] by name of the model's inputs.
-        batch_size: samples per run; the model's own batch size if it is fixed.
+        arrays: arrays [samples, ...] by input name.
+        batch_size: samples per run; the model's batch size if that is fixed.
         source: description of the inputs for the user.
         unreadable: image files that could not be read.
-        sample_weight: number of real samples that one of these is worth: 1, less if made up.
+        sample_weight: number of real samples that a sample is worth: 1, or less if synthetic.
     """
 
     arrays: Mapping[str, NDArray[Any]]
@@ -54,44 +56,45 @@ class CalibrationInputs:
         return len(next(iter(self.arrays.values())))
 
     def batches(self) -> Iterator[dict[str, NDArray[Any]]]:
-        """Yield runs of `batch_size` samples; the last may be shorter."""
+        """Yield batches of `batch_size` samples; the last one can be smaller."""
         for start in range(0, self.count, self.batch_size):
             part = slice(start, start + self.batch_size)
             yield {name: array[part] for name, array in self.arrays.items()}
 
 
 def calibration_inputs(
-    model: ir.Model, data: str | os.PathLike[str] | None, most: int
+    model: ir.Model, data: str | os.PathLike[str] | None, max_samples: int
 ) -> CalibrationInputs:
-    """Return at most `most` samples to calibrate `model` with.
+    """Return samples for the calibration of a model.
 
     Args:
         model: the model.
-        data: a folder of images, searched in depth; an .npy or .npz file with inputs as the model
-            takes them; an .npz file with `images` uint8 [n, height, width(, 3)], which go through
-            the model's preprocessing; or None for made-up inputs.
-        most: largest number of samples.
+        data: a folder of images, searched recursively; an .npy or .npz file with inputs; an .npz
+            file with `images` uint8 [n, height, width(, 3)], to which the model's preprocessing is
+            applied; or None for synthetic inputs.
+        max_samples: largest number of samples.
 
     Raises:
-        QqonnxError: there is nothing to read, or the data do not fit the model's inputs.
+        QqonnxError: the data cannot be read, or do not fit the model's inputs.
     """
     declared = [value for value in model.graph.inputs if value.const_value is None]
     if not declared:
         raise QqonnxError("calibration: the model has no inputs")
     batch = _fixed_batch(declared)
     if data is None:
-        arrays = _whole_batches(_made_up(model, declared, min(most, 128)), batch)
-        source = "made-up inputs (data-free)"
-        return CalibrationInputs(arrays, batch or BATCH, source, sample_weight=MADE_UP_WEIGHT)
+        count = min(max_samples, MAX_SYNTHETIC_SAMPLES)
+        arrays = _whole_batches(_synthetic_inputs(model, declared, count), batch)
+        source = "synthetic inputs (data-free)"
+        return CalibrationInputs(arrays, batch or BATCH, source, sample_weight=SYNTHETIC_WEIGHT)
     data = Path(data)
     if data.is_dir() or _holds_images(data):
-        arrays, unreadable = _images(model, declared, data, most)
+        arrays, unreadable = _images(model, declared, data, max_samples)
     else:
-        arrays, unreadable = _arrays(declared, data, most), ()
+        arrays, unreadable = _arrays(declared, data, max_samples), ()
     arrays = _whole_batches(arrays, batch)
     count = len(next(iter(arrays.values())))
     if not count:
-        raise QqonnxError(f"{data}: too few samples for a batch of {batch}")
+        raise QqonnxError(f"{data}: has too few samples for a batch of {batch}")
     source = f"{count} samples of {data.name}"
     return CalibrationInputs(arrays, batch or BATCH, source, unreadable)
 
@@ -103,7 +106,7 @@ def _fixed_batch(declared: Sequence[ir.Value]) -> int | None:
 
 
 def _whole_batches(arrays: dict[str, NDArray[Any]], batch: int | None) -> dict[str, NDArray[Any]]:
-    """Cut off the samples that do not fill a batch of fixed size."""
+    """Drop the last samples if they do not fill a batch of fixed size."""
     if batch is None:
         return arrays
     return {name: array[: len(array) // batch * batch] for name, array in arrays.items()}
@@ -111,12 +114,12 @@ def _whole_batches(arrays: dict[str, NDArray[Any]], batch: int | None) -> dict[s
 
 def _numpy_type(value: ir.Value) -> np.dtype[Any]:
     if value.dtype is None or value.dtype == ir.DataType.BFLOAT16:
-        raise QqonnxError(f"calibration: input {value.name!r} has no type that numpy knows")
+        raise QqonnxError(f"calibration: numpy has no type for the input {value.name!r}")
     return value.dtype.numpy()
 
 
 def _image_shape(declared: Sequence[ir.Value]) -> tuple[bool, int | None] | None:
-    """Return whether channels come last, and the fixed side, if the input is a batch of images."""
+    """Return (whether channels are last, image side if fixed); None if the input is no images."""
     if len(declared) != 1 or declared[0].shape is None or len(declared[0].shape) != 4:
         return None
     shape = declared[0].shape.numpy() if declared[0].shape.is_static() else declared[0].shape
@@ -139,14 +142,14 @@ def _holds_images(data: Path) -> bool:
 
 
 def _images(
-    model: ir.Model, declared: Sequence[ir.Value], data: Path, most: int
+    model: ir.Model, declared: Sequence[ir.Value], data: Path, max_samples: int
 ) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
     shape = _image_shape(declared)
     if shape is None:
-        raise QqonnxError(f"{data}: images, but the model's input is not a batch of images")
+        raise QqonnxError(f"{data}: has images, but the model's input is not a batch of images")
     channels_last, side = shape
     preprocessing, _ = for_model(model.metadata_props, side)
-    dataset = open_dataset(data, most) if data.is_file() else _folder(data, most)
+    dataset = open_dataset(data, max_samples) if data.is_file() else _folder(data, max_samples)
     images: list[NDArray[np.float32]] = []
     unreadable: list[str] = []
     for batch in batches(dataset, preprocessing, BATCH):
@@ -155,18 +158,17 @@ def _images(
     stacked = np.concatenate(images)
     if not len(stacked):
         raise QqonnxError(f"{data}: none of its {len(dataset.items)} images can be read")
-    return {declared[0].name or "": _as_input(stacked, declared[0], channels_last)}, tuple(
-        unreadable
-    )
+    arrays = {declared[0].name or "": _as_input(stacked, declared[0], channels_last)}
+    return arrays, tuple(unreadable)
 
 
-def _folder(data: Path, most: int) -> Dataset:
+def _folder(data: Path, max_samples: int) -> Dataset:
     files = sorted(file for file in data.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not files:
         raise QqonnxError(f"{data}: holds no images")
-    if most < len(files):
-        chosen = np.linspace(0, len(files) - 1, most).round().astype(int)
-        files = [files[index] for index in chosen]
+    if max_samples < len(files):
+        positions = np.linspace(0, len(files) - 1, max_samples).round().astype(int)
+        files = [files[position] for position in positions]
     return Dataset(data, tuple(files), np.zeros(len(files), np.int64), ())
 
 
@@ -175,48 +177,50 @@ def _as_input(images: NDArray[np.float32], value: ir.Value, channels_last: bool)
     return np.ascontiguousarray(arranged, _numpy_type(value))
 
 
-def _arrays(declared: Sequence[ir.Value], data: Path, most: int) -> dict[str, NDArray[Any]]:
+def _arrays(declared: Sequence[ir.Value], data: Path, max_samples: int) -> dict[str, NDArray[Any]]:
     try:
-        loaded = np.load(data, allow_pickle=False)
-        given = dict(loaded) if data.suffix == ".npz" else {declared[0].name or "": loaded}
+        content = np.load(data, allow_pickle=False)
+        loaded = dict(content) if data.suffix == ".npz" else {declared[0].name or "": content}
     except FileNotFoundError as error:
         raise QqonnxError(f"{data}: no such folder or file") from error
     except Exception as error:
-        raise QqonnxError(f"{data}: neither a folder nor an .npy or .npz file of arrays") from error
+        raise QqonnxError(f"{data}: not a folder, and not an .npy or .npz file") from error
     arrays: dict[str, NDArray[Any]] = {}
     for value in declared:
         name = value.name or ""
-        if name not in given:
-            known = ", ".join(map(repr, given))
-            raise QqonnxError(f"{data}: has no array {name!r} for the model's input, but {known}")
-        array = given[name]
+        if name not in loaded:
+            names = ", ".join(map(repr, loaded)) or "none"
+            raise QqonnxError(f"{data}: has no array for the input {name!r}; its arrays: {names}")
+        array = loaded[name]
         rank = len(value.shape) if value.shape is not None else array.ndim
         if array.ndim != rank or not len(array):
-            raise QqonnxError(f"{data}: {name!r} has {array.ndim} dimensions, the input {rank}")
+            raise QqonnxError(f"{data}: {name!r} has {array.ndim} dimensions, the input has {rank}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise QqonnxError(f"{data}: {name!r} has values that are not finite")
-        arrays[name] = array[:most].astype(_numpy_type(value), copy=False)
+        arrays[name] = array[:max_samples].astype(_numpy_type(value), copy=False)
     if len({len(array) for array in arrays.values()}) != 1:
         raise QqonnxError(f"{data}: its arrays have different numbers of samples")
     return arrays
 
 
-def _made_up(model: ir.Model, declared: Sequence[ir.Value], count: int) -> dict[str, NDArray[Any]]:
+def _synthetic_inputs(
+    model: ir.Model, declared: Sequence[ir.Value], count: int
+) -> dict[str, NDArray[Any]]:
     random = np.random.default_rng(0)
     image = _image_shape(declared)
     if image is not None and _numpy_type(declared[0]).kind == "f":
         channels_last, side = image
         preprocessing, _ = for_model(model.metadata_props, side)
-        images = _leaves(preprocessing, count, random)
+        images = _synthetic_images(preprocessing, count, random)
         shape = declared[0].shape
         assert shape is not None
-        wanted = shape[3] if channels_last else shape[1]
-        if wanted == images.shape[1]:
+        channels = shape[3] if channels_last else shape[1]
+        if channels == images.shape[1]:
             return {declared[0].name or "": _as_input(images, declared[0], channels_last)}
     return {value.name or "": _noise(value, count, random) for value in declared}
 
 
-def _leaves(
+def _synthetic_images(
     preprocessing: Preprocessing, count: int, random: np.random.Generator
 ) -> NDArray[np.float32]:
     mean, std = (
@@ -240,7 +244,7 @@ def _noise(value: ir.Value, count: int, random: np.random.Generator) -> NDArray[
 
 
 def _rows_gathered(value: ir.Value) -> int:
-    """Return the smallest number of rows of the tables that `value` indexes; 2 without one."""
+    """Return the number of rows of the smallest table that `value` indexes; 2 without a table."""
     rows = [
         tensor_of(table).shape.numpy()[node.attributes.get_int("axis", 0)]
         for node, index in value.uses()

@@ -1,8 +1,8 @@
-"""Weights as matrices, whose rows are multiplied with patches of an activation."""
+"""Weights as matrices, and the patches of activations that they are multiplied with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layer:
-    """One weight and the operator that uses it.
+    """A weight and the operator that uses it.
 
-    As a matrix, the weight is [groups, rows, columns]: a row for each output channel of a group,
-    and a column for each input that the channel sums over.
+    As a matrix, the weight is [groups, rows, columns], with one row per output channel of a group,
+    and one column per input of the channel.
 
     Attributes:
         name: the weight's name.
         shape: the weight's shape.
-        operator: "Conv" or "MatMul" (Gemm counts as MatMul).
+        operator: "Conv" or "MatMul"; a Gemm is a "MatMul".
         inputs: the activations that the weight is multiplied with; several if nodes share it.
         transposed: whether the weight of a MatMul is [columns, rows].
         groups: groups of a Conv; 1 otherwise.
         strides: strides of a Conv, one per spatial axis.
         dilations: dilations of a Conv, one per spatial axis.
         pads: padding of a Conv: [begin..., end...] over the spatial axes.
-        same: automatic padding of a Conv, "SAME_UPPER" or "SAME_LOWER"; empty without.
+        same: automatic padding of a Conv, "SAME_UPPER" or "SAME_LOWER"; empty if there is none.
     """
 
     name: str
@@ -52,48 +52,39 @@ class Layer:
 
     @property
     def columns(self) -> int:
-        """Number of inputs that an output channel sums over."""
+        """Number of inputs of an output channel."""
         if self.operator == "Conv":
             return prod(self.shape[1:])
         return self.shape[0] if self.transposed else self.shape[1]
 
     def matrix(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the weight as [groups, rows, columns]."""
+        """Reshape values of the weight's shape to [groups, rows, columns]."""
         if self.operator == "Conv":
             return values.reshape(self.groups, self.shape[0] // self.groups, -1)
         return np.ascontiguousarray(values.T if self.transposed else values)[None]
 
     def weight(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Undo `matrix`."""
+        """Reshape [groups, rows, columns] to the weight's shape: the inverse of `matrix`."""
         if self.operator == "Conv":
             return matrix.reshape(self.shape)
         return np.ascontiguousarray(matrix[0].T if self.transposed else matrix[0])
 
 
 def layer_of(weight: Weight) -> Layer | None:
-    """Return the layer of `weight`; None unless all its users are Conv, Gemm or MatMul alike."""
+    """Return the layer of a weight; None unless all users are equal Conv, Gemm or MatMul nodes."""
     layers: list[Layer] = []
-    uses = [use for use in weight.value.uses() if not _is_shape(use.node)]
-    for node, index in uses:
+    for node, index in weight.value.uses():
+        if node.op_type in ("Shape", "Size"):
+            continue
         # Values of a subgraph cannot be outputs of the model.
         visible = index == 1 and isinstance(weight.scope, ir.Graph) and node.graph is weight.scope
         layer = _layer(weight, node) if visible else None
         if layer is None:
             return None
         layers.append(layer)
-    first = layers[0] if layers else None
-    if first is None or any(_without_inputs(layer) != _without_inputs(first) for layer in layers):
-        return None
     inputs = tuple(dict.fromkeys(value for layer in layers for value in layer.inputs))
-    return Layer(**{**vars(first), "inputs": inputs})
-
-
-def _is_shape(node: ir.Node) -> bool:
-    return node.op_type in ("Shape", "Size")
-
-
-def _without_inputs(layer: Layer) -> dict[str, Any]:
-    return {**vars(layer), "inputs": ()}
+    shared = {replace(layer, inputs=inputs) for layer in layers}
+    return shared.pop() if len(shared) == 1 else None
 
 
 def _layer(weight: Weight, node: ir.Node) -> Layer | None:
@@ -124,24 +115,24 @@ def _layer(weight: Weight, node: ir.Node) -> Layer | None:
 
 
 def patches(
-    layer: Layer, activation: FloatArray, most: int, random: np.random.Generator
+    layer: Layer, activation: FloatArray, max_positions: int, random: np.random.Generator
 ) -> FloatArray:
     """Return the vectors that the rows of the weight's matrix are multiplied with.
 
     Args:
         layer: the layer.
-        activation: input of the layer, [samples, ...].
-        most: largest number of positions per sample; from more, as many are drawn, the same ones
-            for all samples.
-        random: generator for the draw.
+        activation: input of the layer, float32 [samples, ...].
+        max_positions: largest number of positions per sample; if there are more, a random subset
+            is used, the same one for all samples.
+        random: random generator.
 
     Returns:
         float32 [groups, samples x positions, columns].
     """
     if layer.operator != "Conv":
         rows = activation.reshape(activation.shape[0], -1, layer.columns)
-        chosen = _positions(rows.shape[1], most, random)
-        return rows[:, chosen].reshape(1, -1, layer.columns)
+        positions = _positions(rows.shape[1], max_positions, random)
+        return rows[:, positions].reshape(1, -1, layer.columns)
     kernel = layer.shape[2:]
     begins, ends = _padding(layer, activation.shape[2:])
     if any(begins) or any(ends):
@@ -152,26 +143,26 @@ def patches(
         (size - r) // stride + 1
         for size, r, stride in zip(activation.shape[2:], reach, layer.strides, strict=True)
     ]
-    corners = np.unravel_index(_positions(prod(output), most, random), output)
+    corners = np.unravel_index(_positions(prod(output), max_positions, random), output)
     offsets = np.unravel_index(np.arange(prod(kernel)), kernel)
-    where = tuple(
+    coordinates = tuple(
         corner[:, None] * stride + offset[None, :] * dilation
         for corner, offset, stride, dilation in zip(
             corners, offsets, layer.strides, layer.dilations, strict=True
         )
     )
-    index: Any = (slice(None), slice(None), *where)
-    taken = activation[index]
-    samples, channels, positions, taps = taken.shape
-    grouped = taken.reshape(samples, layer.groups, channels // layer.groups, positions, taps)
-    moved = grouped.transpose(1, 0, 3, 2, 4)
-    return np.ascontiguousarray(moved).reshape(layer.groups, samples * positions, -1)
+    index: Any = (slice(None), slice(None), *coordinates)
+    windows = activation[index]
+    samples, channels, count, taps = windows.shape
+    grouped = windows.reshape(samples, layer.groups, channels // layer.groups, count, taps)
+    rows = np.ascontiguousarray(grouped.transpose(1, 0, 3, 2, 4))
+    return rows.reshape(layer.groups, samples * count, -1)
 
 
-def _positions(count: int, most: int, random: np.random.Generator) -> NDArray[np.intp]:
-    if count <= most:
+def _positions(count: int, max_positions: int, random: np.random.Generator) -> NDArray[np.intp]:
+    if count <= max_positions:
         return np.arange(count)
-    return np.sort(random.choice(count, most, replace=False))
+    return np.sort(random.choice(count, max_positions, replace=False))
 
 
 def _padding(layer: Layer, size: Sequence[int]) -> tuple[list[int], list[int]]:

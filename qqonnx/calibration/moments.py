@@ -1,4 +1,4 @@
-"""Second moments of each layer's inputs, added up batch by batch in ONNX Runtime."""
+"""Second moments of each layer's inputs, accumulated batch by batch in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from qqonnx.config import Progress
 
 POSITIONS = 49
-"""Positions of a Conv's output taken from each sample; neighbors are nearly the same."""
+"""Largest number of positions per sample; neighboring positions have similar inputs."""
 
 MAX_BYTES = 1 << 30
-"""Bytes of all second moments together; the widest layers beyond that get none."""
+"""Limit on the bytes of all second moments; the widest layers beyond it get none."""
 
 INDEPENDENT_POSITIONS = 8
-"""Number of independent samples that the positions of one sample are worth, at most."""
+"""Largest number of independent samples that the positions of one sample are worth."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean of x xT and of x over the patches x of a layer, for two halves of the samples.
+    """The means of x xT and x over the patches x of a layer, for each half of the samples.
 
     Attributes:
         halves: means of x xT, float32 [2, groups, columns, columns].
         means: means of x, float32 [2, groups, columns].
-        samples: estimated number of independent samples in both halves together. Positions of one
-            sample are not independent; see `INDEPENDENT_POSITIONS`.
+        samples: estimated number of independent samples in both halves. The positions of one sample
+            are not independent; see `INDEPENDENT_POSITIONS`.
     """
 
     halves: NDArray[np.float32]
@@ -49,7 +49,7 @@ class Moments:
 
     @property
     def all(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Both means over all samples: float32 [groups, columns, columns], [groups, columns]."""
+        """Means over all samples: float32 [groups, columns, columns] and [groups, columns]."""
         return np.asarray(self.halves.mean(axis=0)), np.asarray(self.means.mean(axis=0))
 
 
@@ -61,23 +61,23 @@ def collect_moments(
 ) -> dict[str, Moments]:
     """Return the second moments of each layer's inputs, by the name of the layer's weight.
 
-    Activations are held for one batch only. The widest layers, whose moments would take more than
-    `MAX_BYTES` together with those of narrower ones, are left out.
+    Only the activations of one batch are in memory at a time. The widest layers are omitted if the
+    moments of all layers exceed `MAX_BYTES`.
 
     Raises:
         QqonnxError: the model does not run on the inputs, or activations are not finite.
     """
-    chosen = _within_memory(layers)
+    layers = _within_memory(layers)
     sums = {
         layer.name: np.zeros((2, layer.groups, layer.columns, layer.columns), np.float32)
-        for layer in chosen
+        for layer in layers
     }
     firsts = {
-        layer.name: np.zeros((2, layer.groups, layer.columns), np.float32) for layer in chosen
+        layer.name: np.zeros((2, layer.groups, layer.columns), np.float32) for layer in layers
     }
     counts = {name: np.zeros(2) for name in sums}
     samples = dict.fromkeys(sums, 0.0)
-    values = list(dict.fromkeys(value for layer in chosen for value in layer.inputs))
+    values = list(dict.fromkeys(value for layer in layers for value in layer.inputs))
     computed = [value for value in values if not value.is_graph_input()]
     names = [value.name or "" for value in computed]
     random = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def collect_moments(
             progress("activations", inputs.batch_size, 2 * inputs.count)
             outputs = run_session(session, batch, names, name="calibration: the model")
             activations = dict(zip(names, outputs, strict=True)) | batch
-            for layer in chosen:
+            for layer in layers:
                 for value in layer.inputs:
                     activation = activations[value.name or ""].astype(np.float32, copy=False)
                     x = patches(layer, activation, POSITIONS, random)
@@ -110,9 +110,9 @@ def collect_moments(
 
 
 def _within_memory(layers: Sequence[Layer]) -> list[Layer]:
-    kept, total = set(), 0
+    names, total = set(), 0
     for layer in sorted(layers, key=lambda layer: layer.columns):
         total += 2 * 4 * layer.groups * layer.columns**2
         if total <= MAX_BYTES:
-            kept.add(layer.name)
-    return [layer for layer in layers if layer.name in kept]
+            names.add(layer.name)
+    return [layer for layer in layers if layer.name in names]

@@ -1,4 +1,4 @@
-"""The allocation of levels as a JSON file, for people to read and edit."""
+"""The plan file: the allocation of levels as JSON, which users can read and edit."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def write_plan(path: str | os.PathLike[str], allocation: Allocation) -> None:
 
 
 def read_plan(path: str | os.PathLike[str], statistics: Sequence[WeightStatistics]) -> Allocation:
-    """Read an allocation for the weights; `bits` is for people, and not read.
+    """Read the allocation of the weights; the field `bits` is ignored.
 
     Raises:
-        QqonnxError: the file cannot be read, does not name every weight, or asks for levels or a
-            granularity that do not exist.
+        QqonnxError: the file cannot be read, does not match the weights, or has invalid levels or
+            an invalid granularity.
     """
     try:
         weights = dict(json.loads(Path(path).read_text("utf-8"))["weights"])
     except OSError as error:
         raise QqonnxError(f"{path}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise QqonnxError(f"{path}: not a plan as --plan writes it") from error
+        raise QqonnxError(f"{path}: not a plan file") from error
     allocation: Allocation = {}
     for weight in statistics:
         entry = weights.pop(weight.name, None)
@@ -57,9 +57,11 @@ def read_plan(path: str | os.PathLike[str], statistics: Sequence[WeightStatistic
             raise QqonnxError(f"{path}: has no weight {weight.name!r}")
         levels, granularity = entry.get("levels"), entry.get("granularity")
         if not isinstance(levels, int) or not 2 <= levels <= 256:
-            raise QqonnxError(f"{path}: weight {weight.name!r}: levels are 2 to 256")
+            raise QqonnxError(f"{path}: weight {weight.name!r}: levels must be 2 to 256")
         if granularity not in ("scale", "tensor"):
-            raise QqonnxError(f"{path}: weight {weight.name!r}: granularity is scale or tensor")
+            raise QqonnxError(
+                f"{path}: weight {weight.name!r}: granularity must be scale or tensor"
+            )
         scaled = granularity == "scale" and weight.can_scale
         allocation[weight.name] = LevelChoice(levels, scaled)
     if weights:

@@ -1,4 +1,4 @@
-"""Search for the levels of every weight: for a size, or for a share of changed answers."""
+"""Search for the levels of every weight that meet a size or a share of changed answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qqonnx.calibration.allocation import (
     allocate,
     loss_curve,
 )
-from qqonnx.calibration.sensitivity import LADDER, output_losses, weight_errors
+from qqonnx.calibration.sensitivity import LEVEL_COUNTS, output_losses, weight_errors
 from qqonnx.calibration.statistics import decoded_weight, quantize_matrix, work_size
 from qqonnx.errors import OptionError
 from qqonnx.parallel import in_order
@@ -24,43 +24,39 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from qqonnx.calibration.inputs import CalibrationInputs
+    from qqonnx.calibration.context import Context
     from qqonnx.calibration.statistics import WeightStatistics
-    from qqonnx.config import Progress
 
     Statistics = Sequence[WeightStatistics]
     Losses = Mapping[str, Mapping[LevelChoice, float]]
 
-_HALF_OCTAVE = 0.5
+_NEAR_OCTAVES = 0.5
+"""Losses are not measured again if the binary logarithms of the levels differ by less."""
+
 _SEARCH_STEPS = 6
 
 
-def expected_losses(
-    model: ir.Model,
-    statistics: Statistics,
-    inputs: CalibrationInputs,
-    budget: int,
-    threads: int,
-    progress: Progress,
-) -> Losses:
+def expected_losses(context: Context, statistics: Statistics, budget: int) -> Losses:
     """Return the expected loss of the outputs for every choice of every weight.
 
-    The loss is measured for each weight in two allocations for `budget` bytes: one with about the
-    same levels everywhere, and the best one according to the first losses. Other choices follow
-    from the weight's error; see `loss_curve`.
+    The loss of each weight is measured for two allocations of `budget` bytes: one with equal levels
+    for all weights, and then the best one for these losses. The losses of other choices follow from
+    the weight's error; see `loss_curve`.
 
     Raises:
         QqonnxError: the budget is too small, or the model does not run.
     """
-    estimates = in_order(weight_errors, statistics, size=work_size, threads=threads)
+    progress = context.progress
+    estimates = in_order(weight_errors, statistics, size=work_size, threads=context.threads)
     errors = {s.name: error for s, error in zip(statistics, estimates, strict=True)}
-    measurable = _replaceable(model, statistics)
+    measurable = _replaceable(context.model, statistics)
     measured: dict[str, dict[LevelChoice, float]] = {s.name: {} for s in statistics}
 
     def curves() -> Losses:
         return {name: loss_curve(errors[name], measured[name]) for name in errors}
 
-    with output_losses(model, [s.weight for s in measurable], inputs) as loss:
+    weights = [s.weight for s in measurable]
+    with output_losses(context.model, weights, context.inputs) as loss:
         for first_round in (True, False):
             if first_round:
                 allocation = _even_allocation(statistics, budget)
@@ -71,7 +67,7 @@ def expected_losses(
                 for s in measurable
                 if not any(_is_near(allocation[s.name], other) for other in measured[s.name])
             ]
-            values = _half_fitted(unknown, allocation, threads)
+            values = _half_fitted(unknown, allocation, context.threads)
             progress("sensitivity", len(measurable) - len(unknown), 2 * len(measurable))
             for s, quantized in zip(unknown, values, strict=True):
                 progress(s.name, 1, 2 * len(measurable))
@@ -95,35 +91,30 @@ def best_allocation(statistics: Statistics, losses: Losses, budget: int) -> Allo
 
 
 def smallest_allocation(
-    model: ir.Model,
-    statistics: Statistics,
-    losses: Losses,
-    inputs: CalibrationInputs,
-    max_drop: float,
-    threads: int,
-    progress: Progress,
+    context: Context, statistics: Statistics, losses: Losses, max_drop: float
 ) -> Allocation:
     """Return the smallest allocation that changes at most a share `max_drop` of the answers.
 
-    It is judged on the second half of the samples, with weights fitted to the first half.
+    Answers are compared on the second half of the samples, with weights fitted to the first half.
 
     Raises:
-        OptionError: the model tells no classes apart, or more answers change at 256 levels.
+        OptionError: the model is not a classifier, or more answers change at 256 levels.
     """
     largest = sum(s.nbytes(LevelChoice(256, s.can_scale)) for s in statistics)
     smallest = sum(s.nbytes(LevelChoice(2, False)) for s in statistics)
-    replaceable = _replaceable(model, statistics)
-    with output_losses(model, [s.weight for s in replaceable], inputs) as loss:
+    replaceable = _replaceable(context.model, statistics)
+    weights = [s.weight for s in replaceable]
+    with output_losses(context.model, weights, context.inputs) as loss:
 
         def share_changed(budget: int) -> float:
             allocation = best_allocation(statistics, losses, budget)
-            values = _half_fitted(replaceable, allocation, threads)
+            values = _half_fitted(replaceable, allocation, context.threads)
             names = (s.name for s in replaceable)
             return loss(dict(zip(names, values, strict=True))).changed
 
         drop = share_changed(largest)
         if np.isnan(drop):
-            raise OptionError("target.max_drop", "the model has no output that tells classes apart")
+            raise OptionError("target.max_drop", "the model has no output [samples, classes]")
         if drop > max_drop:
             raise OptionError(
                 "target.max_drop",
@@ -132,30 +123,30 @@ def smallest_allocation(
             )
         low, high = smallest, largest
         for step in range(_SEARCH_STEPS):
-            progress("search", 1, _SEARCH_STEPS)
+            context.progress("search", 1, _SEARCH_STEPS)
             middle = int(np.sqrt(low * high)) if step else (low + high) // 2
             low, high = (low, middle) if share_changed(middle) <= max_drop else (middle, high)
     return best_allocation(statistics, losses, high)
 
 
 def fixed_allocation(statistics: Statistics) -> Allocation:
-    """Return the levels that the options ask for, with scales for weights that can have them."""
+    """Return the levels that the options request, with scales where weights can have them."""
     return {s.name: LevelChoice(s.levels, s.can_scale) for s in statistics}
 
 
 def _even_allocation(statistics: Statistics, budget: int) -> Allocation:
-    """Return about the same number of levels for every weight."""
-    fitting = 2
-    for levels in LADDER:
+    """Return the largest number of levels, equal for all weights, that fits the budget."""
+    largest = 2
+    for levels in LEVEL_COUNTS:
         if sum(s.nbytes(LevelChoice(levels, s.can_scale)) for s in statistics) <= budget:
-            fitting = levels
-    return {s.name: LevelChoice(fitting, s.can_scale) for s in statistics}
+            largest = levels
+    return {s.name: LevelChoice(largest, s.can_scale) for s in statistics}
 
 
 def _half_fitted(
     statistics: Statistics, allocation: Allocation, threads: int
 ) -> Iterator[NDArray[Any]]:
-    """Yield the weights quantized as allotted, fitted to the first half of the samples."""
+    """Yield the weights with the levels of the allocation, fitted to half of the samples."""
 
     def work(s: WeightStatistics) -> NDArray[Any]:
         return decoded_weight(s, quantize_matrix(s, allocation[s.name], half=True))
@@ -164,7 +155,7 @@ def _half_fitted(
 
 
 def _replaceable(model: ir.Model, statistics: Statistics) -> list[WeightStatistics]:
-    """Return the weights that a run can replace: initializers of the model's own graph."""
+    """Return the weights that a run can replace: initializers of the main graph."""
     return [
         s for s in statistics if s.weight.scope is model.graph and s.weight.value.is_initializer()
     ]
@@ -173,7 +164,7 @@ def _replaceable(model: ir.Model, statistics: Statistics) -> list[WeightStatisti
 def _with_guesses(
     measured: dict[str, dict[LevelChoice, float]], errors: Mapping[str, Mapping[LevelChoice, float]]
 ) -> dict[str, dict[LevelChoice, float]]:
-    """Give weights that cannot be replaced the median loss per unit of error."""
+    """Estimate losses of weights that cannot be replaced, by the median loss per unit of error."""
     rates = [
         loss / errors[name][choice]
         for name, losses in measured.items()
@@ -189,4 +180,4 @@ def _with_guesses(
 
 
 def _is_near(choice: LevelChoice, other: LevelChoice) -> bool:
-    return bool(abs(np.log2(choice.levels / other.levels)) < _HALF_OCTAVE)
+    return bool(abs(np.log2(choice.levels / other.levels)) < _NEAR_OCTAVES)

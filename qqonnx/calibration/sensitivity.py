@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from qqonnx.calibration.statistics import WeightStatistics
     from qqonnx.model.select import Weight
 
-LADDER = (2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 22, 25, 32, 45, 64, 90, 128, 181, 256)
-"""Numbers of levels to choose from: the largest at each number of bits that packing has."""
+LEVEL_COUNTS = (2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 22, 25, 32, 45, 64, 90, 128, 181, 256)
+"""Numbers of levels to choose from: the largest for each number of bits that packing supports."""
 
 SAMPLES = 48
-"""Number of samples whose outputs are compared."""
+"""Largest number of samples whose outputs are compared."""
 
 _ERROR_SAMPLE = 20_000
-"""Number of values of a weight that its error is estimated from."""
+"""Largest number of values from which the error of a weight is estimated."""
 
 
 @dataclass(frozen=True)
 class OutputLoss:
-    """How far the outputs are from those of the float model.
+    """The difference of the outputs from those of the float model.
 
     Attributes:
         divergence: mean divergence of the outputs; see `output_divergence`.
-        changed: share of samples whose largest output is another one; NaN if no output tells
-            classes apart.
+        changed: share of samples with a different largest output; NaN without an output
+            [samples, classes].
     """
 
     divergence: float
@@ -53,30 +53,30 @@ class OutputLoss:
 def output_losses(
     model: ir.Model, weights: Sequence[Weight], inputs: CalibrationInputs
 ) -> Iterator[Callable[[Mapping[str, NDArray[Any]]], OutputLoss]]:
-    """Give a function from replaced weights, by name, to the loss of the outputs.
+    """Provide a function from replaced weights, by name, to the loss of the outputs.
 
-    The outputs are compared on the batches that `collect_moments` counts to the second half, so
-    that weights fitted to the first half are judged by samples that they never saw.
+    The outputs are compared on the second half of the samples as `collect_moments` splits them, so
+    the comparison uses no sample to which a weight was fitted.
 
     Args:
         model: the float model.
-        weights: weights that can be replaced: initializers of the model's own graph.
+        weights: weights that can be replaced: initializers of the main graph.
         inputs: calibration inputs.
 
     Raises:
-        QqonnxError: the model has no output that is a tensor, or does not load or run.
+        QqonnxError: no output of the model is a tensor, or the model does not load or run.
     """
     batches = list(inputs.batches())
     batches = batches[1::2] or batches
-    most = max(SAMPLES // inputs.batch_size, 1)
-    if most < len(batches):
-        spread = np.linspace(0, len(batches) - 1, most).round().astype(int)
-        batches = [batches[index] for index in spread]
+    max_batches = max(SAMPLES // inputs.batch_size, 1)
+    if max_batches < len(batches):
+        positions = np.linspace(0, len(batches) - 1, max_batches).round().astype(int)
+        batches = [batches[position] for position in positions]
     with extended_session(model, inputs=[weight.value for weight in weights]) as session:
         # Sequences and optional values are not compared.
         names = [out.name for out in session.get_outputs() if out.type.startswith("tensor(")]
         if not names:
-            raise QqonnxError("calibration: the model has no output that is a tensor")
+            raise QqonnxError("calibration: no output of the model is a tensor")
 
         def run(feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
             return run_session(session, feed, names, name="calibration: the model")
@@ -99,7 +99,7 @@ def output_losses(
 
 
 def weight_errors(statistics: WeightStatistics) -> dict[LevelChoice, float]:
-    """Estimate the error of a weight for every choice, weighted by its inputs' second moments."""
+    """Estimate the error of a weight for every choice, weighted by the inputs' second moments."""
     matrix = statistics.matrix
     importance = np.ones((len(matrix), matrix.shape[2]), np.float32)
     if statistics.moments is not None:
@@ -114,10 +114,10 @@ def weight_errors(statistics: WeightStatistics) -> dict[LevelChoice, float]:
         weight = np.broadcast_to(weight, matrix.shape).reshape(-1)
         factor = 1.0
         if shares.size > _ERROR_SAMPLE:
-            chosen = np.random.default_rng(0).choice(shares.size, _ERROR_SAMPLE, replace=False)
+            sample = np.random.default_rng(0).choice(shares.size, _ERROR_SAMPLE, replace=False)
             factor = shares.size / _ERROR_SAMPLE
-            shares, weight = shares[chosen], weight[chosen]
-        for levels in LADDER:
+            shares, weight = shares[sample], weight[sample]
+        for levels in LEVEL_COUNTS:
             codebook = fit(shares, "kmeans", levels, importance=weight)
             decoded = codebook.levels[assign(shares, codebook)]
             squared = np.square(shares - decoded) * weight

@@ -1,4 +1,4 @@
-"""A session of a model with more outputs, or with initializers that a run can replace."""
+"""A session of a model with additional outputs, or with initializers that a run can replace."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def extended_session(
     model: ir.Model, *, outputs: Sequence[ir.Value] = (), inputs: Sequence[ir.Value] = ()
 ) -> Iterator[ort.InferenceSession]:
-    """Open a model in ONNX Runtime with further outputs and inputs.
+    """Open a model in ONNX Runtime with additional outputs and inputs.
 
     Args:
-        model: the model; it is as before when the block begins.
+        model: the model; it is unchanged when the block begins.
         outputs: values of the model's graph that become outputs.
         inputs: initializers of the model's graph that become inputs with a default.
 
@@ -33,7 +33,7 @@ def extended_session(
         QqonnxError: ONNX Runtime does not load the model.
     """
     graph = model.graph
-    # Not `is_graph_output`: onnx_ir goes on saying so of outputs that were taken away.
+    # In onnx_ir, `is_graph_output` stays true for outputs that were removed.
     present = {id(value) for value in graph.outputs}
     kinds = [(value, value.type, value.shape) for value in inputs]
     old_outputs, old_inputs = len(graph.outputs), len(graph.inputs)
@@ -52,5 +52,5 @@ def extended_session(
             del graph.inputs[old_inputs:]
             for value, kind, shape in kinds:
                 value.type, value.shape = kind, shape
-        # Waiting threads would take the processor from what is quantized meanwhile.
+        # Spinning threads would slow down the quantization that runs at the same time.
         yield open_session(path, name="calibration: the model", spinning=False)

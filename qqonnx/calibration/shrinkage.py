@@ -1,8 +1,8 @@
-"""Shrinkage of second moments that were estimated from few samples.
+"""Shrinkage of second moments that are estimated from few samples.
 
-The mean is kept. In the correlations about the mean, the share that chance explains is replaced by
-a prior: inputs are expected to be correlated as the rows of the weight use them together. In
-training, weights grow from the inputs they meet, so WT W resembles the inputs' own covariance.
+The mean stays. In the correlations about the mean, a prior replaces the share that sampling noise
+explains. The prior is the correlations of the weight's columns: training adds multiples of the
+inputs to the weight's rows, so WT W resembles the covariance of the inputs.
 
 Sources: Schäfer and Strimmer, *A shrinkage approach to large-scale covariance matrix estimation*,
 2005; Radhakrishnan and others, *Mechanism for feature learning in neural networks*, 2024 (WT W).
@@ -20,28 +20,27 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 _MIN_SHARE = 0.01
-"""Share that is always replaced, so that the result is positive definite."""
+"""Smallest share to replace; it makes the result positive definite."""
 
 
 def shrunk(moment: Floats, mean: Floats, samples: float, prior: Floats | None = None) -> Floats:
     """Return a positive definite estimate of a second moment.
 
-    The diagonal and the mean stay. Off the diagonal, a share r of the covariances is replaced by
-    those of the prior; r is the share of the squared correlations that chance explains, at least
-    1 %.
+    The variances and the mean stay. A share r of the covariances is replaced by those of the prior.
+    Here r is the share of the squared correlations that sampling noise explains, at least 1 %.
 
     Args:
         moment: E[x xT], float32 [groups, columns, columns].
         mean: E[x], float32 [groups, columns].
-        samples: number n of independent samples; the variance of a correlation c is taken as
+        samples: number n of independent samples; a correlation c is assumed to have the variance
             (1 - c^2)^2 / n.
-        prior: correlations expected without data, float32 [groups, columns, columns], positive
-            semidefinite with a diagonal of at most 1; zeros by default.
+        prior: expected correlations, float32 [groups, columns, columns]; positive semidefinite,
+            with a diagonal of at most 1; zeros by default.
     """
     squares = mean[:, :, None] * mean[:, None, :]
     covariance = moment - squares
     variance = np.einsum("gii->gi", covariance)
-    # Inputs that never vary could not hold any weight in place.
+    # Constant inputs have no variance, which would leave their weights undetermined.
     floor = np.float32(1e-4) * np.einsum("gii->gi", moment).mean(axis=1, keepdims=True)
     variance = np.maximum(variance, 0) + np.maximum(floor, np.float32(1e-24))
     deviation = np.sqrt(variance)
@@ -56,13 +55,13 @@ def shrunk(moment: Floats, mean: Floats, samples: float, prior: Floats | None = 
     result = covariance * (1 - share)
     if prior is not None:
         result += share * prior * scale
-    where = np.arange(moment.shape[1])
-    result[:, where, where] = variance
+    diagonal = np.arange(moment.shape[1])
+    result[:, diagonal, diagonal] = variance
     return np.asarray(result + squares)
 
 
 def column_correlations(matrix: Floats) -> Floats:
-    """Return the correlations of a weight's columns over its rows.
+    """Return the correlations between the columns of a matrix.
 
     Args:
         matrix: float32 [groups, rows, columns].

@@ -1,8 +1,9 @@
-"""What calibration knows of each weight: its matrix, and the second moments of its inputs."""
+"""The statistics of each weight: its matrix, and the second moments of its inputs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,30 +19,29 @@ from qqonnx.errors import QqonnxError
 from qqonnx.parallel import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    import onnx_ir as ir
     from numpy.typing import NDArray
 
     from qqonnx.calibration.allocation import LevelChoice
-    from qqonnx.calibration.inputs import CalibrationInputs
-    from qqonnx.config import Progress, WeightPlan
+    from qqonnx.calibration.context import Context
     from qqonnx.encoding.stored import CodebookWeight
     from qqonnx.model.select import Weight
 
     Floats = NDArray[np.float32]
 
 _DIVISORS = (1.0, 3.0, 10.0, 30.0)
-"""Divisors of the number of independent samples, tried on held-out samples."""
+"""Divisors of the number of independent samples, compared on the holdout."""
 
 _PRIOR_WEIGHTS = (0.0, 0.4, 0.8)
-"""Weights of the prior correlations, tried on held-out samples."""
+"""Factors of the prior correlations, compared on the holdout."""
 
-_TRIED_LEVELS = 8
+_HOLDOUT_LEVELS = 8
+"""Number of levels for these comparisons."""
 
 
 class Shrinkage(NamedTuple):
-    """How far second moments are shrunk; see `qqonnx.calibration.shrinkage`.
+    """The amount of shrinkage of second moments; see `qqonnx.calibration.shrinkage`.
 
     Attributes:
         samples: number of independent samples that the moments are worth.
@@ -62,11 +62,11 @@ class WeightStatistics:
 
     Attributes:
         weight: the weight.
-        levels: number of levels asked for; used without a target.
-        layer: the operator around the weight; None if its inputs cannot be observed.
+        levels: number of levels that the options request; used without a target.
+        layer: the operator that uses the weight; None if its inputs cannot be observed.
         matrix: the weight, float32 [groups, rows, columns].
         moments: second moments of the inputs; None if they are not known.
-        shrinkage: how far the moments are shrunk.
+        shrinkage: shrinkage of the moments.
     """
 
     weight: Weight
@@ -95,7 +95,7 @@ class WeightStatistics:
         return int(storage.packed_bytes(self.matrix.size) + codebook + scales + nodes)
 
     def in_shape(self, matrix: NDArray[Any]) -> NDArray[Any]:
-        """Return an array of the matrix's shape in the shape of the weight."""
+        """Reshape an array from the matrix's shape to the weight's shape."""
         if self.layer is not None:
             return self.layer.weight(matrix)
         axis, shape = self.weight.channel_axis, self.weight.shape
@@ -105,24 +105,19 @@ class WeightStatistics:
         return np.moveaxis(matrix.reshape(moved), 0, axis)
 
 
-def collect_statistics(
-    model: ir.Model,
-    plans: Sequence[WeightPlan],
-    inputs: CalibrationInputs,
-    threads: int,
-    progress: Progress,
-) -> list[WeightStatistics]:
+def collect_statistics(context: Context) -> list[WeightStatistics]:
     """Return the statistics of each weight.
 
     Raises:
         QqonnxError: a weight is not finite, or the model does not run on the inputs.
     """
-    weights = [plan.weight for plan in plans]
+    model, inputs = context.model, context.inputs
+    weights = [plan.weight for plan in context.plans]
     layers = [layer_of(weight) if weight.scope is model.graph else None for weight in weights]
     observed = [layer for layer in layers if layer is not None]
-    moments = collect_moments(model, observed, inputs, progress)
+    moments = collect_moments(model, observed, inputs, context.progress)
     if inputs.sample_weight < 1:
-        # Made-up inputs have other means than real ones: the means are not kept.
+        # The means of synthetic inputs differ from those of real ones, so they are not kept.
         moments = {name: replace(m, means=np.zeros_like(m.means)) for name, m in moments.items()}
     unshrunk = [
         WeightStatistics(
@@ -133,26 +128,29 @@ def collect_statistics(
             moments=moments.get(plan.weight.name),
             shrinkage=_NONE,
         )
-        for plan, layer in zip(plans, layers, strict=True)
+        for plan, layer in zip(context.plans, layers, strict=True)
     ]
-    chosen = in_order(
+    shrinkages = in_order(
         lambda entry: _best_shrinkage(entry, inputs.sample_weight),
         unshrunk,
         size=work_size,
-        threads=threads,
+        threads=context.threads,
     )
-    return [replace(entry, shrinkage=best) for entry, best in zip(unshrunk, chosen, strict=True)]
+    return [
+        replace(entry, shrinkage=shrinkage)
+        for entry, shrinkage in zip(unshrunk, shrinkages, strict=True)
+    ]
 
 
 def quantize_matrix(
     statistics: WeightStatistics, choice: LevelChoice, *, half: bool = False
 ) -> QuantizedMatrix:
-    """Quantize a weight: with GPTQ if its inputs are known, otherwise by k-means.
+    """Quantize a weight: by GPTQ if second moments are known, otherwise by k-means.
 
     Args:
-        statistics: the weight.
+        statistics: statistics of the weight.
         choice: levels and scales.
-        half: use only the first half of the calibration samples.
+        half: whether to use only the first half of the calibration samples.
     """
     matrix, moments = statistics.matrix, statistics.moments
     if moments is None:
@@ -168,7 +166,7 @@ def quantize_matrix(
 
 
 def decoded_weight(statistics: WeightStatistics, quantized: QuantizedMatrix) -> NDArray[Any]:
-    """Return the decoded weight in its own shape and dtype."""
+    """Return the decoded weight, in the weight's shape and dtype."""
     dtype = statistics.weight.tensor.dtype.numpy()
     return statistics.in_shape(quantized.decoded).astype(dtype)
 
@@ -176,7 +174,7 @@ def decoded_weight(statistics: WeightStatistics, quantized: QuantizedMatrix) -> 
 def encode_matrix(
     statistics: WeightStatistics, quantized: QuantizedMatrix, *, scaled: bool
 ) -> CodebookWeight:
-    """Return a quantized weight in its stored form."""
+    """Return the stored form of a quantized weight."""
     dtype = statistics.weight.tensor.dtype.numpy()
     return stored_weight(
         statistics.weight,
@@ -189,7 +187,7 @@ def encode_matrix(
 
 
 def work_size(statistics: WeightStatistics) -> int:
-    """Return about how many numbers quantizing the weight holds."""
+    """Return the approximate number of values in memory while the weight is quantized."""
     groups, _, columns = statistics.matrix.shape
     moments = groups * columns**2 if statistics.moments is not None else 0
     return int(statistics.matrix.size) + moments
@@ -210,10 +208,10 @@ def _matrix(weight: Weight, layer: Layer | None) -> Floats:
 
 
 def _best_shrinkage(statistics: WeightStatistics, sample_weight: float) -> Shrinkage:
-    """Return the shrinkage with the least error, fitted to one half and judged by the other.
+    """Return the shrinkage with the least error on one half of the samples, fitted to the other.
 
     Args:
-        statistics: the weight.
+        statistics: statistics of the weight.
         sample_weight: number of real samples that a sample is worth.
     """
     moments, matrix = statistics.moments, statistics.matrix
@@ -221,22 +219,23 @@ def _best_shrinkage(statistics: WeightStatistics, sample_weight: float) -> Shrin
         return _NONE
     prior = column_correlations(matrix)
 
-    def error(divisor: float, weight: float) -> float:
+    @cache
+    def error(divisor: float, prior_weight: float) -> float:
         samples = moments.samples / divisor / 2
-        moment = shrunk(moments.halves[0], moments.means[0], samples, weight * prior)
-        quantized = gptq(matrix, moment, _TRIED_LEVELS, scaled=statistics.can_scale, rounds=1)
+        moment = shrunk(moments.halves[0], moments.means[0], samples, prior_weight * prior)
+        quantized = gptq(matrix, moment, _HOLDOUT_LEVELS, scaled=statistics.can_scale, rounds=1)
         return output_error(matrix, quantized.decoded, moments.halves[1])
 
-    divisor, weight = _DIVISORS[0], _PRIOR_WEIGHTS[0]
-    least = error(divisor, weight)
-    for tried in _PRIOR_WEIGHTS[1:]:
-        tried_error = error(divisor, tried)
-        if tried_error >= least:
+    prior_weight = _first_minimum(_PRIOR_WEIGHTS, lambda weight: error(_DIVISORS[0], weight))
+    divisor = _first_minimum(_DIVISORS, lambda divisor: error(divisor, prior_weight))
+    return Shrinkage(moments.samples / divisor * sample_weight, prior_weight)
+
+
+def _first_minimum(values: Sequence[float], error: Callable[[float], float]) -> float:
+    """Return the first value whose successor does not have a smaller error."""
+    best = values[0]
+    for value in values[1:]:
+        if error(value) >= error(best):
             break
-        least, weight = tried_error, tried
-    for tried in _DIVISORS[1:]:
-        tried_error = error(tried, weight)
-        if tried_error >= least:
-            break
-        least, divisor = tried_error, tried
-    return Shrinkage(moments.samples / divisor * sample_weight, weight)
+        best = value
+    return best

@@ -1,8 +1,8 @@
-"""Made-up images with statistics like those of photographs, for calibration without data.
+"""Synthetic images with the statistics of photographs, for calibration without data.
 
-Source: Lee, Mumford and Huang, *Occlusion models for natural images*, 2001: opaque shapes whose
-sizes follow a power law ("dead leaves") have the edges and the spectrum of photographs. Noise of
-power 1/f^2 gives each shape a texture.
+Source: Lee, Mumford and Huang, *Occlusion models for natural images*, 2001. Opaque shapes whose
+sizes follow a power law ("dead leaves") have the edges and the spectrum of photographs. Each shape
+has a texture: noise with a power spectrum of about 1/f^2.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SHAPES = 80
 _SMALLEST = 0.03
-"""Radius of the smallest shape, as a share of the image's side."""
+"""Radius of the smallest shape, as a share of the image side."""
 
 
 def dead_leaves(
@@ -27,7 +27,7 @@ def dead_leaves(
     columns = np.linspace(0, 1, width, dtype=np.float32)[None, :]
     image = _textured(np.full((channels, 1, 1), 0.5, np.float32), height, width, random)
     for _ in range(_SHAPES):
-        # Radii r with density 1/r^3, which makes the image look the same at every scale.
+        # Radii r have the density 1/r^3, so the image looks the same at every scale.
         radius = _SMALLEST / np.sqrt(1 - random.random() * (1 - (_SMALLEST / 0.6) ** 2))
         x, y = random.random(2)
         aspect = np.exp(random.normal(0, 0.4))
@@ -45,7 +45,7 @@ def dead_leaves(
 
 
 def _color(channels: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """Return a color [channels, 1, 1]: mostly brightness, some hue, as in photographs."""
+    """Return a color, float32 [channels, 1, 1], that differs more in brightness than in hue."""
     brightness = random.beta(1.3, 1.6)
     hue = random.normal(0, 0.12, channels)
     return np.asarray(brightness + hue, np.float32)[:, None, None]
@@ -54,7 +54,7 @@ def _color(channels: int, random: np.random.Generator) -> NDArray[np.float32]:
 def _textured(
     color: NDArray[np.float32], height: int, width: int, random: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return `color` [channels, 1, 1] with a texture and a slope: [channels, height, width]."""
+    """Add a texture to a color [channels, 1, 1]: float32 [channels, height, width]."""
     noise = random.standard_normal((height, width), np.float32)
     spectrum = np.fft.rfft2(noise)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])

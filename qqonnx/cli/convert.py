@@ -94,7 +94,7 @@ def convert(
         str | None,
         typer.Option(
             help="Choose levels by what they do to these inputs: a folder of images, an .npy or "
-            ".npz file, or none (made-up inputs, the default with a target)."
+            ".npz file, or none (synthetic inputs, the default with a target)."
         ),
     ] = None,
     calibration_samples: Annotated[

@@ -215,7 +215,8 @@ def _calibrated(
     skipped: list[Skipped],
 ) -> _Made:
     """Write the model with levels that are calibrated on activations."""
-    from qqonnx.calibration.calibrate import Context, calibrate
+    from qqonnx.calibration.calibrate import calibrate
+    from qqonnx.calibration.context import Context
     from qqonnx.calibration.inputs import calibration_inputs
 
     assert job.calibration is not None

@@ -15,7 +15,7 @@ from qqonnx.evaluation.quality import (
     OutputQuality,
     output_quality,
 )
-from qqonnx.model.compare import run_limited, run_made_up
+from qqonnx.model.compare import run_limited, run_synthetic
 from qqonnx.model.session import open_session
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _references(
         raise
     except Exception:
         pass
-    inputs, outputs = run_made_up(session)
+    inputs, outputs = run_synthetic(session)
     return [outputs], [inputs], "seeded noise"
 
 

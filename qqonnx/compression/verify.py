@@ -20,7 +20,7 @@ class Verification:
 
     Attributes:
         weights: comparison of the float tensors by name and bit for bit.
-        outputs: comparison of the outputs on one made-up input.
+        outputs: comparison of the outputs on one synthetic input.
     """
 
     weights: WeightCheck

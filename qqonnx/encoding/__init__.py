@@ -1,1 +1,1 @@
-"""The stored form of a weight: encode it, write it as ONNX nodes, read it back, verify it."""
+"""The stored form of a weight: encode, write as ONNX nodes, read back, verify."""

@@ -1,7 +1,7 @@
-"""Quantization in blocks, as ONNX Runtime's operator MatMulNBits decodes it.
+"""Quantization in blocks for ONNX Runtime's operator MatMulNBits.
 
-Levels are uniform: each block of `BLOCK_LENGTH` weights along the inner dimension has a scale and a
-zero point.
+The levels are uniform. Each block of `BLOCK_LENGTH` weights along the inner dimension has a scale
+and a zero point.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_LENGTH = 32
-"""Weights that share a scale; the kernels take 16, 32, 64, ..., and 32 is what others write."""
+"""Weights per block. The kernels support 16, 32, 64, ...; other tools usually write 32."""
 
 BITS = (4, 8)
-"""Bit-widths that the CPU kernels of ONNX Runtime have."""
+"""Bits per code that ONNX Runtime's CPU kernels support."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A weight [K, N] in blocks along K.
+    """A weight [K, N], quantized in blocks along K.
 
     Attributes:
         inner: K.
@@ -64,7 +64,7 @@ class Blocks:
 
 
 def quantize_blocks(values: NDArray[np.float32], bits: int) -> Blocks:
-    """Quantize a matrix: the range of each block, zero included, in 2^bits uniform levels.
+    """Quantize a matrix with 2^bits uniform levels between the extremes of each block and zero.
 
     Args:
         values: float32 [K, N], finite.

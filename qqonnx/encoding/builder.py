@@ -1,9 +1,10 @@
-"""Where decode nodes are added, and the constants they share."""
+"""Add decode nodes, and the constants that weights share, to a graph or function."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import numpy as np
 import onnx_ir as ir
@@ -13,17 +14,34 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+P = ParamSpec("P")
+
+
+def shared(
+    add: Callable[Concatenate[Builder, P], ir.Value],
+) -> Callable[Concatenate[Builder, P], ir.Value]:
+    """Decorate a function that adds nodes: equal arguments add them once and give one value."""
+
+    @wraps(add)
+    def add_once(builder: Builder, /, *args: P.args, **kwargs: P.kwargs) -> ir.Value:
+        key = (add, args, tuple(kwargs.items()))
+        if key not in builder.shared:
+            builder.shared[key] = add(builder, *args, **kwargs)
+        return builder.shared[key]
+
+    return add_once
+
 
 @dataclass
 class Builder:
-    """Where decode nodes are being added: one graph or function.
+    """The decode nodes to add to one graph or function.
 
     Attributes:
-        fresh_name: gives a name that the model does not have yet.
-        in_function: constants become Constant nodes, as functions have no initializers.
-        nodes: the nodes so far, in order.
-        initializers: the constants so far, if not `in_function`.
-        shared: values that several weights use, by what they are.
+        fresh_name: function that returns a name that the model does not have yet.
+        in_function: whether constants become Constant nodes, as functions have no initializers.
+        nodes: the nodes in order.
+        initializers: the constants, unless `in_function`.
+        shared: values that several weights use, by function and arguments; see `shared`.
     """
 
     fresh_name: Callable[[str], str]
@@ -44,20 +62,17 @@ class Builder:
         self.initializers.append(value)
         return value
 
-    def integers(self, numbers: tuple[int, ...] | int, dtype: type[np.integer]) -> ir.Value:
-        """Return a small integer constant, one for all weights that need the same."""
-        key = ("integers", numbers, dtype)
-        if key not in self.shared:
-            self.shared[key] = self.constant(np.array(numbers, dtype), "n")
-        return self.shared[key]
-
     def apply(
         self, op_type: str, inputs: list[ir.Value], suffix: str, **attributes: object
     ) -> ir.Value:
-        """Add a node with one output."""
+        """Add a node with one output and return the output."""
         output = ir.Value(name=self.fresh_name(suffix))
         node = ir.node(op_type, inputs, attributes, outputs=[output])  # type: ignore[arg-type]
-        # A name is optional and would be kept in the file for nothing.
-        node.name = ""
         self.nodes.append(node)
         return output
+
+
+@shared
+def integers(builder: Builder, numbers: tuple[int, ...] | int, dtype: type[np.integer]) -> ir.Value:
+    """Add a small integer constant."""
+    return builder.constant(np.array(numbers, dtype), "n")

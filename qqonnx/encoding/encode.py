@@ -1,4 +1,4 @@
-"""A weight's values and its plan in; packed indices, codebook and scales out."""
+"""Encode a weight: from values and a plan to packed indices, codebook and scales."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from qqonnx.model.select import Weight
 
 NODE_BYTES = 300
-"""About what the decode nodes of one weight take in the file."""
+"""Approximate size in the file of the decode nodes of one weight."""
 
 PLANE_BYTES = 150
-"""About what the nodes for each further plane take."""
+"""Approximate size in the file of the nodes of each further plane."""
 
 
 def encode(plan: WeightPlan) -> CodebookWeight:
-    """Choose codebook and indices for one weight.
+    """Choose the codebook and the indices of one weight.
 
     Raises:
         QqonnxError: a value is NaN or infinite; the message names the tensor.
@@ -91,10 +91,10 @@ def stored_weight(
 def by_frequency(
     indices: Indices, codebook: Weights, channel_axis: int | None
 ) -> tuple[Indices, Weights, NDArray[np.int64]]:
-    """Number the levels of each codebook by how often they occur, the most frequent first.
+    """Sort the levels of each codebook by how often they occur, most frequent first.
 
-    The decoded values and the size stay the same, but general compressors, as web servers use them,
-    shrink the file further: `tools/bench_transfer.py` measures how much.
+    The decoded values and the size stay the same, but the file becomes smaller when a web server
+    compresses it; `tools/bench_transfer.py` measures by how much.
 
     Args:
         indices: uint8, of the weight's shape.
@@ -102,7 +102,8 @@ def by_frequency(
         channel_axis: axis of the channels; not used with one codebook.
 
     Returns:
-        Indices and codebook in the new order; how often each index occurs, int64 [k].
+        Indices and codebook in the new order, and the number of occurrences of each index,
+        int64 [k].
     """
     levels = codebook.shape[-1]
     if codebook.ndim == 1:
@@ -137,10 +138,10 @@ def round_weight(weight: Weight, values: Weights | None = None) -> RoundedWeight
 
     Args:
         weight: the tensor.
-        values: values to store instead of the tensor's own, of its shape.
+        values: values to store instead of the tensor's, of the same shape.
 
     Returns:
-        The rounded tensor; None if a value is beyond float16 or not finite.
+        The rounded tensor; None if a value is not finite or overflows float16.
     """
     own = np.ascontiguousarray(weight.tensor.numpy())
     with np.errstate(over="ignore"):
@@ -168,7 +169,7 @@ def round_weight(weight: Weight, values: Weights | None = None) -> RoundedWeight
 def decode_values(
     indices: Indices, codebook: Weights, scales: Weights | None, channel_axis: int | None
 ) -> Weights:
-    """Return the weight that indices stand for, as the decode nodes compute it.
+    """Decode indices exactly as the decode nodes do.
 
     Args:
         indices: uint8, of the weight's shape.
@@ -178,10 +179,10 @@ def decode_values(
     """
     if codebook.ndim == 2:
         assert channel_axis is not None
-        channels = np.moveaxis(indices, channel_axis, 0).reshape(codebook.shape[0], -1)
-        decoded = np.take_along_axis(codebook, channels.astype(np.intp), axis=1)
-        moved = np.moveaxis(indices, channel_axis, 0).shape
-        return np.ascontiguousarray(np.moveaxis(decoded.reshape(moved), 0, channel_axis))
+        rows = np.moveaxis(indices, channel_axis, 0)
+        flat = rows.reshape(len(rows), -1).astype(np.intp)
+        decoded = np.take_along_axis(codebook, flat, axis=1).reshape(rows.shape)
+        return np.ascontiguousarray(np.moveaxis(decoded, 0, channel_axis))
     decoded = codebook[indices]
     if scales is not None:
         assert channel_axis is not None
@@ -190,7 +191,7 @@ def decode_values(
 
 
 def broadcastable(scales: Weights, axis: int, rank: int) -> Weights:
-    """Return scales [channels] in the shape [1, ..., channels, ..., 1] of `rank` dimensions."""
+    """Reshape scales [channels] to [1, ..., channels, ..., 1] with `rank` dimensions."""
     return scales.reshape([-1 if dim == axis else 1 for dim in range(rank)])
 
 
@@ -217,12 +218,12 @@ def _by_channel(values: Weights, plan: WeightPlan) -> tuple[Indices, Weights, No
 def _by_scale(values: Weights, plan: WeightPlan) -> tuple[Indices, Weights, Weights]:
     axis = plan.weight.channel_axis
     assert axis is not None
-    extremes(values.reshape(-1))  # refuses values that are not finite
+    extremes(values.reshape(-1))  # raises an error if a value is not finite
     others = tuple(other for other in range(values.ndim) if other != axis)
     largest = np.maximum(values.max(axis=others), -values.min(axis=others))
     scales = np.where(largest > 0, largest, 1).astype(values.dtype)
     factors = broadcastable(scales, axis, values.ndim)
-    # The quotients, at most 1, need float32 only; a float64 scale may be beyond it.
+    # Quotients are at most 1 and fit float32, but a scale of float64 can overflow it.
     wide = np.float64 if values.dtype == np.float64 else np.float32
     shares = np.divide(values, factors, dtype=wide).astype(np.float32, copy=False)
     importance = np.square(factors.astype(np.float64) / float(scales.max()))

@@ -1,7 +1,7 @@
-"""Find the decode nodes of a weight in a model, and run them by themselves in ONNX Runtime.
+"""Find the decode nodes of a weight in a model, and run only these in ONNX Runtime.
 
-A file may come from a stranger and only claim that nodes decode a weight. So nothing is run before
-its operators and the sizes of all its results are known to be those of decode nodes.
+A model may be malicious and only claim that some nodes decode a weight. So the operators and the
+sizes of all results are checked before any node runs.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ DECODE_OPERATORS = frozenset(
 """Operators of the nodes that `qqonnx.encoding.decode` adds."""
 
 MAX_VALUES_PER_BYTE = 16
-"""Largest number of values in any result per stored byte; one bit per weight takes 8."""
+"""Largest number of values in any result per stored byte; one bit per weight needs 8."""
 
 MAX_TABLE = 2**20
-"""Values allowed beyond that: tables of digits do not grow with the weight."""
+"""Number of additional values in a result: tables of digits do not grow with the weight."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class DecodeGraph:
     Attributes:
         name: the weight's name.
         value: output of the last decode node.
-        scope: the graph or function with the nodes.
-        nodes: the decode nodes in order; some may serve other weights as well.
-        constants: their inputs: packed indices, codebook, scales and shapes. In a function these
-            are outputs of Constant nodes.
+        scope: the graph or function that contains the nodes.
+        nodes: the decode nodes in order; weights can share some of them.
+        constants: the constant inputs of the nodes: packed indices, codebook, scales and shapes.
+            In a function these are outputs of Constant nodes.
     """
 
     name: str
@@ -61,14 +61,15 @@ class DecodeGraph:
         """The tensors of `constants`.
 
         Raises:
-            QqonnxError: the decode nodes depend on a value that is not constant.
+            QqonnxError: the decode nodes read a value that is not constant.
         """
         tensors = []
         for constant in self.constants:
             tensor = ir.convenience.get_const_tensor(constant)
             if tensor is None:
                 raise QqonnxError(
-                    f"weight {self.name!r}: its decoding depends on {constant.name!r}"
+                    f"weight {self.name!r}: its decode nodes read {constant.name!r}, "
+                    "which is not constant"
                 )
             tensors.append(tensor)
         return tensors
@@ -78,22 +79,21 @@ class DecodeGraph:
         """The weight's shape, inferred from the decode nodes.
 
         Raises:
-            QqonnxError: the shape cannot be inferred, or a result has more than
-                `MAX_VALUES_PER_BYTE` values per stored byte. (A few bytes can name a huge Range, or
-                look up a large table many times.)
+            QqonnxError: the shape cannot be inferred, or a result has too many values for the
+                stored bytes; see `MAX_VALUES_PER_BYTE`. (A few bytes can specify a huge Range.)
         """
         try:
             model = onnx.shape_inference.infer_shapes(_light_model(self), strict_mode=True)
         except Exception as error:
             raise QqonnxError(f"weight {self.name!r}: {first_line(error)}") from error
-        most = MAX_VALUES_PER_BYTE * sum(tensor.nbytes for tensor in self.tensors) + MAX_TABLE
+        limit = MAX_VALUES_PER_BYTE * sum(tensor.nbytes for tensor in self.tensors) + MAX_TABLE
         for value in (*model.graph.value_info, *model.graph.output):
             shape = value.type.tensor_type.shape.dim
             if not all(size.HasField("dim_value") for size in shape):
-                raise QqonnxError(f"weight {self.name!r}: its decode nodes do not tell its shape")
-            if prod(size.dim_value for size in shape) > most:
+                raise QqonnxError(f"weight {self.name!r}: its shape cannot be inferred")
+            if prod(size.dim_value for size in shape) > limit:
                 raise QqonnxError(
-                    f"weight {self.name!r}: decodes to far more numbers than are stored"
+                    f"weight {self.name!r}: decodes to far more values than are stored"
                 )
         return tuple(size.dim_value for size in shape)
 
@@ -113,7 +113,7 @@ class DecodeGraph:
                 try:
                     return ir.DataType(node.attributes.get_int("to", 0))
                 except (TypeError, ValueError) as error:
-                    raise QqonnxError(f"weight {self.name!r}: a Cast to no type") from error
+                    raise QqonnxError(f"weight {self.name!r}: a Cast has no valid type") from error
             value = node.inputs[0] if node.inputs else None
         tensor = ir.convenience.get_const_tensor(value) if value is not None else None
         if tensor is None or tensor.dtype not in FLOAT_TYPES:
@@ -122,10 +122,10 @@ class DecodeGraph:
 
 
 def decode_graphs(model: ir.Model, names: Collection[str]) -> Iterator[DecodeGraph]:
-    """Yield the decode nodes of the weights called `names`, as far as nodes compute them.
+    """Yield the decode nodes of each weight in `names` that nodes compute.
 
     Raises:
-        QqonnxError: other nodes than decode nodes compute a weight.
+        QqonnxError: a weight is computed by nodes that are not decode nodes.
     """
     pending = set(names)
     for scope in scopes(model):
@@ -141,7 +141,7 @@ def decode_graphs(model: ir.Model, names: Collection[str]) -> Iterator[DecodeGra
                 if foreign:
                     raise QqonnxError(
                         f"weight {output.name!r}: computed by {min(foreign)}, "
-                        "which is no decode node"
+                        "which is not a decode node"
                     )
                 yield DecodeGraph(output.name, output, scope, nodes, constants)
 
@@ -149,11 +149,11 @@ def decode_graphs(model: ir.Model, names: Collection[str]) -> Iterator[DecodeGra
 def decoder(graph: DecodeGraph) -> Callable[[], NDArray[Any]]:
     """Return a function that runs the decode nodes and returns the weight.
 
-    The function holds the packed weight, not the model.
+    The function keeps the packed weight in memory, but not the model.
 
     Raises:
-        QqonnxError: the nodes are damaged or decode to too much; or, when the function is called,
-            they do not run.
+        QqonnxError: the nodes are damaged or decode to too many values; or, when the function is
+            called, they do not run.
     """
     name, dtype, shape = graph.name, graph.dtype, graph.shape
     model = _nodes_model(graph)
@@ -163,7 +163,7 @@ def decoder(graph: DecodeGraph) -> Callable[[], NDArray[Any]]:
 
     def decode() -> NDArray[Any]:
         try:
-            # The work of a moment: starting threads for it would take longer.
+            # Starting threads would take longer than decoding.
             session = open_session(content, threads=1, optimized=False)
             result = session.run(None, {})[0]
         except Exception as error:
@@ -174,7 +174,7 @@ def decoder(graph: DecodeGraph) -> Callable[[], NDArray[Any]]:
 
 
 def _nodes_model(graph: DecodeGraph) -> onnx.ModelProto:
-    """Return a model of the decode nodes, without tensors, with the weight as its output."""
+    """Return a model of the decode nodes, without tensors, whose output is the weight."""
     model = onnx.ModelProto(ir_version=8)
     model.opset_import.add(domain="", version=18)
     model.graph.name = "decode"
@@ -183,7 +183,7 @@ def _nodes_model(graph: DecodeGraph) -> onnx.ModelProto:
     except Exception as error:
         raise QqonnxError(f"weight {graph.name!r}: its decode nodes are damaged") from error
     output, dtype = graph.name, graph.dtype
-    # numpy has no bfloat16 of its own; float32 holds every bfloat16.
+    # numpy has no bfloat16; float32 represents it exactly.
     if dtype == ir.DataType.BFLOAT16:
         output, dtype = "decoded", ir.DataType.FLOAT
         cast = onnx.helper.make_node("Cast", [graph.name], [output], to=dtype.value)
@@ -193,10 +193,10 @@ def _nodes_model(graph: DecodeGraph) -> onnx.ModelProto:
 
 
 def _light_model(graph: DecodeGraph) -> onnx.ModelProto:
-    """Return the decode nodes' model without its large tensors, enough to infer shapes."""
+    """Return a model of the decode nodes for shape inference, without large tensors."""
     model = _nodes_model(graph)
     for name, tensor in _stored(graph):
-        # Shapes and bounds are short, and inference needs their values.
+        # Inference needs the values of shapes and bounds, which are short.
         if len(tensor.shape) <= 1 and tensor.size <= 64:
             model.graph.initializer.append(_serialized(name, tensor))
         else:
@@ -207,7 +207,7 @@ def _light_model(graph: DecodeGraph) -> onnx.ModelProto:
 
 
 def _stored(graph: DecodeGraph) -> Iterator[tuple[str, ir.TensorProtocol]]:
-    """Yield name and tensor of each constant that is an initializer."""
+    """Yield the name and the tensor of each constant that is an initializer."""
     for constant, tensor in zip(graph.constants, graph.tensors, strict=True):
         if constant.producer() is None:
             yield constant.name or "", tensor

@@ -1,7 +1,7 @@
-"""Weights that stay packed in memory: ONNX Runtime's own operator MatMulNBits.
+"""Weights that stay packed in memory, in ONNX Runtime's operator MatMulNBits.
 
-The operator is not standard ONNX (domain com.microsoft), and takes the place of MatMul and Gemm
-only. In exchange the weights are never decoded as a whole, not even in memory.
+The operator is not standard ONNX (domain com.microsoft), and it replaces only MatMul and Gemm. In
+return, the weights are never decoded as a whole, not even in memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DOMAIN = "com.microsoft"
 
 
 def fits(weight: Weight) -> bool:
-    """Whether MatMulNBits can stand for every node that uses the weight."""
+    """Return whether MatMulNBits can replace every node that uses the weight."""
     value = weight.value
     if weight.tensor.dtype != ir.DataType.FLOAT or len(weight.shape) != 2:
         return False
@@ -39,13 +39,13 @@ def fits(weight: Weight) -> bool:
     uses = list(value.uses())
     return (
         bool(uses)
-        and all(_takes_place_of(node, index) for node, index in uses)
-        and (len({number_of(node, "transB", 0) for node, _ in uses}) == 1)
+        and all(_is_replaceable(node, index) for node, index in uses)
+        and len({number_of(node, "transB", 0) for node, _ in uses}) == 1
     )
 
 
 def encode_blocks(weight: Weight, bits: int) -> BlockWeight:
-    """Quantize a weight that `fits` in blocks.
+    """Quantize a weight in blocks; the weight must satisfy `fits`.
 
     Raises:
         OptionError: `bits` is not in `BITS`.
@@ -53,12 +53,12 @@ def encode_blocks(weight: Weight, bits: int) -> BlockWeight:
     """
     if bits not in BITS:
         raise OptionError("bits", f"matmulnbits takes 4 or 8, not {bits} (weight {weight.name!r})")
-    # Gemm may hold the weight transposed.
+    # Gemm can have the weight transposed.
     node, _ = next(iter(weight.value.uses()))
     values = weight.tensor.numpy()
     values = np.ascontiguousarray(values.T if number_of(node, "transB", 0) else values)
     if not np.isfinite(values).all():
-        raise QqonnxError(f"weight {weight.name!r}: has values that are not finite")
+        raise QqonnxError(f"weight {weight.name!r}: some values are not finite")
     blocks = quantize_blocks(values, bits)
     return _block_weight(weight.name, blocks, distortion(values, blocks.decoded()))
 
@@ -70,14 +70,14 @@ def rewrite(
     scope: Scope,
     fresh_name: Callable[[str], str],
 ) -> None:
-    """Put MatMulNBits nodes in place of the nodes that use a weight.
+    """Replace the nodes that use a weight by MatMulNBits nodes.
 
     Args:
         model: the model, changed in place.
         weight: the stored weight.
         old: the float weight.
-        scope: the graph that holds it.
-        fresh_name: function that gives names that the model does not have.
+        scope: the graph that contains it.
+        fresh_name: function that returns names that the model does not have.
     """
     assert isinstance(scope, ir.Graph)
     nodes = [node for node, _ in old.uses()]
@@ -85,15 +85,11 @@ def rewrite(
     if producer is None:
         del scope.initializers[weight.name]
     old.name = None
-    names = (weight.name, fresh_name("s"), fresh_name("z"))
     blocks = weight.blocks
-    arrays: tuple[NDArray[Any], ...] = (
-        blocks.packed,
-        blocks.scales.reshape(-1),
-        blocks.zero_points.reshape(-1),
-    )
     constants = [
-        _add_initializer(scope, name, array) for name, array in zip(names, arrays, strict=True)
+        _add_initializer(scope, weight.name, blocks.packed),
+        _add_initializer(scope, fresh_name("s"), blocks.scales.reshape(-1)),
+        _add_initializer(scope, fresh_name("z"), blocks.zero_points.reshape(-1)),
     ]
     for node in nodes:
         _replace(node, constants, weight, fresh_name("m"))
@@ -103,7 +99,7 @@ def rewrite(
 
 
 def block_nodes(model: ir.Model, names: Collection[str]) -> dict[str, list[ir.Node]]:
-    """Return the MatMulNBits nodes that use each weight of `names`, by the weight's name."""
+    """Return the MatMulNBits nodes of the weights in `names`, by the weight's name."""
     nodes: dict[str, list[ir.Node]] = {}
     for node in _all_nodes(model):
         packed = node.inputs[1] if len(node.inputs) >= 4 else None
@@ -113,20 +109,20 @@ def block_nodes(model: ir.Model, names: Collection[str]) -> dict[str, list[ir.No
 
 
 def block_scales(model: ir.Model) -> set[ir.Value]:
-    """Return the scales of every MatMulNBits node: float tensors that are no weights."""
+    """Return the scales of all MatMulNBits nodes: float tensors that are not weights."""
     values = (value for node in _all_nodes(model) for value in node.inputs[2:3])
     return {value for value in values if value is not None}
 
 
 def read_blocks(node: ir.Node, error: Distortion) -> BlockWeight:
-    """Return the weight that a MatMulNBits node holds.
+    """Return the weight of a MatMulNBits node.
 
     Args:
         node: the node.
-        error: error of the weight, as recorded.
+        error: error of the weight, from the record.
 
     Raises:
-        QqonnxError: the node's attributes and inputs do not fit each other.
+        QqonnxError: the attributes and inputs of the node do not match.
     """
     try:
         sizes = [node.attributes[key].as_int() for key in ("K", "N", "bits", "block_size")]
@@ -142,14 +138,14 @@ def read_blocks(node: ir.Node, error: Distortion) -> BlockWeight:
         blocks = Blocks(inner, bits, packed, scales, zero_points)
         return _block_weight(value.name or "", blocks, error)
     except (AssertionError, IndexError, KeyError, TypeError, ValueError) as fault:
-        raise QqonnxError(f"node {node.name!r}: a MatMulNBits that does not fit") from fault
+        raise QqonnxError(f"MatMulNBits node {node.name!r} does not fit its weight") from fault
 
 
 def restore_blocks(nodes: Sequence[ir.Node], weight: BlockWeight) -> NDArray[np.float32]:
-    """Put plain MatMul nodes and the float weight back in place of the nodes of one weight.
+    """Replace the MatMulNBits nodes of one weight by MatMul nodes and the float weight.
 
     Returns:
-        The float weight [K, N], as the kernel computes it.
+        The weight as the kernel decodes it: float32 [K, N].
     """
     packed = nodes[0].inputs[1]
     assert packed is not None
@@ -221,7 +217,7 @@ def _replace(
 
 
 def _substitute(old: ir.Node, new: ir.Node) -> None:
-    """Put `new` where `old` is; its output takes the old one's name, type and shape."""
+    """Replace node `old` by `new`, whose output gets the name, type and shape of the old output."""
     before, after = old.outputs[0], new.outputs[0]
     after.type, after.shape, name = before.type, before.shape, before.name
     graph = old.graph
@@ -233,7 +229,7 @@ def _substitute(old: ir.Node, new: ir.Node) -> None:
     after.name = name
 
 
-def _takes_place_of(node: ir.Node, index: int) -> bool:
+def _is_replaceable(node: ir.Node, index: int) -> bool:
     if node.domain != "" or index != 1 or node.op_type not in ("MatMul", "Gemm"):
         return False
     if node.op_type == "MatMul":

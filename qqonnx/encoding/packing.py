@@ -1,12 +1,11 @@
-"""Indices to packed bytes and back, for any number of levels from 1 to 256.
+"""Pack indices into bytes and unpack them, for 1 to 256 levels.
 
-A *code* holds a *group* of weights: it is the number whose base-k digits, the first weight's
-first, are the group's indices. Codes of at most 8 bits fill one byte each. Longer codes have
-their low 8 bits in a byte plane and their remaining bits in planes of 4, 2 or 1 bits, several
-to a byte. So 3 bits a weight are stored as four weights in 12 bits: a byte and half of another.
+A *code* contains a *group* of weights: it is the number whose base-k digits are the indices of the
+group, first weight first. A code of at most 8 bits fills one byte. A longer code has its low 8 bits
+in a byte plane, and the others in planes of 4, 2 or 1 bits, where several codes share a byte. For
+example, at 3 bits per weight a code of four weights has 12 bits: a byte and half of another.
 
-Everything here is little arithmetic on integers; `qqonnx.encoding.decode` writes the same
-arithmetic as ONNX operators.
+`qqonnx.encoding.decode` writes the same integer arithmetic as ONNX operators.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_CODE_BITS = 14
-"""Longest code: a table of 2**14 rows is still small beside the weights it decodes."""
+"""Longest code: a table of 2^14 rows is still small compared with the weights that it decodes."""
 
 PLANE_COST = 0.03
-"""What a plane must save, as a share of the size, to be worth decoding when the model loads."""
+"""Share of the size that a plane must save: each plane takes time when the model loads."""
 
 Indices = NDArray[np.uint8]
 Plane = NDArray[np.uint8]
@@ -30,13 +29,13 @@ Plane = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Storage:
-    """How the indices of one weight initializer are laid out in bytes.
+    """The layout in bytes of the indices of one weight.
 
     Attributes:
-        levels: number of levels k that an index can name.
-        group: weights in a code.
-        plane_bits: bits of each plane of a code, lowest first: (8,) or (8, ...) followed by
-            any of 4, 2, 1 in falling order.
+        levels: number of levels k.
+        group: number of weights per code.
+        plane_bits: bits of a code in each plane, low bits first: 8, followed by any of 4, 2, 1 in
+            descending order.
     """
 
     levels: int
@@ -45,45 +44,48 @@ class Storage:
 
     @property
     def rows(self) -> int:
-        """Number of different codes, which is the number of rows of the table they index."""
+        """Number of different codes: the rows of a table that codes index."""
         return int(self.levels**self.group)
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits stored for each weight, padding at the end of the tensor left out."""
+        """Stored bits per weight, without the padding at the end of the tensor."""
         return sum(self.plane_bits) / self.group
 
     @property
     def block(self) -> int:
-        """Codes that fill a whole number of bytes in every plane."""
+        """Number of codes that fill whole bytes in every plane."""
         return max(8 // bits for bits in self.plane_bits)
 
     def code_count(self, size: int) -> int:
-        """Number of codes stored for `size` weights: groups, padded to a whole block."""
+        """Return the number of codes of `size` weights, padded to whole blocks."""
         return ceil(size / (self.group * self.block)) * self.block
 
     def plane_sizes(self, size: int) -> tuple[int, ...]:
-        """Bytes of each plane for `size` weights."""
+        """Return the bytes of each plane of `size` weights."""
         return tuple(self.code_count(size) * bits // 8 for bits in self.plane_bits)
 
     def packed_bytes(self, size: int) -> int:
-        """Bytes stored for `size` weights, all planes together."""
+        """Return the bytes of all planes of `size` weights."""
         return sum(self.plane_sizes(size))
 
 
 @cache
 def layouts(levels: int) -> tuple[Storage, ...]:
-    """Return every layout for a number of levels, the one that is written first.
+    """Return every layout for a number of levels, best first; the best one is written.
 
-    That is the one with the fewest bits a weight, each further plane costing 3 % of load time, and
-    among equals the one with the most weights a code: they are looked up together.
+    The best layout has the fewest bits per weight, where each plane adds `PLANE_COST`. Among equal
+    layouts, the one with the most weights per code needs the fewest lookups.
 
     Args:
         levels: number of levels, 1 to 256.
+
+    Raises:
+        ValueError: `levels` is out of range.
     """
     if not 1 <= levels <= 256:
         raise ValueError(f"levels must be 1 to 256, got {levels}")
-    # One level still takes an index that decodes; it is stored as if there were two.
+    # One level needs an index as well; it is stored as one of two levels.
     levels = max(levels, 2)
     candidates = []
     for group in range(1, 9):
@@ -101,7 +103,7 @@ def layouts(levels: int) -> tuple[Storage, ...]:
 
 
 def storage_for(levels: int) -> Storage:
-    """Return the layout that weights with `levels` levels (1 to 256) are written in."""
+    """Return the layout in which weights with `levels` levels (1 to 256) are written."""
     return layouts(levels)[0]
 
 
@@ -113,9 +115,10 @@ def pack(indices: Indices, storage: Storage) -> tuple[Plane, ...]:
         storage: the layout.
 
     Returns:
-        One uint8 array a plane, lowest bits first: [code_count * plane_bits / 8].
+        One array per plane, low bits first: uint8 [code_count * bits / 8].
     """
-    codes = _codes(indices, storage)
+    padding = storage.code_count(indices.size) * storage.group - indices.size
+    codes = _join(np.pad(indices, (0, padding)), storage.levels, storage.group)
     planes: list[Plane] = [codes.astype(np.uint8)]
     shift = 8
     for bits in storage.plane_bits[1:]:
@@ -126,26 +129,25 @@ def pack(indices: Indices, storage: Storage) -> tuple[Plane, ...]:
 
 
 def unpack(planes: tuple[Plane, ...], storage: Storage, size: int) -> Indices:
-    """Return the `size` indices (uint8 [size]) that `pack` packed into `planes`."""
+    """Return the indices that `pack` packed into planes: uint8 [size]."""
     codes = planes[0].astype(np.uint16)
     shift = 8
     for bits, plane in zip(storage.plane_bits[1:], planes[1:], strict=True):
-        codes |= _split(plane, 2**bits, 8 // bits).astype(np.uint16) << shift
+        part = digits(2**bits, 8 // bits)[plane].reshape(-1)
+        codes |= part.astype(np.uint16) << shift
         shift += bits
     return digits(storage.levels, storage.group)[codes].reshape(-1)[:size]
 
 
 @cache
 def digits(base: int, count: int) -> NDArray[np.uint8]:
-    """Digits of every number below base**count: uint8 [base**count, count], leading digit first."""
+    """Return the digits of all numbers below base^count, leading digit first.
+
+    Returns:
+        uint8 [base^count, count].
+    """
     numbers = np.arange(base**count)[:, None]
     return (numbers // base ** np.arange(count - 1, -1, -1) % base).astype(np.uint8)
-
-
-def _codes(indices: Indices, storage: Storage) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    padding = storage.code_count(indices.size) * storage.group - indices.size
-    padded = np.pad(indices, (0, padding)) if padding else indices
-    return _join(padded, storage.levels, storage.group)
 
 
 def _join(values: Indices, base: int, count: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -156,7 +158,3 @@ def _join(values: Indices, base: int, count: int) -> NDArray[np.uint8] | NDArray
         joined *= base
         joined += columns[:, column]
     return joined
-
-
-def _split(numbers: Plane, base: int, count: int) -> Indices:
-    return digits(base, count)[numbers].reshape(-1)

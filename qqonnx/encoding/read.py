@@ -1,7 +1,7 @@
-"""Read the stored weights of a compressed model back: the only reader of the stored form.
+"""Read the stored weights of a compressed model: the only reader of the stored form.
 
-The codebook, the scales and the planes of packed indices are told apart by how the decode nodes use
-them; see `qqonnx.encoding.decode`.
+How the decode nodes use a constant shows whether it is a codebook, scales or a plane of packed
+indices; see `qqonnx.encoding.decode`.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from qqonnx.encoding.record import WeightRecord
 
 _PLANE_TYPES = (ir.DataType.UINT8, ir.DataType.UINT16)
-"""Types of packed indices: bytes, or two of them read as one number."""
+"""Data types of packed indices: bytes, or pairs of bytes."""
 
-_MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What a record raises that belongs to another file, or was made up."""
+_MISMATCHES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""Errors that a forged record, or the record of another file, can cause."""
 
 
 def read(model: ir.Model) -> list[StoredWeight]:
     """Return the stored weights of a compressed model, in the order of its nodes.
 
-    A weight that is recorded but not returned is stored as plain numbers again: a graph simplifier
-    has folded its decode nodes, wholly or in part.
+    The result lacks a weight of the record if a graph simplifier has folded its decode nodes, fully
+    or partly.
 
     Raises:
         QqonnxError: the model was not compressed by qqonnx, its record is damaged or does not fit,
-            or other nodes than decode nodes compute a weight.
+            or a weight is computed by nodes that are not decode nodes.
     """
     records = read_record(model).weights
     blocks = block_nodes(model, records)
@@ -53,14 +53,14 @@ def read(model: ir.Model) -> list[StoredWeight]:
                 weights.append(_rounded(graph, record))
             elif _is_packed(graph):
                 weights.append(_codebook_weight(graph, record))
-        except _MISFITS as error:
+        except _MISMATCHES as error:
             raise QqonnxError(f"weight {graph.name!r}: its record does not fit") from error
     weights += [read_blocks(nodes[0], records[name].error) for name, nodes in blocks.items()]
     return weights
 
 
 def storage_constants(model: ir.Model) -> set[ir.Value]:
-    """Return the constants of the decode nodes: parts of stored weights, and no weights."""
+    """Return the constants of all decode nodes: parts of stored weights, not weights."""
     names = read_record(model).weights
     return {constant for graph in decode_graphs(model, names) for constant in graph.constants}
 
@@ -110,11 +110,10 @@ def _codebook_weight(graph: DecodeGraph, record: WeightRecord) -> CodebookWeight
 
 
 def _is_packed(graph: DecodeGraph) -> bool:
-    """Return whether decoding starts from the packed indices.
+    """Return whether the decode nodes start from packed indices.
 
-    A simplifier may have folded the first decode nodes. Then there is no plane of packed indices,
-    or a folded one: a longer integer constant that is not a table, or the fields of a plane above
-    the first.
+    If a simplifier has folded the first decode nodes, there is no plane of packed indices; or a
+    plane is folded into a longer integer constant that is not a table, or into its fields.
     """
     planes = _plane_tensors(graph)
     longest = max((tensor.size for tensor in planes.values()), default=0)
@@ -135,7 +134,7 @@ def _is_table(value: ir.Value) -> bool:
 
 
 def _is_parameter(value: ir.Value) -> bool:
-    """Return whether the constant is a shape, a bound, an operand of digits, or a table."""
+    """Return whether a constant is a shape, a bound, an operand for digits, or a table."""
     return all(
         index > 0
         if node.op_type in ("Div", "Expand", "Mod", "Mul", "Reshape", "Slice")
@@ -147,24 +146,24 @@ def _is_parameter(value: ir.Value) -> bool:
 def _planes(graph: DecodeGraph) -> tuple[Plane, ...]:
     """Return the packed indices, the byte plane first."""
     planes = [t.numpy().reshape(-1).view(np.uint8) for t in _plane_tensors(graph).values()]
-    # A plane of fewer bits per code is shorter, so the length tells their order.
+    # Planes with fewer bits per code are shorter.
     return tuple(sorted(planes, key=len, reverse=True))
 
 
 def _plane_tensors(graph: DecodeGraph) -> dict[ir.Value, ir.TensorProtocol]:
-    """Return the constants that hold packed indices, in no order."""
+    """Return the constants that are packed indices, in any order."""
     return {
         value: tensor
         for value, tensor in zip(graph.constants, graph.tensors, strict=True)
         if tensor.dtype in _PLANE_TYPES
         and not _is_table(value)
-        # The factors of the bytes of a code are the second input of MatMulInteger.
+        # The inputs of MatMulInteger are not planes: the second one has the factors of a code.
         and not any(node.op_type == "MatMulInteger" for node, _ in value.uses())
     }
 
 
 def _storage(levels: int, size: int, plane_sizes: tuple[int, ...]) -> Storage:
-    """Return the layout that planes of these sizes have."""
+    """Return the layout whose planes have these sizes."""
     for storage in layouts(levels):
         if storage.plane_sizes(size) == plane_sizes:
             return storage
@@ -192,7 +191,7 @@ def _codebook_and_scales(
 
 
 def _is_factor(value: ir.Value) -> bool:
-    """Return whether the value, as it is or behind a Cast, is what a Mul multiplies by."""
+    """Return whether a value, directly or after a Cast, is the second input of a Mul."""
     for node, index in value.uses():
         if node.op_type == "Cast":
             return _is_factor(node.outputs[0])

@@ -1,12 +1,12 @@
-"""The record of a compression in the model's metadata: written and read here only.
+"""Write and read the record of a compression in the model's metadata.
 
-The record is JSON. Schema 2 has what most weights have in common once, and for each weight the
-three error numbers and what differs from the common part:
+The record is JSON. Schema 2 has the most frequent method, levels and granularity once. Each weight
+has its three errors and the fields that differ:
 
     {"schema": 2, "version": "...", "common": {"method": ..., "levels": ..., "granularity": ...},
      "weights": {NAME: [l1, l2, sqnr], NAME: [l1, l2, sqnr, {"levels": ...}], ...}}
 
-Schema 1, which does not name its schema, has a full object for each weight.
+Schema 1, which has no field `schema`, has a full object for each weight.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ METADATA_KEY = "qqonnx"
 SCHEMA = 2
 
 _LARGEST_SQNR = 999.0
-"""Stands for an infinite ratio, which JSON does not have."""
+"""Value for an infinite ratio, which JSON does not support."""
 
 
 @dataclass(frozen=True)
 class WeightRecord:
-    """What the record says of one weight.
+    """The record of one weight.
 
     Attributes:
-        method: name of the codebook method.
+        method: name of the codebook method, or `FLOAT16`.
         levels: number of levels of a codebook; 0 for a tensor that is rounded.
         granularity: "tensor", "channel", "scale" or "block".
         error: error of the decoded values, to four digits.
@@ -55,11 +55,11 @@ class WeightRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """What the metadata say of a compressed model.
+    """The record of a compressed model.
 
     Attributes:
         version: version of qqonnx that compressed the model.
-        weights: a record for each weight, by name.
+        weights: record of each weight, by name.
     """
 
     version: str
@@ -72,7 +72,7 @@ def is_compressed(model: ir.Model) -> bool:
 
 
 def write_record(model: ir.Model, weights: Sequence[StoredWeight]) -> None:
-    """Record what was stored in the model's metadata."""
+    """Write the record of the stored weights to the model's metadata."""
     kinds = [_kind(weight) for weight in weights]
     common = max(kinds, key=kinds.count, default={})
     entries: dict[str, Any] = {}
@@ -90,22 +90,23 @@ def read_record(model: ir.Model) -> Record:
     """Return the record of a compressed model.
 
     Raises:
-        QqonnxError: the model was not compressed by qqonnx, or by a later qqonnx with a newer
-            schema, or the record is damaged.
+        QqonnxError: the model was not compressed by qqonnx, or by a later version with a newer
+            schema; or the record is damaged.
     """
     text = model.metadata_props.get(METADATA_KEY)
     if text is None:
-        raise QqonnxError("not compressed by qqonnx: its metadata have no record of it")
+        raise QqonnxError(f"not compressed by qqonnx: its metadata has no {METADATA_KEY!r}")
     try:
         content = json.loads(text)
         schema = content.get("schema", 1)
         if isinstance(schema, int) and schema > SCHEMA:
-            raise QqonnxError(f"compressed by a later qqonnx ({content.get('version')}); update")
+            version = content.get("version")
+            raise QqonnxError(f"compressed by a later version of qqonnx ({version}); update qqonnx")
         common = content.get("common", {})
         weights = {name: _parsed(entry, common) for name, entry in content["weights"].items()}
         return Record(str(content.get("version")), weights)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise QqonnxError(f"its metadata {METADATA_KEY!r} are damaged") from error
+        raise QqonnxError(f"its metadata {METADATA_KEY!r} is damaged") from error
 
 
 def _kind(weight: StoredWeight) -> dict[str, str | int]:
@@ -119,7 +120,7 @@ def _kind(weight: StoredWeight) -> dict[str, str | int]:
 
 
 def _parsed(entry: Any, common: dict[str, Any]) -> WeightRecord:
-    """Return a weight's entry, of either schema."""
+    """Parse the entry of a weight, in either schema."""
     fields = entry
     if isinstance(entry, list):
         numbers, own = entry[:3], entry[3] if len(entry) > 3 else {}

@@ -1,4 +1,4 @@
-"""Put plain floats back in place of the stored form."""
+"""Replace stored weights by plain floats."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Decoded = Callable[[str, NDArray[Any]], None]
+    OnDecoded = Callable[[str, NDArray[Any]], None]
 
 
-def restore_weights(model: ir.Model, decoded: Decoded = lambda *_: None) -> int:
-    """Put plain floats back in place of every stored weight; return how many.
+def restore_weights(model: ir.Model, on_decoded: OnDecoded = lambda *_: None) -> int:
+    """Replace all stored weights by plain floats, and return their number.
 
-    A weight is decoded when the model is written, and not kept in memory.
+    Most weights are decoded only when the model is written, and are not kept in memory.
 
     Args:
         model: the model, changed in place.
-        decoded: called with the name and the values of each weight when it is decoded.
+        on_decoded: function called with the name and the values of each weight when it is decoded.
 
     Raises:
-        QqonnxError: the model was not compressed by qqonnx, its record is damaged, or other nodes
-            than decode nodes compute a weight.
+        QqonnxError: the model was not compressed by qqonnx, its record is damaged, or a weight is
+            computed by nodes that are not decode nodes.
     """
     records = read_record(model).weights
     blocks = block_nodes(model, records)
     graphs = list(decode_graphs(model, records.keys() - blocks.keys()))
     for name, nodes in blocks.items():
-        decoded(name, restore_blocks(nodes, read_blocks(nodes[0], records[name].error)))
-    tensors = [_lazy_tensor(graph, decoded) for graph in graphs]
+        on_decoded(name, restore_blocks(nodes, read_blocks(nodes[0], records[name].error)))
+    tensors = [_lazy_tensor(graph, on_decoded) for graph in graphs]
     for graph, tensor in zip(graphs, tensors, strict=True):
         _put_back(graph, tensor)
     _remove_unused(graphs)
@@ -44,14 +44,14 @@ def restore_weights(model: ir.Model, decoded: Decoded = lambda *_: None) -> int:
     return len(graphs) + len(blocks)
 
 
-def _lazy_tensor(graph: DecodeGraph, decoded: Decoded) -> ir.LazyTensor:
+def _lazy_tensor(graph: DecodeGraph, on_decoded: OnDecoded) -> ir.LazyTensor:
     decode = decoder(graph)
-    # The tensor must not hold the graph: packed weights are let go one by one.
+    # The tensor must not refer to the graph, so that packed weights are released one by one.
     name, dtype, shape = graph.name, graph.dtype, ir.Shape(graph.shape)
 
     def evaluate() -> ir.TensorProtocol:
         values = decode()
-        decoded(name, values)
+        on_decoded(name, values)
         return ir.Tensor(values, dtype=dtype, name=name)
 
     return ir.LazyTensor(evaluate, dtype, shape, name=name)

@@ -1,4 +1,4 @@
-"""Replace the weights of a model by their stored form, and record it in the metadata."""
+"""Replace the weights of a model by their stored form, and write the record."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def rewrite(model: ir.Model, weights: Sequence[StoredWeight]) -> None:
-    """Replace each weight of `model`, in place, by its stored form.
+    """Replace weights of a model, in place, by their stored form.
 
-    Weights are found by name. The last decode node's output takes the weight's name, and whatever
-    used the weight uses the decoded one.
+    Weights are found by name. The output of the last decode node gets the weight's name and all its
+    uses.
     """
     fresh_name = fresh_names(model)
     constants = {name: (value, scope) for name, value, scope in named_float_constants(model)}
@@ -47,17 +47,16 @@ def rewrite(model: ir.Model, weights: Sequence[StoredWeight]) -> None:
 
 
 def fresh_names(model: ir.Model) -> Callable[[str], str]:
-    """Return a function that gives short names that `model` does not have: "i0", "i1" for "i"."""
-    taken = set(value_names(model))
+    """Return a function from a prefix to new names: "i0", "i1", ... for the prefix "i"."""
+    used = set(value_names(model))
     counters: defaultdict[str, Iterator[int]] = defaultdict(count)
 
-    def fresh(kind: str) -> str:
-        while (name := f"{kind}{next(counters[kind])}") in taken:
-            pass
-        taken.add(name)
+    def fresh_name(prefix: str) -> str:
+        name = next(name for n in counters[prefix] if (name := f"{prefix}{n}") not in used)
+        used.add(name)
         return name
 
-    return fresh
+    return fresh_name
 
 
 def _replace(old: ir.Value, scope: Scope, decoded: ir.Value, name: str) -> None:
@@ -78,11 +77,10 @@ def _insert(scope: Scope, builder: Builder) -> None:
     if isinstance(scope, ir.Graph):
         for value in builder.initializers:
             scope.register_initializer(value)
-    names = [node.name for node in builder.nodes]
     if len(scope):
         scope.insert_before(scope[0], builder.nodes)
     else:
         scope.extend(builder.nodes)
-    # Inserting gives nodes names, which would be kept in the file for nothing.
-    for node, name in zip(builder.nodes, names, strict=True):
-        node.name = name
+    # Insertion names the nodes; without names the file is smaller.
+    for node in builder.nodes:
+        node.name = ""

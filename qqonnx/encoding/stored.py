@@ -1,4 +1,4 @@
-"""A weight as a file stores it, in each of the three forms that there are."""
+"""The three stored forms of a weight: codebook, float16, and blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qqonnx.encoding.packing import Plane, Storage
 
 FLOAT16 = "float16"
-"""Method of a tensor that is rounded to float16 instead of quantized."""
+"""Method of a tensor that is rounded to float16."""
 
 BLOCK = "block"
 """Granularity of a weight that MatMulNBits decodes."""
@@ -28,7 +28,7 @@ BLOCK = "block"
 
 @dataclass(frozen=True, kw_only=True)
 class StoredWeight:
-    """What every form has in common.
+    """The part that all stored forms have in common.
 
     Attributes:
         name: the weight's name; see `qqonnx.model.select.Weight`.
@@ -37,12 +37,12 @@ class StoredWeight:
         method: name of the codebook method, or `FLOAT16`.
         granularity: "tensor", "channel", "scale" or `BLOCK`.
         levels: number of levels of a codebook.
-        bits: bits of index stored per weight.
-        counts: how often each index occurs, int64 [levels] or shorter; with a codebook per channel,
-            the sum over the channels.
+        bits: bits per weight of the packed indices, or of the rounded values.
+        counts: number of occurrences of each index, summed over channels: integers [levels] or
+            shorter.
         error: error of the decoded values.
         payload_bytes: bytes of indices, codebooks and scales.
-        digest: function that returns the SHA-256 of the decoded values' bytes.
+        digest: function that returns the SHA-256 of the bytes of the decoded values.
     """
 
     name: str
@@ -65,11 +65,11 @@ class StoredWeight:
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookWeight(StoredWeight):
-    """A weight stored as packed indices, a codebook, and scales if it has them.
+    """A weight stored as packed indices, a codebook, and optional scales.
 
     Attributes:
-        channel_axis: axis of the output channels; None without a codebook or a scale per channel,
-            and for a weight that was read from a file.
+        channel_axis: axis of the output channels; None with granularity "tensor", and for a weight
+            that was read from a file.
         storage: layout of the packed indices.
         planes: the packed indices in C order of the weight, the byte plane first.
         codebook: [levels], or [channels, levels] with granularity "channel", in the weight's dtype.
@@ -88,7 +88,7 @@ class RoundedWeight(StoredWeight):
     """A small tensor, such as a bias, stored as float16.
 
     Attributes:
-        values: float16, of the weight's shape.
+        values: the rounded values, float16, of the weight's shape.
     """
 
     values: Weights
@@ -96,7 +96,7 @@ class RoundedWeight(StoredWeight):
 
 @dataclass(frozen=True, kw_only=True)
 class BlockWeight(StoredWeight):
-    """A weight [K, N] stored in blocks along K, as MatMulNBits takes it.
+    """A weight [K, N] stored in blocks along K for MatMulNBits.
 
     Attributes:
         blocks: codes, scales and zero points.
@@ -106,5 +106,5 @@ class BlockWeight(StoredWeight):
 
 
 def digest(values: Weights) -> bytes:
-    """Return the SHA-256 of the values' bytes in C order."""
+    """Return the SHA-256 of the bytes of `values` in C order."""
     return hashlib.sha256(np.ascontiguousarray(values).view(np.uint8).data).digest()

@@ -1,4 +1,4 @@
-"""Verify a written file: every decoded weight bit for bit, then outputs in ONNX Runtime."""
+"""Verify a written file: decoded weights bit for bit, and outputs in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FOLDED_UP_TO = 2**29
-"""Bytes of the decoded model up to which outputs are compared with the decoding folded.
+"""Largest decoded model, in bytes, that is folded when outputs are compared.
 
-While ONNX Runtime folds, it holds every intermediate result of every weight, several times the
-decoded model. Without folding it decodes a weight when it is used, and lets it go.
+While ONNX Runtime folds, it keeps all intermediate results of all weights: several times the
+decoded model. Without folding, it decodes each weight when it is used, and then releases it.
 """
 
 
 @dataclass(frozen=True)
 class WeightCheck:
-    """How the float tensors of two models compare, those of compressed weights decoded.
+    """Comparison of the float tensors of two models, with compressed weights decoded.
 
     Attributes:
-        same: number of tensors whose bytes are the same.
-        different: names of those whose bytes differ.
-        only_first: names of those that only the first model has.
-        only_second: names of those that only the second model has.
+        same: number of tensors with the same bytes.
+        different: names of tensors with different bytes.
+        only_first: names of tensors that only the first model has.
+        only_second: names of tensors that only the second model has.
     """
 
     same: int
@@ -56,53 +56,52 @@ class WeightCheck:
 def verify_file(path: Path, planned: Mapping[str, bytes]) -> OutputCheck:
     """Verify the weights and the outputs of a written file; every weight is decoded once.
 
-    The decode nodes must give exactly the planned weights. The outputs must be those of the same
-    model with the decoded weights as floats. Outputs are not compared, and the check says so, if
-    ONNX Runtime's CPU provider does not load the model with plain floats either, for example one
-    that computes in bfloat16.
+    The decoded weights must be bit-identical to the planned ones. The outputs must equal those of
+    the same model with the decoded weights as plain floats. If ONNX Runtime does not load or run
+    that model either, for example because it computes in bfloat16, the result has the reason.
 
     Args:
         path: the written file.
-        planned: SHA-256 of each planned weight's bytes, by name.
+        planned: SHA-256 of the bytes of each planned weight, by name.
 
     Raises:
-        QqonnxError: a weight is missing or differs (the message names it), ONNX Runtime does not
-            load the file, or the outputs differ.
+        QqonnxError: a weight is missing or differs, ONNX Runtime does not load or run the file, or
+            the outputs differ.
     """
     model = read(path)
     digests: dict[str, bytes] = {}
 
-    def decoded(name: str, values: NDArray[Any]) -> None:
+    def add_digest(name: str, values: NDArray[Any]) -> None:
         digests[name] = digest(values)
 
-    restore_weights(model, decoded)
+    restore_weights(model, add_digest)
     plain = path.with_name(f"{path.name}.plain.onnx")
     try:
-        # As external data, the weights are decoded and written one by one.
+        # With external data, weights are decoded and written one by one.
         write(model, plain, external_data=True)
         del model
-        for name, wanted in planned.items():
+        for name, expected in planned.items():
             if name not in digests:
                 raise QqonnxError(f"{path}: weight {name!r} is not in the file")
-            if digests[name] != wanted:
-                raise QqonnxError(f"{path}: weight {name!r} does not decode to what was planned")
-        return _compared(plain, path)
+            if digests[name] != expected:
+                raise QqonnxError(f"{path}: weight {name!r} does not decode to the planned values")
+        return _checked_outputs(plain, path)
     finally:
         plain.unlink(missing_ok=True)
         data_file(plain).unlink(missing_ok=True)
 
 
-def _compared(plain: Path, path: Path) -> OutputCheck:
+def _checked_outputs(plain: Path, path: Path) -> OutputCheck:
     folded = written_bytes(plain) <= FOLDED_UP_TO
     check = compare_outputs(plain, path, optimized=folded)
     if folded and check.reason is None and not check.equal:
-        # Rounding can decide which box is kept or which of two outputs is the greater. With
-        # nothing folded and nothing packed, both models run the same kernels.
+        # Rounding can decide which box is kept or which of two outputs is larger. Without
+        # optimization both models run the same kernels.
         check = compare_outputs(plain, path, optimized=False)
     if check.reason is None and not check.equal:
         raise QqonnxError(
             f"{path}: outputs differ by {check.max_difference:.2g} from those of the same model "
-            f"with plain float weights, where they reach {check.magnitude:.2g}"
+            f"with plain float weights, whose largest value is {check.magnitude:.2g}"
         )
     return check
 

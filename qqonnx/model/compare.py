@@ -1,10 +1,11 @@
-"""Compare the outputs of two models on the same made-up inputs."""
+"""Compare the outputs of two models on the same synthetic inputs."""
 
 from __future__ import annotations
 
 import math
 import threading
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,20 +19,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOLERANCE = 1e-3
-"""Largest allowed difference of outputs, relative to the largest absolute output.
+"""Largest allowed difference between outputs, relative to the largest absolute output.
 
-Equal weights can give outputs that differ by rounding: ONNX Runtime may sum in another order for
-a constant-folded weight than for a plain one.
+Outputs of equal weights can differ by rounding: ONNX Runtime may sum in a different order if a
+weight is constant-folded.
 """
 
 SYMBOLIC_SIZES = (8, 64, 512)
-"""Sizes tried in turn for a symbolic dimension of an input; a symbolic batch dimension is 1."""
+"""Sizes to try, in this order, for symbolic dimensions of an input, except the batch dimension."""
 
 MAX_INPUT_BYTES = 2**30
-"""Limit on the size of one made-up input."""
+"""Size limit of one synthetic input."""
 
 RUN_SECONDS = 60.0
-"""Time limit of one run: a model can contain an endless loop."""
+"""Time limit of one run, in seconds: a model can contain an endless loop."""
 
 _FLOATS = {"tensor(float)": "f4", "tensor(double)": "f8", "tensor(float16)": "f2"}
 _INTEGERS = {
@@ -43,13 +44,14 @@ Inputs = dict[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """Difference between the outputs of two models on one made-up input.
+    """Difference between the outputs of two models on one synthetic input.
 
     Attributes:
-        max_difference: largest absolute difference; infinite if shapes differ or only one of the
-            outputs is NaN or infinite; None if the outputs could not be compared.
-        magnitude: largest absolute finite output of the reference model.
-        reason: why the outputs could not be compared; None if they were.
+        max_difference: largest absolute difference; infinite if shapes differ or if only one of
+            two values is NaN or infinite; None if the outputs could not be compared.
+        magnitude: largest absolute finite output of the reference model; None if the outputs could
+            not be compared.
+        reason: why the outputs could not be compared; None if they were compared.
     """
 
     max_difference: float | None
@@ -58,17 +60,17 @@ class OutputCheck:
 
     @property
     def equal(self) -> bool:
-        """Whether the outputs agree to `TOLERANCE`."""
+        """Whether the outputs agree within `TOLERANCE`."""
         if self.max_difference is None or self.magnitude is None:
             return False
         return self.max_difference <= TOLERANCE * self.magnitude
 
 
 def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> OutputCheck:
-    """Run two models, one after the other, on the same made-up inputs.
+    """Run two models, one after the other, on the same synthetic inputs.
 
-    Float inputs are seeded normal noise; other inputs are true, zero or empty. The batch size is
-    1. A run is stopped after `RUN_SECONDS`.
+    Float inputs are normal noise from a fixed seed. Boolean inputs are true, integers are zero, and
+    strings are empty. The batch size is 1. A run stops after `RUN_SECONDS`.
 
     Args:
         reference: the ONNX file to compare with.
@@ -76,19 +78,20 @@ def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> 
         optimized: whether ONNX Runtime may optimize the models, as it does by default.
 
     Raises:
-        QqonnxError: ONNX Runtime loads and runs `reference`, but not `other`; or the numbers of
-            outputs differ.
+        QqonnxError: ONNX Runtime loads and runs `reference`, but not `other`; or the models have
+            different numbers of outputs.
     """
     try:
         session = open_session(reference, spinning=False, optimized=optimized)
     except QqonnxError as error:
         return OutputCheck(None, None, str(error))
     try:
-        inputs, expected = run_made_up(session)
+        inputs, expected = run_synthetic(session)
     except Exception as error:
         open_session(other, spinning=False, optimized=optimized)
-        return OutputCheck(None, None, f"made-up inputs do not run: {first_line(error)}")
-    # Models may be large: keep only one of them in memory.
+        reason = f"the model does not run on synthetic inputs: {first_line(error)}"
+        return OutputCheck(None, None, reason)
+    # Models may be large, so only one is kept in memory.
     del session
     session = open_session(other, spinning=False, optimized=optimized)
     try:
@@ -98,12 +101,12 @@ def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> 
     except Exception as error:
         raise QqonnxError(f"{other}: does not run: {first_line(error)}") from error
     if len(actual) != len(expected):
-        raise QqonnxError(f"{other}: gives {len(actual)} outputs, {reference} {len(expected)}")
+        raise QqonnxError(f"{other}: has {len(actual)} outputs, {reference} has {len(expected)}")
     return compare_arrays(expected, actual)
 
 
 def compare_arrays(expected: Sequence[Any], actual: Sequence[Any]) -> OutputCheck:
-    """Compare outputs one by one; outputs that are not numeric arrays are ignored."""
+    """Compare two lists of outputs pairwise; outputs that are not numeric arrays are ignored."""
     difference = magnitude = 0.0
     finite_outputs = 0
     for left, right in zip(expected, actual, strict=True):
@@ -121,25 +124,24 @@ def compare_arrays(expected: Sequence[Any], actual: Sequence[Any]) -> OutputChec
         if not (both | same).all():
             difference = math.inf
     if not finite_outputs and not difference:
-        return OutputCheck(None, None, "made-up inputs give no output that is a finite number")
+        return OutputCheck(None, None, "no output for the synthetic inputs is a finite number")
     return OutputCheck(difference, magnitude)
 
 
-def run_made_up(session: ort.InferenceSession) -> tuple[Inputs, list[Any]]:
-    """Return made-up inputs that the model accepts, and its outputs for them.
+def run_synthetic(session: ort.InferenceSession) -> tuple[Inputs, list[Any]]:
+    """Return synthetic inputs that the model accepts, and its outputs for them.
 
-    Larger sizes are tried if the model rejects smaller ones.
+    If the model rejects small inputs, larger ones are tried.
 
     Raises:
         TimeoutError: a run took more than `RUN_SECONDS`.
-        Exception: the error of the smallest inputs, if the model accepts none.
+        Exception: the model accepts no inputs; the error is that of the smallest ones.
     """
     errors = []
-    # An inner axis may be a batch axis too, as in the state of a recurrent network.
-    attempts = [(size, inner) for inner in (True, False) for size in SYMBOLIC_SIZES]
-    for size, inner in attempts:
+    # An inner axis may also be a batch axis, as in the state of a recurrent network.
+    for inner, size in product((True, False), SYMBOLIC_SIZES):
         try:
-            inputs = _made_up_inputs(session, size, inner)
+            inputs = _synthetic_inputs(session, size, inner)
             return inputs, run_limited(session, inputs)
         except TimeoutError:  # noqa: PERF203 - a few sizes
             raise
@@ -171,25 +173,25 @@ def run_limited(session: ort.InferenceSession, inputs: Inputs) -> list[Any]:
     return outputs
 
 
-def _made_up_inputs(session: ort.InferenceSession, symbolic: int, inner: bool) -> Inputs:
+def _synthetic_inputs(session: ort.InferenceSession, symbolic: int, inner: bool) -> Inputs:
     """Return inputs by name.
 
     Args:
         session: the model's session.
         symbolic: size of symbolic axes; the first axis has size 1.
-        inner: whether `symbolic` holds for every other axis, or for the last one only.
+        inner: whether all axes but the first have size `symbolic`, or the last axis only.
     """
     random = np.random.default_rng(0)
     inputs = {}
-    sizes: dict[str, int] = {}
+    known_sizes: dict[str, int] = {}
     for entry in session.get_inputs():
         last = len(entry.shape) - 1
         shape = [
-            _size(size, sizes, symbolic if axis and (inner or axis == last) else 1)
+            _axis_size(size, known_sizes, symbolic if axis and (inner or axis == last) else 1)
             for axis, size in enumerate(entry.shape)
         ]
         if 8 * math.prod(shape) > MAX_INPUT_BYTES:
-            raise QqonnxError(f"input {entry.name!r} would be too large")
+            raise QqonnxError(f"input {entry.name!r} is too large")
         if entry.type in _FLOATS:
             inputs[entry.name] = random.standard_normal(shape).astype(_FLOATS[entry.type])
         elif entry.type in _INTEGERS:
@@ -203,7 +205,7 @@ def _made_up_inputs(session: ort.InferenceSession, symbolic: int, inner: bool) -
     return inputs
 
 
-def _size(size: object, named: dict[str, int], made_up: int) -> int:
-    if isinstance(size, str):
-        return named.setdefault(size, made_up)
-    return size if isinstance(size, int) and size > 0 else made_up
+def _axis_size(declared: object, known_sizes: dict[str, int], default: int) -> int:
+    if isinstance(declared, str):
+        return known_sizes.setdefault(declared, default)
+    return declared if isinstance(declared, int) and declared > 0 else default

@@ -1,4 +1,4 @@
-"""Read a model: external data stays on disk, old opsets are brought to one that can decode."""
+"""Load a model: external data stays on disk, and old opsets are converted."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from onnx import version_converter
 
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.model.compare import compare_outputs
-from qqonnx.model.validate import check, sorted_already
+from qqonnx.model.validate import check, is_sorted
 from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MIN_OPSET = 13
-"""Oldest opset that the decode nodes are written in; older models are converted to it."""
+"""Opset of the decode nodes; older models are converted to it."""
 
 OLDEST_IR_VERSION = 7
-"""IR version that opset 13 came with."""
+"""IR version that introduced opset 13."""
 
 
 def load(path: Path) -> ir.Model:
-    """Read an ONNX file and bring it to an opset that can decode, keeping what it computes.
+    """Read an ONNX file and convert it to `MIN_OPSET` if its opset is older.
 
     Raises:
-        QqonnxError: as for `read`; or its opset cannot be converted to 13.
+        QqonnxError: as for `read`; or the model cannot be converted, or the converted model has
+            different outputs.
     """
     model = read(path)
     opset = model.opset_imports.get("", MIN_OPSET)
@@ -38,7 +39,7 @@ def load(path: Path) -> ir.Model:
         proto = ir.to_proto(model)
         onnx.load_external_data_for_model(proto, str(path.parent))
         converted = version_converter.convert_version(proto, MIN_OPSET)
-        # The converter drops what it does not know of.
+        # The converter drops the metadata.
         del converted.metadata_props[:]
         converted.metadata_props.extend(proto.metadata_props)
         converted.ir_version = max(proto.ir_version, OLDEST_IR_VERSION)
@@ -54,10 +55,10 @@ def read(path: Path) -> ir.Model:
     """Read an ONNX file. Tensors in external data are mapped from disk when they are used.
 
     Raises:
-        QqonnxError: there is no such file, it is no ONNX model, or a damaged one; see
+        QqonnxError: the file does not exist, is not an ONNX model or is damaged; see
             `qqonnx.model.validate`.
     """
-    # A named pipe would keep the reader waiting.
+    # Opening a named pipe would block.
     if path.exists() and not path.is_file():
         raise QqonnxError(f"{path}: not a file")
     try:
@@ -69,7 +70,7 @@ def read(path: Path) -> ir.Model:
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise QqonnxError(f"{path}: not an ONNX model, or an empty one")
     check(proto, path)
-    # Before IR version 4 every initializer had to be listed as an input too.
+    # Before IR version 4, every initializer also had to be an input.
     if proto.ir_version < 4:
         names = {tensor.name for tensor in proto.graph.initializer}
         inputs = [value for value in proto.graph.input if value.name not in names]
@@ -79,9 +80,9 @@ def read(path: Path) -> ir.Model:
     try:
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)
-        tops: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-        for graph in tops:
-            if not sorted_already(graph):
+        graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+        for graph in graphs:
+            if not is_sorted(graph):
                 graph.sort()
     except Exception as error:
         raise QqonnxError(f"{path}: damaged ONNX model: {first_line(error)}") from error
@@ -89,25 +90,25 @@ def read(path: Path) -> ir.Model:
 
 
 def model_files(model: ir.Model, path: Path) -> list[Path]:
-    """Return the file that `model` was read from and those of its external data."""
+    """Return the file `path` that `model` was read from, and the files of its external data."""
     tensors = (v.const_value for g in model.graphs() for v in g.initializers.values())
     data = {path.parent / t.location for t in tensors if isinstance(t, ir.ExternalTensor)}
     return [path, *sorted(data - {path})]
 
 
 def file_bytes(model: ir.Model, path: Path) -> int:
-    """Return the bytes of the file that `model` was read from and of its external data."""
+    """Return the total size in bytes of `model_files`."""
     return sum(file.stat().st_size for file in model_files(model, path))
 
 
 def _check_conversion(path: Path, converted: onnx.ModelProto) -> None:
-    """Compare outputs before and after: ONNX's converter does not know every operator's past."""
+    """Compare the outputs before and after: ONNX's converter gets some operators wrong."""
     with temporary_folder() as folder:
         file = folder / path.name
         data = f"{path.name}.data"
         onnx.save(converted, file, save_as_external_data=True, location=data)
-        # Saving has moved the tensors out of the model.
+        # Saving moved the tensors out of the model.
         onnx.load_external_data_for_model(converted, str(folder))
-        check = compare_outputs(path, file)
-    if check.reason is None and not check.equal:
-        raise QqonnxError(f"outputs differ by {check.max_difference:.2g} then")
+        comparison = compare_outputs(path, file)
+    if comparison.reason is None and not comparison.equal:
+        raise QqonnxError(f"the outputs would differ by {comparison.max_difference:.2g}")

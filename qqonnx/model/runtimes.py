@@ -1,7 +1,7 @@
-"""Which opsets and IR versions the releases of ONNX Runtime read, and whether a model fits.
+"""Opsets and IR versions that the releases of ONNX Runtime read.
 
-The decode nodes are opset 13 and run wherever the model itself does, so there is one storage form
-for all releases; what an old release may refuse is the model around them.
+The decode nodes use opset 13 and run wherever the model itself runs. So one stored form serves all
+releases; only the rest of the model can be too new for a release.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ LIMITS: dict[tuple[int, int], tuple[int, int]] = {
     (1, 25): (26, 13),
     (1, 32): (27, 14),
 }
-"""Newest opset and IR version that a release loads, from the release on; later releases than
-the last one here read at least as much. Measured by tools/runtime_matrix.py; release 1.15 says that
-it reads opset 19 and lacks its Cast and Reshape."""
+"""Newest opset and IR version that a release loads. Each entry holds up to the next one, and the
+last for all later releases. Measured by tools/runtime_matrix.py; release 1.15 claims opset 19 but
+lacks its Cast and Reshape."""
 
 OLDEST = min(LIMITS)
 
 
 def fit_runtime(model: ir.Model, release: str) -> None:
-    """Make sure that an ONNX Runtime release reads the model; lowers its IR version if need be.
+    """Ensure that a release of ONNX Runtime reads the model; lower the IR version if necessary.
 
     Args:
         model: the model, changed in place.
-        release: such as "1.15" or "1.16.3".
+        release: the release, for example "1.15" or "1.16.3".
 
     Raises:
-        QqonnxError: the release is unknown or older than `OLDEST`, or the model's opset or IR
-            version is newer than it reads.
+        OptionError: `release` is not a release, or is older than `OLDEST`.
+        QqonnxError: the model's opset or IR version is too new for the release.
     """
-    found = re.fullmatch(r"(\d+)\.(\d+)(\.\d+)?", release)
-    if not found:
+    match = re.fullmatch(r"(\d+)\.(\d+)(\.\d+)?", release)
+    if not match:
         raise OptionError("runtime_min", f"must be a release such as 1.15, not {release}")
-    wanted = (int(found[1]), int(found[2]))
-    if wanted < OLDEST:
+    version = (int(match[1]), int(match[2]))
+    if version < OLDEST:
         raise OptionError(
             "runtime_min", f"must be 1.15 or later, the oldest release tested, not {release}"
         )
-    opset, ir_version = max(limits for known, limits in LIMITS.items() if known <= wanted)
+    opset, ir_version = max(limits for known, limits in LIMITS.items() if known <= version)
     used = model.graph.opset_imports.get("", 0)
     if used > opset:
         raise QqonnxError(
@@ -72,8 +72,8 @@ def fit_runtime(model: ir.Model, release: str) -> None:
 
 
 def _ir_version_used(model: ir.Model) -> int:
-    """Return the IR version that what the model holds came with."""
-    # Functions came with 8; overloads of them, and metadata of nodes, with 10.
+    """Return the oldest IR version that has the model's features."""
+    # IR version 8 introduced functions, version 10 their overloads.
     if any(function.overload for function in model.functions.values()):
         return 10
     return 8 if model.functions else 7

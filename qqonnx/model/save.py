@@ -28,7 +28,7 @@ SMALL_BYTES = 256
 def staged(path: Path) -> Iterator[Path]:
     """Write a model with `atomic_write`; errors become a `QqonnxError` that names `path`.
 
-    The block writes the model, and external data beside it, to the path that it is given.
+    The block writes the model, and its external data beside it, to the path that it receives.
 
     Raises:
         QqonnxError: `path` cannot be written, or the block raised an OSError or could not
@@ -41,7 +41,7 @@ def staged(path: Path) -> Iterator[Path]:
             try:
                 yield written
             except (ir.serde.SerdeError, EncodeError) as error:
-                # Each level of the graph adds an error; only the innermost names the cause.
+                # Each level of the graph wraps the error; only the innermost one names the cause.
                 cause: BaseException = error
                 while cause.__cause__ is not None and not isinstance(cause, QqonnxError):
                     cause = cause.__cause__
@@ -50,10 +50,10 @@ def staged(path: Path) -> Iterator[Path]:
             except QqonnxError as error:
                 if str(written) not in str(error):
                     raise
-                # The user knows the target, not the temporary file.
+                # Users know the target, not the temporary file.
                 raise QqonnxError(str(error).replace(str(written), str(path))) from error
     except OSError as error:
-        # numpy's own errors have no strerror, only the number of bytes written.
+        # An error of numpy has no strerror, only the number of bytes written.
         reason = error.strerror or f"{error}: the disk may be full"
         raise QqonnxError(f"{path}: cannot write: {reason}") from error
 
@@ -64,21 +64,21 @@ def data_file(path: Path) -> Path:
 
 
 def written_bytes(path: Path) -> int:
-    """Return the size in bytes of a model that `write` wrote, external data included."""
-    # Tensors inside functions are not external data: there may be no second file.
+    """Return the size in bytes of a model that `write` wrote, including external data."""
+    # Tensors in functions are never external data, so there may be no second file.
     files = [file for file in (path, data_file(path)) if file.exists()]
     return sum(file.stat().st_size for file in files)
 
 
 def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
-    """Write a model; tensors go to `data_file(path)` if requested, or if over 2 GB in total.
+    """Write a model; tensors go to `data_file(path)` on request, or if they exceed 2 GB in total.
 
-    External data is written tensor by tensor. The model is as before afterwards.
+    External data is written tensor by tensor. The model itself does not change.
 
     Args:
-        model: the model; without external data, its external tensors come into the file.
+        model: the model; its external tensors are read.
         path: the file to write.
-        external_data: put tensors into a second file.
+        external_data: whether to write tensors to a second file.
 
     Raises:
         OSError: the file cannot be written.
@@ -88,14 +88,14 @@ def write(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
     try:
         for value, *_, tensor in before:
             if tensor is not None and not (value.is_graph_output() or value.is_graph_input()):
-                # The tensor has type and shape; they need not be stored twice.
+                # The tensor has a type and a shape, which need not be stored twice.
                 value.type = value.shape = None
         total = sum(tensor.nbytes for *_, tensor in before if tensor is not None)
         if external_data or total > PROTOBUF_LIMIT:
             proto = _with_external_tensors(model, values, path)
         else:
             proto = _with_inline_tensors(model, values)
-            # What was written here before may have been larger.
+            # An earlier model at this path may have had external data.
             data_file(path).unlink(missing_ok=True)
     finally:
         for value, kind, shape, tensor in before:

@@ -1,4 +1,4 @@
-"""The scopes of a model: its graph, subgraphs, and functions, and the constants in them."""
+"""The scopes of a model (graph, subgraphs and functions) and their constants."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def number_of(node: ir.Node, name: str, default: float) -> float | None:
     Args:
         node: the node.
         name: the attribute's name.
-        default: value of a missing attribute; an int or a float, as the attribute would be.
+        default: value of a missing attribute, of the attribute's type (int or float).
 
     Returns:
-        The number; None if the attribute has another type, or the enclosing function sets it.
+        The number; None if the attribute has another type or is set by the enclosing function.
     """
     attribute = node.attributes.get(name)
     if attribute is None:
@@ -75,7 +75,7 @@ def number_of(node: ir.Node, name: str, default: float) -> float | None:
 
 
 def value_names(model: ir.Model) -> Counter[str]:
-    """Return the names of all values in the model, with the number of values of each name."""
+    """Return the names of all values in the model, and how many values have each name."""
     names = Counter([""])
     for scope in scopes(model):
         initializers = scope.initializers.values() if isinstance(scope, ir.Graph) else ()
@@ -85,15 +85,14 @@ def value_names(model: ir.Model) -> Counter[str]:
 
 
 def named_float_constants(model: ir.Model) -> Iterator[tuple[str, ir.Value, Scope]]:
-    """Yield `float_constants`, each with a name that no other value of the model has.
+    """Yield `float_constants` with a name that is unique in the model: (name, value, scope).
 
-    Functions and sibling subgraphs may give one name to several values; those names get a number
-    appended.
+    Values in functions and sibling subgraphs may have the same name. Then a number is appended.
     """
-    taken = value_names(model)
+    uses = value_names(model)
     for value, scope in float_constants(model):
         name = value.name or ""
-        if taken[name] > 1 and scope is not model.graph:
-            name = next(text for n in count(2) if not taken[text := f"{name}.{n}"])
-            taken[name] = 1
+        if uses[name] > 1 and scope is not model.graph:
+            name = next(unique for n in count(2) if not uses[unique := f"{name}.{n}"])
+            uses[name] = 1
         yield name, value, scope

@@ -1,4 +1,4 @@
-"""Find the weights of a model: which initializers, used by what, with which channel axis."""
+"""Find the weights of a model, the operators that use them, and their channel axes."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Weight:
     """A float tensor that can be stored as indices and a codebook.
 
     Attributes:
-        name: the initializer's name, or that of a Constant node's output; with a number
-            appended where a weight in another subgraph or function has the same name.
-        value: what the model's nodes read; unique, however many nodes share it.
-        scope: the graph or function that holds it.
-        users: operators that read it as a weight, e.g. ("Conv",).
-        channel_axis: axis of output channels; None where the users do not tell or disagree.
-        is_bias: it is only ever added.
+        name: name of the initializer or of the Constant node's output; with a number appended if
+            a weight in another subgraph or function has the same name.
+        value: the value that nodes read; several nodes may share it.
+        scope: the graph or function that contains it.
+        users: operator types that read it as a weight, such as ("Conv",).
+        channel_axis: axis of the output channels; None if the users define none or disagree.
+        is_bias: whether all users read it as a bias.
     """
 
     name: str
@@ -74,13 +74,13 @@ class Weight:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A float tensor that stays as it is, and why.
+    """A float tensor that is not compressed.
 
     Attributes:
-        name: the initializer's name.
-        shape: its shape.
-        nbytes: its size in bytes.
-        reason: a few words.
+        name: the tensor's name.
+        shape: the tensor's shape.
+        nbytes: the tensor's size in bytes.
+        reason: the reason in a few words.
     """
 
     name: str
@@ -97,11 +97,11 @@ class _Use:
 
 
 def select(model: ir.Model, *, include_bias: bool = False) -> tuple[list[Weight], list[Skipped]]:
-    """Return the weights of `model` in graph order, and the float tensors that are none.
+    """Return the weights of a model and its other float tensors, in graph order.
 
     Args:
-        model: the model, unchanged.
-        include_bias: biases count as weights too.
+        model: the model; it does not change.
+        include_bias: whether biases are weights.
     """
     weights: list[Weight] = []
     skipped: list[Skipped] = []
@@ -135,15 +135,15 @@ def _reason_to_skip(
     if not include_bias and all(use.is_bias for use in uses):
         return "a bias"
     if value.is_graph_input():
-        return "also an input of the model, which a caller may set"
+        return "also an input of the model, which a caller can set"
     opset = scope.opset_imports.get("", 0) if isinstance(scope, ir.Function) else None
     if opset is not None and opset < 13:
-        return f"in a function of opset {opset}; decoding takes 13"
+        return f"in a function of opset {opset}; decoding needs opset 13"
     return None
 
 
 def _uses(model: ir.Model, value: ir.Value, rank: int) -> Iterator[_Use]:
-    """Follow `value` through operators that only rearrange it to those that use it as a weight."""
+    """Yield the uses of `value` as a weight, also behind operators that only rearrange it."""
     pending: list[tuple[ir.Value, Callable[[Axis], Axis]]] = [(value, lambda axis: axis)]
     seen: set[ir.Value] = set()
     while pending:
@@ -161,16 +161,17 @@ def _uses(model: ir.Model, value: ir.Value, rank: int) -> Iterator[_Use]:
             elif index in _BIAS_INPUTS.get(node.op_type, ()) or _is_added_bias(node, index):
                 yield _Use(node.op_type, None, is_bias=True)
             elif (axis := _weight_axis(node, index)) is not False:
-                found = axis_before(axis)
-                if found is not None:
-                    found = found % rank if -rank <= found < rank else None
-                yield _Use(node.op_type, found, is_bias=False)
+                channel_axis = axis_before(axis)
+                if channel_axis is not None:
+                    in_range = -rank <= channel_axis < rank
+                    channel_axis = channel_axis % rank if in_range else None
+                yield _Use(node.op_type, channel_axis, is_bias=False)
 
 
 def _rearranges(node: ir.Node, index: int) -> bool:
     if node.domain != "":
         return False
-    # Exporters cut the gates of a recurrent layer apart and join them in another order.
+    # Exporters split the gates of a recurrent layer and join them in another order.
     if node.op_type == "Concat":
         return all(value is not None and _is_constant(value) for value in node.inputs)
     return node.op_type in _PASS_THROUGH and index == 0
@@ -188,7 +189,7 @@ def _is_constant(value: ir.Value) -> bool:
 def _through(
     node: ir.Node, axis_before: Callable[[Axis], Axis], rank: int
 ) -> Callable[[Axis], Axis]:
-    """Return how an axis of the node's output is found in the original tensor."""
+    """Return a function from an axis of the node's output to the axis of the original tensor."""
     if node.op_type in ("Identity", "Cast"):
         return axis_before
     if node.op_type == "Transpose":
@@ -221,7 +222,7 @@ def _flag(node: ir.Node, name: str) -> bool:
 def _weight_axis(node: ir.Node, index: int) -> Axis | bool:
     """Return the channel axis of the node's input `index`, or False if it is not a weight.
 
-    None means a weight whose channel axis is not defined.
+    The axis is None for a weight without a defined channel axis.
     """
     op = node.op_type
     if node.domain not in ("", "ai.onnx", "com.microsoft"):

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime on the CPU: the one place that sets their options."""
+"""ONNX Runtime sessions on the CPU."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ def open_session(
 
     Args:
         model: an ONNX file, or a serialized model without external data.
-        name: what error messages call the model; by default its path.
-        threads: threads of one run; ONNX Runtime's own choice by default.
-        spinning: let idle threads wait actively, which makes runs faster and takes the processor
-            from whatever else computes.
-        optimized: let ONNX Runtime optimize the graph and pack weights, as it does by default.
+        name: name of the model in error messages; its path by default.
+        threads: number of threads per run; chosen by ONNX Runtime by default.
+        spinning: whether idle threads spin. This makes runs faster, but slows down other work.
+        optimized: whether ONNX Runtime may optimize the graph and pack weights.
 
     Raises:
         QqonnxError: ONNX Runtime does not load the model.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors are raised, and need not be logged too
+    options.log_severity_level = 4  # errors are raised and need not be logged
     if threads:
         options.intra_op_num_threads = threads
     if not spinning:
@@ -47,7 +46,7 @@ def open_session(
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no common class
+    except Exception as error:  # errors of ONNX Runtime have no common class
         label = name or ("the model" if isinstance(model, bytes) else str(model))
         raise QqonnxError(f"{label}: ONNX Runtime does not load it: {first_line(error)}") from error
 
@@ -65,12 +64,12 @@ def run_session(
         session: the session.
         feed: the inputs by name.
         outputs: names of the outputs to compute; None for all of them.
-        name: what error messages call the model.
+        name: name of the model in error messages.
 
     Raises:
         QqonnxError: the model does not run on these inputs.
     """
-    # ONNX Runtime takes an empty list of names for all outputs.
+    # ONNX Runtime would compute all outputs for an empty list.
     if outputs is not None and not outputs:
         return []
     try:

@@ -1,4 +1,4 @@
-"""A model that a caller names by its path or holds in memory, as a file."""
+"""Files of models that callers pass as a path or as an object in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ModelSource = str | os.PathLike[str] | onnx.ModelProto | ir.Model
-"""What public functions take for a model: the path of an ONNX file, or a model in memory."""
+"""A model as public functions take it: the path of an ONNX file, or a model in memory."""
 
 IN_MEMORY = "model.onnx"
 """File name of a model in memory."""
@@ -34,12 +34,13 @@ def model_list(models: ModelSource | Sequence[ModelSource]) -> list[ModelSource]
 
 @contextmanager
 def model_file(model: ModelSource) -> Iterator[Path]:
-    """Give the path of a model's file; a model in memory is written to a temporary one.
+    """Provide the path of a model's file; a model in memory is written to a temporary file.
+
+    Errors that the block raises call a model in memory "the model".
 
     Raises:
         OptionError: `model` is neither a path nor a model.
-        QqonnxError: a model in memory refers to external data or cannot be written. Errors raised
-            in the block name a model in memory as "the model".
+        QqonnxError: a model in memory refers to external data or cannot be written.
     """
     if isinstance(model, (str, os.PathLike)):
         yield Path(model)
@@ -63,7 +64,7 @@ def _write(model: onnx.ModelProto | ir.Model, path: Path) -> None:
         return
     if any(map(onnx.external_data_helper.uses_external_data, model.graph.initializer)):
         raise QqonnxError(
-            "the model refers to external data, whose folder it does not know: "
+            "the model refers to external data, whose folder is not known: "
             "pass the path of its file, or load the data first"
         )
     try:

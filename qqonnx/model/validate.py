@@ -1,7 +1,7 @@
-"""Refuse models that lie: tensors unlike their shapes, external data elsewhere, cyclic graphs.
+"""Refuse invalid models: tensors that do not match their shapes, unsafe external data, cycles.
 
-Everything is checked on the protobuf, before any tensor is read. What passes holds as much data
-as its shapes say, so that memory is bounded by the size of the files.
+All checks use the protobuf, before any tensor is read. A valid model contains as much data as its
+shapes require, so the size of its files bounds the memory it takes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_FUNCTION_DEPTH = 64
-"""Most functions that call one another in a chain; ONNX Runtime inlines them recursively."""
+"""Largest depth of nested function calls; ONNX Runtime inlines functions recursively."""
 
 _TYPED_FIELDS = {
     ir.DataType.FLOAT: "float_data",
@@ -30,7 +30,7 @@ _TYPED_FIELDS = {
     ir.DataType.UINT32: "uint64_data",
     ir.DataType.UINT64: "uint64_data",
 }
-"""Where TensorProto keeps numbers that are not raw; types not named here are in int32_data."""
+"""Field of TensorProto for values that are not raw, by data type; int32_data for all others."""
 
 _MESSAGE_FIELDS = {
     onnx.AttributeProto.TENSOR: "t",
@@ -38,41 +38,42 @@ _MESSAGE_FIELDS = {
     onnx.AttributeProto.SPARSE_TENSOR: "sparse_tensor",
     onnx.AttributeProto.TYPE_PROTO: "tp",
 }
-"""Where AttributeProto keeps what has no default."""
+"""Field of AttributeProto that must be set, by attribute type."""
 
 _DATA_FIELDS = ("raw_data", "string_data", "int32_data", *sorted(set(_TYPED_FIELDS.values())))
 
 
 def check(proto: onnx.ModelProto, path: Path) -> None:
-    """Check a model's tensors, names and functions, and bring attributes' external data in.
+    """Check a model's tensors, names and functions, and load external data of attributes.
 
-    External data of initializers stays on disk; that of attributes (Constant nodes), which is
-    small where it occurs at all, moves into `proto`.
+    External data of initializers stays on disk. External data of attributes (of Constant nodes) is
+    rare and small; it is loaded into `proto`.
 
     Args:
         proto: the model, read from `path` without its external data.
-        path: the model's file; external data lies in its folder.
+        path: the model's file; external data is in the same folder.
 
     Raises:
-        QqonnxError: a tensor does not hold what its shape says; external data is missing, ends
-            too early, is no regular file, is reached by a symbolic link or lies outside the
-            model's folder; a name is given twice; a graph is cyclic; functions call themselves.
+        QqonnxError: a tensor does not match its shape; external data is missing, truncated, not a
+            regular file, reached by a symbolic link, or outside the model's folder; a name is
+            undefined or defined twice; functions call themselves; the model uses sparse or
+            segmented tensors.
     """
     try:
         _check_functions(proto)
         for graph in (proto.graph, *proto.functions):
             _check_graph(graph, path.parent, frozenset())
     except RecursionError as error:
-        raise QqonnxError(f"{path}: graphs are nested too deep") from error
+        raise QqonnxError(f"{path}: graphs are nested too deeply") from error
     except QqonnxError as error:
         raise QqonnxError(f"{path}: {error}") from error
 
 
-def sorted_already(graph: ir.Graph | ir.Function) -> bool:
-    """Whether every node of `graph` and of its subgraphs comes after those it reads from."""
-    for holder in (graph, *graph.subgraphs()):
+def is_sorted(graph: ir.Graph | ir.Function) -> bool:
+    """Return whether every node of a graph and its subgraphs comes after the nodes it reads."""
+    for scope in (graph, *graph.subgraphs()):
         seen: set[ir.Node] = set()
-        for node in holder:
+        for node in scope:
             producers = (value.producer() for value in node.inputs if value is not None)
             if any(p is not None and p.graph is node.graph and p not in seen for p in producers):
                 return False
@@ -83,7 +84,7 @@ def sorted_already(graph: ir.Graph | ir.Function) -> bool:
 def _check_graph(
     graph: onnx.GraphProto | onnx.FunctionProto, folder: Path, outer: frozenset[str]
 ) -> None:
-    """Check one graph and those inside; `outer` are the names that it may read from around it."""
+    """Check a graph and its subgraphs; `outer` has the names defined in the enclosing graphs."""
     names: set[str] = set()
     if isinstance(graph, onnx.GraphProto):
         if graph.sparse_initializer:
@@ -91,7 +92,7 @@ def _check_graph(
         for tensor in graph.initializer:
             _add(names, tensor.name, "initializer")
             _check_tensor(tensor, folder)
-        # An initializer may be listed as an input too: it is then the input's default.
+        # An initializer may also be an input: it is then the input's default.
         inputs: set[str] = set()
         for value in graph.input:
             _add(inputs, value.name, "input")
@@ -132,7 +133,7 @@ def _check_node(node: onnx.NodeProto, folder: Path, known: frozenset[str]) -> No
 
 def _require(name: str, known: frozenset[str], reader: str) -> None:
     if name not in known:
-        raise QqonnxError(f"{reader} reads {name!r}, which nothing gives")
+        raise QqonnxError(f"{reader} reads {name!r}, which is not defined")
 
 
 def _add(names: set[str], name: str, kind: str) -> None:
@@ -166,7 +167,7 @@ def _check_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
         _expect(where, len(tensor.raw_data), expected, "bytes")
     else:
         field = _TYPED_FIELDS.get(dtype, "int32_data")
-        # Numbers of less than a byte are packed into whole bytes, one to an int32.
+        # Types smaller than a byte are packed into bytes, and each byte is an int32.
         count = expected if dtype.bitwidth < 8 else size
         parts = 2 if dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128) else 1
         _expect(where, len(getattr(tensor, field)), parts * count, "numbers")
@@ -175,20 +176,20 @@ def _check_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
             raise QqonnxError(f"{where} has data in {field} and in {other}")
 
 
-def _expect(where: str, found: int, expected: int, unit: str) -> None:
-    if found != expected:
-        raise QqonnxError(f"{where} holds {found} {unit}; its shape and type say {expected}")
+def _expect(where: str, count: int, expected: int, unit: str) -> None:
+    if count != expected:
+        raise QqonnxError(f"{where} has {count} {unit}; its shape and type require {expected}")
 
 
 def _check_external(tensor: onnx.TensorProto, where: str, expected: int, folder: Path) -> None:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     if not location or "\0" in location or "\\" in location:
-        raise QqonnxError(f"{where}: its external data has no proper location: {location!r}")
+        raise QqonnxError(f"{where}: external data has an invalid location: {location!r}")
     file = folder / location
     real = folder.resolve()
     if not file.resolve().is_relative_to(real):
-        raise QqonnxError(f"{where} lies outside the model's folder: {location}")
+        raise QqonnxError(f"{where}: external data is outside the model's folder: {location}")
     for step in (file, *file.parents):
         if step.resolve() == real:
             break
@@ -197,8 +198,8 @@ def _check_external(tensor: onnx.TensorProto, where: str, expected: int, folder:
     if not file.exists():
         raise QqonnxError(f"external data file {location} is missing")
     if not file.is_file():
-        raise QqonnxError(f"{where}: external data {location} is no regular file")
-    offset, length = (_count(where, entries, key) for key in ("offset", "length"))
+        raise QqonnxError(f"{where}: external data {location} is not a regular file")
+    offset, length = (_byte_count(where, entries, key) for key in ("offset", "length"))
     if length is not None:
         _expect(where, length, expected, "bytes of external data")
     if file.stat().st_size < (offset or 0) + expected:
@@ -214,13 +215,13 @@ def _external_bytes(tensor: onnx.TensorProto, folder: Path) -> bytes:
     return content
 
 
-def _count(where: str, entries: dict[str, str], key: str) -> int | None:
+def _byte_count(where: str, entries: dict[str, str], key: str) -> int | None:
     text = entries.get(key)
     if text is None:
         return None
-    # int() would read very long texts in quadratic time.
+    # int() takes quadratic time for very long texts.
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise QqonnxError(f"{where}: external data {key} is no count of bytes: {text[:40]!r}")
+        raise QqonnxError(f"{where}: external data {key} is not a number of bytes: {text[:40]!r}")
     return int(text)
 
 
@@ -250,7 +251,7 @@ def _subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
 
 
 def _check_functions(proto: onnx.ModelProto) -> None:
-    """Refuse functions that are defined twice, or call themselves by whatever way round."""
+    """Refuse functions that are defined twice, or that call themselves directly or indirectly."""
     calls: dict[tuple[str, str, str], set[tuple[str, str, str]]] = {}
     for function in proto.functions:
         key = (function.domain, function.name, function.overload)
@@ -258,13 +259,13 @@ def _check_functions(proto: onnx.ModelProto) -> None:
             raise QqonnxError(f"function {function.domain}.{function.name} is defined twice")
         calls[key] = {
             (node.domain, node.op_type, node.overload)
-            for holder in _with_subgraphs(function)
-            for node in holder.node
+            for graph in _with_subgraphs(function)
+            for node in graph.node
         }
-    # What calls no other function is done with; a round of calls never is.
-    waiting = set(calls)
+    # Each step removes the functions that call no remaining one; a cycle is never removed.
+    remaining = set(calls)
     for _ in range(MAX_FUNCTION_DEPTH):
-        waiting = {key for key in waiting if calls[key] & waiting}
-    if waiting:
-        name = min(waiting)[1]
-        raise QqonnxError(f"function {name!r} calls itself, or too many others in a chain")
+        remaining = {key for key in remaining if calls[key] & remaining}
+    if remaining:
+        name = min(remaining)[1]
+        raise QqonnxError(f"function {name!r} calls itself, or its calls are nested too deeply")

@@ -1,4 +1,4 @@
-"""Calibration's parts: against brute force, finite sums, and what they must never make worse."""
+"""The steps of calibration, compared with brute force and direct sums."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_difference_of_outputs_that_are_no_classes():
     assert output_divergence(np.array([1, 2]), np.array([1, 3])) == 0
 
 
-def test_made_up_images_are_the_same_every_time_and_vary():
+def test_synthetic_images_are_the_same_every_time_and_vary():
     image = dead_leaves(40, 30, 3, np.random.default_rng(7))
     assert image.shape == (3, 40, 30)
     assert image.dtype == np.float32

@@ -1,4 +1,4 @@
-"""Files that meet a target: their size, their plan, and what cannot be met."""
+"""Calibration to a target: file size, plan file, and impossible targets."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_maximum_drop(net, samples, tmp_path):
 def test_without_data(net, tmp_path):
     calibration = Calibration(target=Target(size=9500))
     report = compress(net, tmp_path / "o.onnx", OPTIONS, calibration=calibration)
-    assert report.calibration == "made-up inputs (data-free)"
+    assert report.calibration == "synthetic inputs (data-free)"
     assert report.bytes_after <= 9500
 
 

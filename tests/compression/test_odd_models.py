@@ -102,7 +102,7 @@ def test_optional_and_sequence_inside(build: Build) -> None:
         ),
     ],
 )
-def test_inputs_that_cannot_be_made_up(build: Build, kind: str, body: str, inputs: object) -> None:
+def test_inputs_without_a_generator(build: Build, kind: str, body: str, inputs: object) -> None:
     text = f"{HEAD} m ({kind} x) => (float[1,40] y) {{ {body}  y = MatMul(a, w) }}"
     report, _ = compressed(build(text, {"w": normal(64, 40)}), {"w"}, x=inputs)
     assert "input 'x' is a " in (report.outputs.reason or "")

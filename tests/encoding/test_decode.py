@@ -1,4 +1,4 @@
-"""The graph pass on small models: what counts as a weight, and that decoding is exact."""
+"""Compression of small models: the selection of weights, and exact decoding."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_no_decode_node_survives_folding(
 def test_forms_of_large_weights(
     build: Build, tmp_path: Path, shape: tuple[int, int], levels: int, granularity: str
 ) -> None:
-    """Large weights have forms of their own; all give what their smaller parts give."""
+    """Large weights have their own decode nodes, which decode to the same values."""
     values = normal(1024, 2048).reshape(shape)
     text = MATMUL.replace("33", str(shape[0]))
     packed = tmp_path / "packed.onnx"
@@ -355,7 +355,7 @@ def test_gates_of_recurrent_layers_in_another_order(build: Build, tmp_path: Path
 
 
 def test_files_of_the_first_record_format_are_read(tmp_path: Path) -> None:
-    """The file was written when each weight had a full record of its own."""
+    """In the first schema, each weight has a full record."""
     old = Path(__file__).parents[1] / "data" / "compressed_0.1.0.onnx"
     assert '"common"' not in onnx.load(old).metadata_props[0].value
     widths = {weight.name: (weight.levels, weight.granularity) for weight in inspect(old).weights}

@@ -1,4 +1,4 @@
-"""Weights by blocks in ONNX Runtime's own operator."""
+"""Weights quantized in blocks for ONNX Runtime's MatMulNBits."""
 
 from __future__ import annotations
 

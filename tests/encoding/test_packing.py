@@ -1,4 +1,4 @@
-"""Packing: every number of levels, every size."""
+"""Packing for every number of levels and every size."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_digits_are_those_of_the_numbers() -> None:
 
 @given(size=st.integers(1, 2000))
 def test_planes_tell_the_layout_of_old_files(size: int) -> None:
-    """Version 0.1.0 wrote three weights of 3 bits in a byte and a bit."""
+    """Version 0.1.0 packed three weights of 3 bits into 9 bits."""
     old = Storage(levels=8, group=3, plane_bits=(8, 1))
     assert old in layouts(8)
     assert old.plane_sizes(size) != storage_for(8).plane_sizes(size)

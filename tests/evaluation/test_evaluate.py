@@ -1,4 +1,4 @@
-"""Evaluation on made-up image folders, with answers known."""
+"""Evaluation on synthetic image folders with known answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files: whatever goes wrong, the target appears whole or not at all."""
+"""Written files are complete or absent, whatever fails."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ STAGES = [
 
 @pytest.fixture
 def heeded() -> Iterator[None]:
-    """A shell starts what runs in the background with Ctrl-C ignored."""
+    """Handle Ctrl-C, which a shell makes background processes ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -67,7 +67,7 @@ def test_ctrl_c_after_each_step(
     step: str,
     external: list[str],
 ) -> None:
-    """Exit code 130 without a word, the target as it was, and nothing beside it."""
+    """The exit code is 130, nothing is printed, the target is unchanged, no other file remains."""
     text = MATMUL.replace("y = MatMul(v, u)", "b = MatMul(v, u)  y = Add(b, c)")
     arrays = {"w": normal(64, 96), "u": normal(96, 80, seed=1), "c": normal(80, seed=2)}
     source, target = build(text, arrays), tmp_path / "out.onnx"
@@ -99,7 +99,7 @@ def test_ctrl_c_after_each_step(
 @pytest.mark.parametrize("command", ["convert", "restore"])
 @pytest.mark.parametrize("external", [[], ["--external-data"]])
 def test_disk_full(model: Path, tmp_path: Path, command: str, external: list[str]) -> None:
-    """A limit on file sizes stands for a full disk: the kernel refuses to write on."""
+    """A limit on file sizes simulates a full disk."""
     packed = tmp_path / "packed.onnx"
     compress(model, packed, Options(bits=8))
     source, limit = (model, 3000) if command == "convert" else (packed, 20_000)
@@ -160,7 +160,7 @@ def test_errors_name_the_target(
 def test_models_above_the_protobuf_limit(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the limit, lowered here, tensors go to a second file without being asked."""
+    """Above the limit, which is lowered here, tensors go to a second file automatically."""
     monkeypatch.setattr(save, "PROTOBUF_LIMIT", 20_000)
     large, packed, plain = (tmp_path / name for name in ("large.onnx", "packed.onnx", "plain.onnx"))
     onnx.save(onnx.load(model), large, save_as_external_data=True, location="large.bin")
@@ -180,7 +180,7 @@ def test_models_above_the_protobuf_limit(
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_few_large_weights_are_held(build: Build, tmp_path: Path, threads: int) -> None:
-    """Peak memory of numpy arrays and bytes: a few times those in work, not the whole model."""
+    """Peak memory is a few times that of the weights in progress, not that of the whole model."""
     count, side = 48, 256
     body = "  ".join(f"x{n + 1} = MatMul(x{n}, w{n})" for n in range(count))
     text = f"""<ir_version: 8, opset_import: ["": 17]>

@@ -1,4 +1,4 @@
-"""Which ONNX Runtime reads a file."""
+"""Releases of ONNX Runtime that read a file."""
 
 from __future__ import annotations
 

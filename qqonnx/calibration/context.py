@@ -1,0 +1,38 @@
+"""The model and the inputs that every step of calibration works on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx_ir as ir
+
+    from qqonnx.calibration.inputs import CalibrationInputs
+    from qqonnx.config import Progress, WeightPlan
+    from qqonnx.model.select import Weight
+
+
+@dataclass(frozen=True)
+class Context:
+    """The model and the inputs of a calibration.
+
+    Attributes:
+        model: the float model.
+        plans: the weights to compress, with the levels that the options request.
+        biases: tensors to round to float16.
+        inputs: calibration inputs.
+        bytes_before: bytes of the model's file.
+        threads: number of weights processed at once.
+        progress: function called with the name of a step, an amount and its total.
+    """
+
+    model: ir.Model
+    plans: Sequence[WeightPlan]
+    biases: Sequence[Weight]
+    inputs: CalibrationInputs
+    bytes_before: int
+    threads: int
+    progress: Progress
