@@ -7,7 +7,7 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from qqonnx.cache import cache_folder
 from qqonnx.study.models import StudyModel, digest_of
@@ -24,29 +24,15 @@ Progress = Callable[[str, float, float], None]
 """Called with the name of a stage, the cost just done and the cost of the whole stage."""
 
 
-class Job(Protocol):
-    """A picklable measurement that gives the same result every time."""
-
-    @property
-    def key(self) -> str:
-        """Everything that the result depends on, except for the version of qqonnx."""
-
-    @property
-    def cost(self) -> float:
-        """Expected duration, in a unit that all jobs of a run share."""
-
-    def run(self) -> Result:
-        """Return the result, which JSON can represent."""
-
-
 @dataclass(frozen=True)
 class Measurement:
-    """A job that calls a function.
+    """A call of a function that gives the same result every time.
 
     Attributes:
-        function: a function of a module, so that other processes can import it.
+        function: a function of a module, so that other processes can import it; its result must
+            be representable in JSON.
         arguments: its arguments; they identify the result.
-        cost: the estimated run time.
+        cost: the estimated run time, in a unit that all jobs of a stage share.
     """
 
     function: Callable[..., Result]
@@ -65,7 +51,7 @@ class Measurement:
 
 
 def run_stage(
-    name: str, jobs: Sequence[Job], *, workers: int, fresh: bool, progress: Progress
+    name: str, jobs: Sequence[Measurement], *, workers: int, fresh: bool, progress: Progress
 ) -> list[Result]:
     """Run the jobs of a stage with `run_jobs`; report the progress under the stage's name."""
     total = sum(job.cost for job in jobs)
@@ -76,7 +62,7 @@ def run_stage(
 
 
 def run_jobs(
-    jobs: Sequence[Job],
+    jobs: Sequence[Measurement],
     *,
     workers: int,
     fresh: bool = False,
