@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from qqonnx.finetune.operators.operator import Attributes, Operator
 
 
-def plain(function: Callable[..., Tensor]) -> Operator:
-    """Return the operator that a PyTorch function without attributes is."""
+def _plain(function: Callable[..., Tensor]) -> Operator:
+    """Return a PyTorch function as an operator without attributes."""
     return lambda _attributes, *inputs: function(*inputs)
 
 
@@ -37,14 +37,13 @@ def _mod(attributes: Attributes, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _pow(_: Attributes, x: Tensor, y: Tensor) -> Tensor:
-    # A number is quicker than a tensor, and the exponent is one number in practice.
+    # In practice the exponent is one number, and a number is faster than a tensor.
     return torch.pow(x, y.item() if y.numel() == 1 and y.ndim <= x.ndim else y).to(x.dtype)
 
 
 def _clip(
-    attributes: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None
+    _: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None
 ) -> Tensor:
-    del attributes
     bounds = [None if bound is None else bound.item() for bound in (low, high)]
     return x if bounds == [None, None] else torch.clamp(x, *bounds)
 
@@ -99,57 +98,57 @@ def _where(_: Attributes, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 ELEMENTWISE: dict[str, Operator] = {
-    "Abs": plain(torch.abs),
-    "Add": plain(torch.add),
-    "And": plain(torch.logical_and),
-    "Ceil": plain(torch.ceil),
+    "Abs": _plain(torch.abs),
+    "Add": _plain(torch.add),
+    "And": _plain(torch.logical_and),
+    "Ceil": _plain(torch.ceil),
     "Celu": _celu,
     "Clip": _clip,
-    "Cos": plain(torch.cos),
+    "Cos": _plain(torch.cos),
     "Div": _div,
     "Elu": _elu,
-    "Equal": plain(torch.eq),
-    "Erf": plain(torch.erf),
-    "Exp": plain(torch.exp),
-    "Floor": plain(torch.floor),
+    "Equal": _plain(torch.eq),
+    "Erf": _plain(torch.erf),
+    "Exp": _plain(torch.exp),
+    "Floor": _plain(torch.floor),
     "Gelu": _gelu,
-    "Greater": plain(torch.gt),
-    "GreaterOrEqual": plain(torch.ge),
+    "Greater": _plain(torch.gt),
+    "GreaterOrEqual": _plain(torch.ge),
     "HardSigmoid": _hard_sigmoid,
-    "HardSwish": plain(functional.hardswish),
-    "IsNaN": plain(torch.isnan),
+    "HardSwish": _plain(functional.hardswish),
+    "IsNaN": _plain(torch.isnan),
     "LeakyRelu": _leaky_relu,
-    "Less": plain(torch.lt),
-    "LessOrEqual": plain(torch.le),
-    "Log": plain(torch.log),
+    "Less": _plain(torch.lt),
+    "LessOrEqual": _plain(torch.le),
+    "Log": _plain(torch.log),
     "LogSoftmax": _log_softmax,
     "Max": _variadic(torch.maximum),
     "Mean": _mean,
     "Min": _variadic(torch.minimum),
-    "Mish": plain(functional.mish),
+    "Mish": _plain(functional.mish),
     "Mod": _mod,
-    "Mul": plain(torch.mul),
-    "Neg": plain(torch.neg),
-    "Not": plain(torch.logical_not),
-    "Or": plain(torch.logical_or),
+    "Mul": _plain(torch.mul),
+    "Neg": _plain(torch.neg),
+    "Not": _plain(torch.logical_not),
+    "Or": _plain(torch.logical_or),
     "PRelu": _prelu,
     "Pow": _pow,
-    "Reciprocal": plain(torch.reciprocal),
-    "Relu": plain(functional.relu),
-    "Round": plain(torch.round),
+    "Reciprocal": _plain(torch.reciprocal),
+    "Relu": _plain(functional.relu),
+    "Round": _plain(torch.round),
     "Selu": _selu,
-    "Sigmoid": plain(torch.sigmoid),
-    "Sign": plain(torch.sign),
-    "Sin": plain(torch.sin),
+    "Sigmoid": _plain(torch.sigmoid),
+    "Sign": _plain(torch.sign),
+    "Sin": _plain(torch.sin),
     "Softmax": _softmax,
-    "Softplus": plain(functional.softplus),
-    "Softsign": plain(functional.softsign),
-    "Sqrt": plain(torch.sqrt),
-    "Sub": plain(torch.sub),
+    "Softplus": _plain(functional.softplus),
+    "Softsign": _plain(functional.softsign),
+    "Sqrt": _plain(torch.sqrt),
+    "Sub": _plain(torch.sub),
     "Sum": _variadic(torch.add),
     "Swish": _swish,
-    "Tanh": plain(torch.tanh),
+    "Tanh": _plain(torch.tanh),
     "ThresholdedRelu": _thresholded_relu,
     "Where": _where,
-    "Xor": plain(torch.logical_xor),
+    "Xor": _plain(torch.logical_xor),
 }

@@ -1,4 +1,4 @@
-"""Operators that move, choose and make elements."""
+"""Operators that move, select and create elements."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ def _identity(_: Attributes, x: Tensor) -> Tensor:
 
 
 def _dropout(
-    _: Attributes, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None
+    _: Attributes, x: Tensor, _ratio: Tensor | None = None, training: Tensor | None = None
 ) -> Tensor:
-    del ratio
     if training is not None and bool(training):
         raise NotImplementedError("training mode")
     return x
@@ -107,19 +106,19 @@ def _slice(
 
 def _gather(attributes: Attributes, x: Tensor, indices: Tensor) -> Tensor:
     axis = attributes.get("axis", 0) % x.ndim
-    chosen = _counted_from_start(indices, x.shape[axis])
+    chosen = _nonnegative(indices, x.shape[axis])
     picked = x.index_select(axis, chosen.reshape(-1))
     return picked.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
 
-def _counted_from_start(indices: Tensor, size: int) -> Tensor:
+def _nonnegative(indices: Tensor, size: int) -> Tensor:
     indices = indices.long()
     return torch.where(indices < 0, indices + size, indices)
 
 
 def _gather_elements(attributes: Attributes, x: Tensor, indices: Tensor) -> Tensor:
     axis = attributes.get("axis", 0)
-    return x.gather(axis, _counted_from_start(indices, x.shape[axis]))
+    return x.gather(axis, _nonnegative(indices, x.shape[axis]))
 
 
 def _gather_nd(attributes: Attributes, x: Tensor, indices: Tensor) -> Tensor:
@@ -140,7 +139,7 @@ def _scatter_elements(
     if attributes.get("reduction", "none") != "none":
         raise NotImplementedError(f"reduction {attributes['reduction']!r}")
     axis = attributes.get("axis", 0)
-    return x.scatter(axis, _counted_from_start(indices, x.shape[axis]), updates)
+    return x.scatter(axis, _nonnegative(indices, x.shape[axis]), updates)
 
 
 def _shape(attributes: Attributes, x: Tensor) -> Tensor:
@@ -183,7 +182,7 @@ def _pad(
     if mode == "constant":
         fill = 0 if value is None else value.item()
         return functional.pad(x, amounts[::-1].reshape(-1).tolist(), value=fill)
-    # What is copied is a choice of indices on each axis; cropping comes after.
+    # Pad by indexing each axis, then crop where a pad is negative.
     for dim, (begin, end) in enumerate(amounts.tolist()):
         if begin or end:
             grown = (max(begin, 0), max(end, 0))
@@ -216,7 +215,7 @@ def _trilu(attributes: Attributes, x: Tensor, k: Tensor | None = None) -> Tensor
 
 
 def _one_hot(attributes: Attributes, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
-    chosen = _counted_from_start(indices, int(depth))
+    chosen = _nonnegative(indices, int(depth))
     hot = chosen.unsqueeze(-1) == torch.arange(int(depth))
     return torch.where(hot, values[1], values[0]).movedim(-1, attributes.get("axis", -1))
 
