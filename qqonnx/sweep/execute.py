@@ -112,7 +112,7 @@ def _make(run: Run, target: Path) -> tuple[dict[str, Any], Sequence[WeightReport
                 inputs = calibration_inputs(load(run.model.path), data, calibration.samples)
             request = BaselineRequest(run.model.path, target, run.bits or 0, inputs)
             notes = dict(BASELINES[run.method].make(request))
-            return notes, inspect(target).weights if _has_codebooks(target) else ()
+            return notes, inspect(target).weights if is_compressed(read(target)) else ()
         if run.method != TARGET:
             assert run.bits is not None
             assert run.granularity is not None
@@ -150,14 +150,10 @@ def _calibration_data(run: Run) -> Iterator[Path | None]:
         yield None if calibration.data is None else calibration.data.path
 
 
-def _has_codebooks(path: Path) -> bool:
-    return is_compressed(read(path))
-
-
 def _measure(run: Run, path: Path, weights: Sequence[WeightReport]) -> dict[str, Any]:
     files = model_files(read(path), path)
     nbytes = sum(file.stat().st_size for file in files)
-    count = sum(size for size, _ in describe.weight_squares(run.model).values())
+    count, _ = describe.size_and_squares(run.model)
     columns: dict[str, Any] = {
         "weights": count,
         "bits_per_weight": 8 * nbytes / count if count else None,

@@ -1,4 +1,4 @@
-"""ONNX operators in PyTorch, with gradients: one function per operator, in tables by name.
+"""ONNX operators in PyTorch, with gradients: tables of functions by operator name.
 
 An operator takes the attributes and the inputs of its node (None for an omitted input). It returns
 one tensor, or a tuple of tensors if it has several outputs. Opset 13 and later are supported; where

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qqonnx.finetune.operators.operator import plain
+
 if TYPE_CHECKING:
     from qqonnx.finetune.operators.operator import Attributes, Operator
 
@@ -176,27 +178,19 @@ def _gemm(attributes: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None)
     return product if c is None else torch.add(product, c, alpha=beta)
 
 
-def _matmul(_: Attributes, a: Tensor, b: Tensor) -> Tensor:
-    return torch.matmul(a, b)
-
-
-def _einsum(attributes: Attributes, *inputs: Tensor) -> Tensor:
-    return torch.einsum(attributes["equation"], *inputs)
-
-
 LAYERS: dict[str, Operator] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_normalization,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
-    "Einsum": _einsum,
+    "Einsum": lambda attributes, *inputs: torch.einsum(attributes["equation"], *inputs),
     "Gemm": _gemm,
     "GroupNormalization": _group_normalization,
     "InstanceNormalization": _instance_normalization,
     "LRN": _local_response,
     "LayerNormalization": _layer_normalization,
     "LpNormalization": _lp_normalization,
-    "MatMul": _matmul,
+    "MatMul": plain(torch.matmul),
     "MaxPool": _max_pool,
     "RMSNormalization": _rms_normalization,
 }

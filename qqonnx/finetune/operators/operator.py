@@ -31,6 +31,11 @@ DTYPES: dict[int, torch.dtype] = {
 """PyTorch's data types by ONNX's; all floats become float32, see `tensor_of`."""
 
 
+def plain(function: Callable[..., torch.Tensor]) -> Operator:
+    """Return a PyTorch function as an operator without attributes."""
+    return lambda _attributes, *inputs: function(*inputs)
+
+
 def tensor_of(array: NDArray[Any]) -> torch.Tensor:
     """Return a copy of an array as a tensor.
 

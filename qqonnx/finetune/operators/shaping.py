@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qqonnx.finetune.operators.operator import DTYPES, tensor_of
+from qqonnx.finetune.operators.operator import DTYPES, plain, tensor_of
 
 if TYPE_CHECKING:
     from qqonnx.finetune.operators.operator import Attributes, Operator
-
-
-def _identity(_: Attributes, x: Tensor) -> Tensor:
-    return x
 
 
 def _dropout(
@@ -33,10 +29,6 @@ def _cast(attributes: Attributes, x: Tensor) -> Tensor:
     return x.to(DTYPES[attributes["to"]])
 
 
-def _cast_like(_: Attributes, x: Tensor, like: Tensor) -> Tensor:
-    return x.to(like.dtype)
-
-
 def _flatten(attributes: Attributes, x: Tensor) -> Tensor:
     axis = attributes.get("axis", 1)
     axis = axis + x.ndim if axis < 0 else axis
@@ -48,10 +40,6 @@ def _reshape(attributes: Attributes, x: Tensor, shape: Tensor) -> Tensor:
     if not attributes.get("allowzero", 0):
         sizes = [x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
     return x.reshape(sizes)
-
-
-def _transpose(attributes: Attributes, x: Tensor) -> Tensor:
-    return x.permute(list(attributes.get("perm", range(x.ndim)[::-1])))
 
 
 def _squeeze(attributes: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
@@ -68,10 +56,6 @@ def _unsqueeze(attributes: Attributes, x: Tensor, axes: Tensor | None = None) ->
     for axis in sorted(axis % rank for axis in chosen):
         x = x.unsqueeze(axis)
     return x
-
-
-def _concat(attributes: Attributes, *inputs: Tensor) -> Tensor:
-    return torch.cat(inputs, attributes["axis"])
 
 
 def _split(attributes: Attributes, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -146,26 +130,14 @@ def _shape(attributes: Attributes, x: Tensor) -> Tensor:
     return torch.tensor(list(x.shape)[attributes.get("start", 0) : attributes.get("end")])
 
 
-def _size(_: Attributes, x: Tensor) -> Tensor:
-    return torch.tensor(x.numel())
-
-
 def _constant_of_shape(attributes: Attributes, shape: Tensor) -> Tensor:
     value = attributes.get("value")
     one = torch.zeros(1) if value is None else tensor_of(value)
     return one.expand(shape.tolist()) if shape.numel() else one.reshape(())
 
 
-def _expand(_: Attributes, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(np.broadcast_shapes(x.shape, tuple(shape.tolist())))
-
-
 def _range(_: Attributes, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
-
-
-def _tile(_: Attributes, x: Tensor, repeats: Tensor) -> Tensor:
-    return x.repeat(repeats.tolist())
 
 
 def _pad(
@@ -220,24 +192,20 @@ def _one_hot(attributes: Attributes, indices: Tensor, depth: Tensor, values: Ten
     return torch.where(hot, values[1], values[0]).movedim(-1, attributes.get("axis", -1))
 
 
-def _non_zero(_: Attributes, x: Tensor) -> Tensor:
-    return x.nonzero().T
-
-
 SHAPING: dict[str, Operator] = {
     "Cast": _cast,
-    "CastLike": _cast_like,
-    "Concat": _concat,
+    "CastLike": plain(lambda x, like: x.to(like.dtype)),
+    "Concat": lambda attributes, *inputs: torch.cat(inputs, attributes["axis"]),
     "ConstantOfShape": _constant_of_shape,
     "DepthToSpace": _depth_to_space,
     "Dropout": _dropout,
-    "Expand": _expand,
+    "Expand": plain(lambda x, shape: x.expand(np.broadcast_shapes(x.shape, tuple(shape.tolist())))),
     "Flatten": _flatten,
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
-    "Identity": _identity,
-    "NonZero": _non_zero,
+    "Identity": plain(lambda x: x),
+    "NonZero": plain(lambda x: x.nonzero().T),
     "OneHot": _one_hot,
     "Pad": _pad,
     "Range": _range,
@@ -245,13 +213,13 @@ SHAPING: dict[str, Operator] = {
     "ScatterElements": _scatter_elements,
     "ScatterND": _scatter_nd,
     "Shape": _shape,
-    "Size": _size,
+    "Size": plain(lambda x: torch.tensor(x.numel())),
     "Slice": _slice,
     "SpaceToDepth": _space_to_depth,
     "Split": _split,
     "Squeeze": _squeeze,
-    "Tile": _tile,
-    "Transpose": _transpose,
+    "Tile": plain(lambda x, repeats: x.repeat(repeats.tolist())),
+    "Transpose": lambda attributes, x: x.permute(list(attributes.get("perm", range(x.ndim)[::-1]))),
     "Trilu": _trilu,
     "Unsqueeze": _unsqueeze,
 }
