@@ -34,11 +34,13 @@ def convert(
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"Codebook method: {', '.join(METHODS)}, or a plug-in's. [{DEFAULT_METHOD}]"
+            help=f"Codebook method: {', '.join(METHODS)}, or a plug-in's.",
+            show_default=DEFAULT_METHOD,
         ),
     ] = None,
     bits: Annotated[
-        int | None, typer.Option(help=f"Bits per weight. [{DEFAULT_BITS}]", min=1, max=8)
+        int | None,
+        typer.Option(help="Bits per weight.", show_default=str(DEFAULT_BITS), min=1, max=8),
     ] = None,
     levels: Annotated[
         int | None,
@@ -48,7 +50,8 @@ def convert(
         str | None,
         typer.Option(
             help="tensor: one codebook per tensor; channel: one per output channel; scale: one per "
-            f"tensor, and a scale per output channel. [{GRANULARITIES[0]}]"
+            "tensor, and a scale per output channel.",
+            show_default=GRANULARITIES[0],
         ),
     ] = None,
     skip: Annotated[
@@ -72,7 +75,9 @@ def convert(
         str | None,
         typer.Option(help="Oldest ONNX Runtime that must run the file, such as 1.15."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Number of threads. [cores]", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Number of threads.", show_default="cores", min=1)
+    ] = None,
     simplify: Annotated[
         bool, typer.Option("--simplify", help="Simplify the model with onnxsim first.")
     ] = False,
@@ -99,7 +104,8 @@ def convert(
         ),
     ] = None,
     calibration_samples: Annotated[
-        int | None, typer.Option(help="Largest number of calibration samples. [256]", min=1)
+        int | None,
+        typer.Option(help="Largest number of calibration samples.", show_default="256", min=1),
     ] = None,
     finetune: Annotated[
         bool,

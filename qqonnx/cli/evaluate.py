@@ -28,11 +28,18 @@ def evaluate(
     baseline: Annotated[Path | None, typer.Option(help="Float model to compare with.")] = None,
     preprocessing: Annotated[
         Path | None,
-        typer.Option(help="JSON file: resize, crop, interpolation, mean, std. [model's metadata]"),
+        typer.Option(
+            help="JSON file: resize, crop, interpolation, mean, std.",
+            show_default="model's metadata",
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 32,
-    limit: Annotated[int | None, typer.Option(help="Number of images. [all]", min=1)] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads per run. [cores]", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Number of images.", show_default="all", min=1)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads per run.", show_default="cores", min=1)
+    ] = None,
     as_json: Annotated[bool, JSON] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     quiet: Annotated[bool, QUIET] = False,

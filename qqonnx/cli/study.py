@@ -22,10 +22,13 @@ def study(
     ] = False,
     data: Annotated[
         Path | None,
-        typer.Option(help="Image folder to train reference models on. [scikit-learn's digits]"),
+        typer.Option(
+            help="Image folder to train reference models on.", show_default="scikit-learn's digits"
+        ),
     ] = None,
     mnist: Annotated[
-        Path | None, typer.Option(help="Folder with MNIST's files, or download. [digits]")
+        Path | None,
+        typer.Option(help="Folder with MNIST's files, or download.", show_default="digits"),
     ] = None,
     imagenette: Annotated[
         Path | None,
@@ -35,7 +38,9 @@ def study(
         str,
         typer.Option(help="For --imagenette: torchvision's weights, or a folder with NAME.pth."),
     ] = "DEFAULT",
-    workers: Annotated[int | None, typer.Option(help="Number of processes. [cores]", min=1)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of processes.", show_default="cores", min=1)
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached measurements.")] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -123,11 +122,13 @@ def compile_graph(model: ir.Model | onnx.ModelProto) -> TorchGraph:
                 constants[name] = tensor_of(value.const_value.numpy())
         for node in graph:
             if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-                constants[str(node.outputs[0].name)] = tensor_of(_constant(node))
+                constant = ir.convenience.get_const_tensor(node.outputs[0])
+                assert constant is not None
+                constants[str(node.outputs[0].name)] = tensor_of(constant.numpy())
             else:
                 nodes.append(node)
-    except NotImplementedError as error:
-        raise QqonnxError(f"finetune: {error} is not supported") from error
+    except (NotImplementedError, ValueError) as error:
+        raise QqonnxError(f"finetune: a constant is not supported: {error}") from error
     return TorchGraph(outputs, constants, _steps(nodes, {*constants, *outputs}))
 
 
@@ -174,14 +175,3 @@ def _attributes(node: ir.Node) -> dict[str, Any]:
         # Before opset 18, the number of outputs is the number of parts.
         attributes.setdefault("num_outputs", len(node.outputs))
     return attributes
-
-
-def _constant(node: ir.Node) -> np.ndarray[Any, Any]:
-    ((name, attribute),) = node.attributes.items()
-    if name == "value":
-        return np.asarray(attribute.value.numpy())
-    if name in ("value_float", "value_floats"):
-        return np.array(attribute.value, np.float32)
-    if name in ("value_int", "value_ints"):
-        return np.array(attribute.value, np.int64)
-    raise NotImplementedError("a constant of strings")

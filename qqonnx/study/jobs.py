@@ -50,34 +50,27 @@ class Measurement:
         return self.function(*self.arguments)
 
 
-def run_stage(
-    name: str, jobs: Sequence[Measurement], *, workers: int, fresh: bool, progress: Progress
-) -> list[Result]:
-    """Run the jobs of a stage with `run_jobs`; report the progress under the stage's name."""
-    total = sum(job.cost for job in jobs)
-    progress(name, 0, total)
-    return run_jobs(
-        jobs, workers=workers, fresh=fresh, progress=lambda cost: progress(name, cost, total)
-    )
-
-
 def run_jobs(
+    stage: str,
     jobs: Sequence[Measurement],
     *,
     workers: int,
     fresh: bool = False,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
 ) -> list[Result]:
     """Return the results of `jobs` in order, from the cache where possible.
 
     An error stops the run; results finished before it stay in the cache.
 
     Args:
+        stage: the name of the stage, for `progress`.
         jobs: the measurements.
         workers: number of processes; with 1 the jobs run in this process.
-        fresh: ignore cached results.
-        progress: called with the cost of each finished job.
+        fresh: whether to ignore cached results.
+        progress: called at the start and after each job.
     """
+    total = sum(job.cost for job in jobs)
+    progress(stage, 0, total)
     folder = cache_folder("study") / "results"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{digest_of(__version__, job.key)}.json" for job in jobs]
@@ -86,7 +79,7 @@ def run_jobs(
     for index, (job, file) in enumerate(zip(jobs, files, strict=True)):
         if not fresh and file.exists():
             results[index] = json.loads(file.read_text("utf-8"))
-            progress(job.cost)
+            progress(stage, job.cost, total)
         else:
             todo.append(index)
 
@@ -95,7 +88,7 @@ def run_jobs(
             file.write_text(json.dumps(result), "utf-8")
         # A later run reads the JSON: return the same now.
         results[index] = json.loads(json.dumps(result))
-        progress(jobs[index].cost)
+        progress(stage, jobs[index].cost, total)
 
     if workers == 1:
         for index in todo:

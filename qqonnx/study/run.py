@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qqonnx.study.ablations import ALPHAS, measure_exponent, measure_tails
 from qqonnx.study.data import digits, mnist
 from qqonnx.study.distributions import DISTRIBUTIONS, measure_distribution
-from qqonnx.study.jobs import Measurement, Progress, run_stage
+from qqonnx.study.jobs import Measurement, Progress, run_jobs
 from qqonnx.study.layers import layer_jobs
 from qqonnx.study.networks import IMAGES, network_jobs
 from qqonnx.study.reference import IMAGE_SIZE
@@ -123,7 +123,7 @@ def run_study(
     workers = workers or os.cpu_count() or 1
 
     def run(stage: str, jobs: Sequence[Measurement]) -> list[Any]:
-        return run_stage(stage, jobs, workers=workers, fresh=fresh, progress=progress)
+        return run_jobs(stage, jobs, workers=workers, fresh=fresh, progress=progress)
 
     small = small_network(mnist(sources.mnist) if sources.mnist else digits())
     models = networks(sources, bundled_only=extent.bundled_only, workers=workers, progress=progress)

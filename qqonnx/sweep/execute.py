@@ -113,28 +113,28 @@ def _make(run: Run, target: Path) -> tuple[dict[str, Any], Sequence[WeightReport
             request = BaselineRequest(run.model.path, target, run.bits or 0, inputs)
             notes = dict(BASELINES[run.method].make(request))
             return notes, inspect(target).weights if is_compressed(read(target)) else ()
-        if run.method != TARGET:
-            assert run.bits is not None
-            assert run.granularity is not None
-            options = replace(
-                run.options, method=run.method, bits=run.bits, granularity=run.granularity
-            )
-            return {}, compress(run.model.path, target, options, threads=run.threads).weights
-        assert calibration is not None
-        assert run.budget is not None
-        report = compress(
-            run.model.path,
-            target,
-            run.options,
-            calibration=Calibration(
+        options, target_calibration = run.options, None
+        if run.method == TARGET:
+            assert calibration is not None
+            assert run.budget is not None
+            target_calibration = Calibration(
                 data,
                 calibration.samples,
                 target_of(run.budget),
                 finetune=calibration.finetune,
-            ),
+            )
+        else:
+            options = replace(
+                options, method=run.method, bits=run.bits, granularity=run.granularity
+            )
+        report = compress(
+            run.model.path,
+            target,
+            options,
+            calibration=target_calibration,
             threads=run.threads,
         )
-        return {"calibrated with": report.calibration}, report.weights
+        return {"calibrated with": report.calibration} if target_calibration else {}, report.weights
 
 
 @contextmanager

@@ -212,7 +212,7 @@ CASES: list[Case] = [
             ("linear", {}), ("cubic", {"cubic_coeff_a": -0.5}),
         ]
         for places in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
-        # Elsewhere, an input lies on the edge where float32 decides.
+        # In the other cases a position is at a rounding edge, where float32 errors decide.
         if mode != "nearest" or (places != "align_corners" and size != (9, 1))
     ),
     case("Resize", X2, None, np.array([2, 3], np.float32), mode="linear", axes=[2, 3]),

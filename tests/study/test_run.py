@@ -1,4 +1,4 @@
-"""The study from end to end on little data, without PyTorch; with it where it is needed."""
+"""The study from end to end on little data; only some tests need PyTorch."""
 
 from __future__ import annotations
 
@@ -83,24 +83,26 @@ def counting_jobs(folder: Path, *names: str) -> list[Measurement]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_order_and_from_the_cache(tmp_path: Path, workers: int) -> None:
     wanted = counting_jobs(tmp_path, "a", "b", "c")
-    done: list[float] = []
+    calls: list[tuple[str, float, float]] = []
     for fresh, runs in ((False, 1), (False, 1), (True, 2)):
-        actual = run_jobs(wanted, workers=workers, fresh=fresh, progress=done.append)
+        actual = run_jobs(
+            "stage", wanted, workers=workers, fresh=fresh, progress=lambda *call: calls.append(call)
+        )
         assert actual == [{"runs": runs}] * 3
-    assert done == [1.0] * 9
+    assert calls == [("stage", 0, 3.0), *[("stage", 1.0, 3.0)] * 3] * 3
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(QqonnxError, match="a bad job"):
-        run_jobs(counting_jobs(tmp_path, "a", "bad", "b"), workers=1)
-    assert run_jobs(counting_jobs(tmp_path, "a", "b"), workers=1) == [{"runs": 1}] * 2
+        run_jobs("stage", counting_jobs(tmp_path, "a", "bad", "b"), workers=1)
+    assert run_jobs("stage", counting_jobs(tmp_path, "a", "b"), workers=1) == [{"runs": 1}] * 2
 
 
 def test_another_version_measures_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = counting_jobs(tmp_path, "a")
-    run_jobs(jobs, workers=1)
+    run_jobs("stage", jobs, workers=1)
     monkeypatch.setattr(jobs_module, "__version__", "99")
-    assert run_jobs(jobs, workers=1) == [{"runs": 2}]
+    assert run_jobs("stage", jobs, workers=1) == [{"runs": 2}]
 
 
 def test_distributions_have_unit_deviation_and_a_seed() -> None:
@@ -119,7 +121,7 @@ def test_a_simulation_changes_only_the_replaced_weights(bundled: StudyModel) -> 
     none = simulation.outputs(images, {name: np.zeros_like(simulation.weights[name])})
     bias = simulation.weights["classifier.3.bias"]
     np.testing.assert_allclose(none, np.tile(bias, (8, 1)), atol=1e-5)
-    # The last layer's input is known: its second moments, by hand, from outputs it explains.
+    # The first layer's input is the image, so its second moments can be computed directly.
     assert simulation.second_moments[name].shape == simulation.weights[name].shape
     assert all((moment >= 0).all() for moment in simulation.second_moments.values())
     first = simulation.second_moments["features.0.0.weight"]
@@ -227,7 +229,7 @@ def test_a_run_without_a_bundled_model_says_so(without_bundled: Results) -> None
     by_key = {claim.key: claim for claim in claims(results)}
     assert by_key["predictor"].verdict == "not measured"
     assert by_key["entropy"].number.endswith(" cases")
-    # The rows say what fitting says.
+    # The rows agree with a fit.
     values = draw("normal", TINY.count)
     book = fit(values, "qq", 8)
     error = np.abs(values - book.levels[assign(values, book)]).mean()
@@ -248,7 +250,7 @@ def test_the_docs_page_has_a_place_for_every_section(without_bundled: Results) -
         assert f"<!-- {name} -->\n{content}\n<!-- end of {name} -->" in page
     for claim in claims(without_bundled):
         assert f"| {claim.statement} | **{claim.verdict}** |" in page
-    # Writing it twice changes nothing.
+    # Writing a section twice changes nothing.
     assert page == tool.replaced(page, "claims", sections["claims"])
     with pytest.raises(SystemExit, match="markers of other are missing"):
         tool.replaced(page, "other", "")
