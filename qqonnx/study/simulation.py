@@ -21,7 +21,6 @@ from qqonnx.study.networks import load_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import onnx_ir as ir
     import onnxruntime as ort
@@ -168,12 +167,3 @@ def _outputs(
         for start in range(0, len(images), BATCH_SIZE)
     ]
     return np.concatenate(parts).reshape(len(images), -1)
-
-
-def model_weights(path: Path) -> dict[str, FloatArray]:
-    """Return the float weights of rank 2 or more of an ONNX file, by name in graph order."""
-    return {
-        weight.name: weight.tensor.numpy()
-        for weight in select(load(path))[0]
-        if len(weight.shape) >= 2
-    }
