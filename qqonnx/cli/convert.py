@@ -56,13 +56,15 @@ def convert(
     ] = None,
     skip: Annotated[
         list[str] | None,
-        typer.Option(help="Skip weights of this name; * and ? match."),
+        typer.Option(help="Skip weights whose name matches a pattern with * and ?."),
     ] = None,
     bits_for: Annotated[
         list[str] | None,
         typer.Option(help="Bits per weight for weights whose name matches.", metavar="PATTERN=N"),
     ] = None,
-    include_bias: Annotated[bool, typer.Option("--include-bias", help="Also biases.")] = False,
+    include_bias: Annotated[
+        bool, typer.Option("--include-bias", help="Compress biases too.")
+    ] = False,
     min_size: Annotated[int, typer.Option(help="Skip tensors with fewer elements.", min=0)] = 1024,
     operators: Annotated[
         str,
@@ -82,19 +84,19 @@ def convert(
         bool, typer.Option("--simplify", help="Simplify the model with onnxsim first.")
     ] = False,
     target_size: Annotated[
-        str | None, typer.Option(help="Best accuracy at a file size: 2.5MB.")
+        str | None, typer.Option(help="Best accuracy at a file size, such as 2.5MB.")
     ] = None,
     target_bits: Annotated[
         float | None,
-        typer.Option(help="Best accuracy at a file size in bits per weight: 4.2."),
+        typer.Option(help="Best accuracy at a file size in bits per weight, such as 4.2."),
     ] = None,
     target_ratio: Annotated[
         float | None,
-        typer.Option(help="Best accuracy in a file this many times smaller: 8."),
+        typer.Option(help="Best accuracy in a file that is smaller by a factor, such as 8."),
     ] = None,
     max_drop: Annotated[
         str | None,
-        typer.Option(help="Smallest file; at most this share of answers changes: 1%."),
+        typer.Option(help="Smallest file that changes at most a share of answers, such as 1%."),
     ] = None,
     calibration: Annotated[
         str | None,

@@ -21,7 +21,7 @@ def sweep(
     ],
     workers: Annotated[
         int | None,
-        typer.Option(help="Worker processes, not above the default.", min=1),
+        typer.Option(help="Worker processes, at most and by default cores / threads.", min=1),
     ] = None,
     scheduler: Annotated[
         str | None,
