@@ -36,7 +36,7 @@ from qqonnx.codebooks import Method, nearest
 
 
 def begun(name):
-    """Return how many processes have begun this, and note this one."""
+    """Record this process, and return how many others have called this."""
     file = Path(os.environ["QQONNX_TEST_FOLDER"]) / name
     found = file.read_text().split() if file.exists() else []
     if str(os.getpid()) not in found:
@@ -73,7 +73,7 @@ DIES = Method("dies", "dies", dies)
 
 
 def small_sweep(folder: Path, text: str = "", images: int = 40) -> Path:
-    """Write a model, images and sweep.toml; `text` is more of the latter."""
+    """Write a model, images and sweep.toml; `text` is appended to the latter."""
     model = onnx.parser.parse_model(PERCEPTRON)
     arrays = {
         "first": normal(192, 48) / 8,
@@ -99,7 +99,7 @@ def small_sweep(folder: Path, text: str = "", images: int = 40) -> Path:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Install the methods above into `folder`, as pip would, and return what makes them found."""
+    """Install the methods above into `folder` as pip would; return the environment to use them."""
     site = folder / "site"
     metadata = site / "awkward-1.0.dist-info"
     metadata.mkdir(parents=True)
@@ -130,14 +130,14 @@ def begin(config: Path, env: dict[str, str], *arguments: str) -> subprocess.Pope
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Wait until it has ended well; returns what it printed."""
+    """Wait until the process has succeeded, and return its output."""
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return output, errors
 
 
 def rows_of(path: Path) -> dict[tuple[str, float | None], dict[str, Any]]:
-    """Return the rows by method and bits, read by nothing of qqonnx."""
+    """Return the rows by method and bits, read without qqonnx."""
     store = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
     store.row_factory = sqlite3.Row
     try:
@@ -148,7 +148,7 @@ def rows_of(path: Path) -> dict[tuple[str, float | None], dict[str, Any]]:
 
 
 def wait_for_file(path: Path, process: subprocess.Popen[str]) -> str:
-    """Wait until a file has text; returns it."""
+    """Wait until a file has text, and return the text."""
     for _ in range(3000):
         if path.exists() and (text := path.read_text()):
             return text

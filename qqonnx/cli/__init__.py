@@ -39,7 +39,7 @@ FLAGS = {
     "target": "the target",
     "target.max_drop": "--max-drop",
 }
-"""Flags of the library's options that differ from the option's name."""
+"""Flags whose names differ from those of the library's options."""
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def convert_model() -> None:
 
 
 def _run(command: Callable[[], Any]) -> None:
-    # What ends a process politely lets it clean up, as Ctrl-C does.
+    # Let SIGTERM run cleanup code, as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         command()
@@ -81,7 +81,7 @@ def _run(command: Callable[[], Any]) -> None:
 
 
 def _in_flags(error: QqonnxError) -> str:
-    """Return an error's text with the flag in place of the library's option."""
+    """Return the text of an error, with the flag instead of the library's option."""
     if not isinstance(error, OptionError):
         return str(error)
     flag = "--" + error.field.replace("_", "-").replace(".", "-")

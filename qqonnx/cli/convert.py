@@ -29,95 +29,104 @@ if TYPE_CHECKING:
 
 
 def convert(
-    model: Annotated[str, typer.Argument(help="An ONNX file, or a torchvision model's name.")],
+    model: Annotated[str, typer.Argument(help="ONNX file, or name of a torchvision model.")],
     output: Annotated[Path, OUTPUT],
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"Codebook method: {', '.join(METHODS)}; or one of a plug-in. [{DEFAULT_METHOD}]"
+            help=f"Codebook method: {', '.join(METHODS)}, or a plug-in's.",
+            show_default=DEFAULT_METHOD,
         ),
     ] = None,
     bits: Annotated[
-        int | None, typer.Option(help=f"Bits per weight. [{DEFAULT_BITS}]", min=1, max=8)
+        int | None,
+        typer.Option(help="Bits per weight.", show_default=str(DEFAULT_BITS), min=1, max=8),
     ] = None,
     levels: Annotated[
-        int | None, typer.Option(help="Levels instead of bits, 2 to 256: 6 levels are 2.67 bits.")
+        int | None,
+        typer.Option(help="Levels instead of bits, 2 to 256; 6 levels take 2.67 bits."),
     ] = None,
     granularity: Annotated[
         str | None,
         typer.Option(
-            help="tensor: one codebook; channel: one per output channel; scale: one, and a scale "
-            f"per output channel. [{GRANULARITIES[0]}]"
+            help="tensor: one codebook per tensor; channel: one per output channel; scale: one per "
+            "tensor, and a scale per output channel.",
+            show_default=GRANULARITIES[0],
         ),
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option(help="Leave weights of this name alone (* and ? match).")
+        list[str] | None,
+        typer.Option(help="Skip weights whose name matches a pattern with * and ?."),
     ] = None,
     bits_for: Annotated[
         list[str] | None,
-        typer.Option(help="PATTERN=N: other bits for weights of this name.", metavar="PATTERN=N"),
+        typer.Option(help="Bits per weight for weights whose name matches.", metavar="PATTERN=N"),
     ] = None,
-    include_bias: Annotated[bool, typer.Option("--include-bias", help="Biases too.")] = False,
-    min_size: Annotated[
-        int, typer.Option(help="Leave tensors with fewer elements alone.", min=0)
-    ] = 1024,
+    include_bias: Annotated[
+        bool, typer.Option("--include-bias", help="Compress biases too.")
+    ] = False,
+    min_size: Annotated[int, typer.Option(help="Skip tensors with fewer elements.", min=0)] = 1024,
     operators: Annotated[
         str,
         typer.Option(
-            help="standard: standard operators, runs everywhere; matmulnbits: MatMul and Gemm in "
-            "ONNX Runtime's own operator, 4 or 8 bits, packed in memory too."
+            help="standard: standard operators, for every runtime; matmulnbits: ONNX Runtime's "
+            "operator for MatMul and Gemm, 4 or 8 bits, packed in memory too."
         ),
     ] = OPERATORS[0],
     runtime_min: Annotated[
         str | None,
-        typer.Option(help="Oldest ONNX Runtime that must read the file, such as 1.15."),
+        typer.Option(help="Oldest ONNX Runtime that must run the file, such as 1.15."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Weights worked on at once. [one a core]", min=1)
+        int | None, typer.Option(help="Number of threads.", show_default="cores", min=1)
     ] = None,
     simplify: Annotated[
-        bool, typer.Option("--simplify", help="Pass the model through onnxsim first.")
+        bool, typer.Option("--simplify", help="Simplify the model with onnxsim first.")
     ] = False,
     target_size: Annotated[
-        str | None, typer.Option(help="Most accurate file of this size, e.g. 2.5MB.")
+        str | None, typer.Option(help="Best accuracy at a file size, such as 2.5MB.")
     ] = None,
     target_bits: Annotated[
-        float | None, typer.Option(help="The same, in bits of the file a weight, e.g. 4.2.")
+        float | None,
+        typer.Option(help="Best accuracy at a file size in bits per weight, such as 4.2."),
     ] = None,
     target_ratio: Annotated[
-        float | None, typer.Option(help="The same, this many times smaller than MODEL.")
+        float | None,
+        typer.Option(help="Best accuracy in a file that is smaller by a factor, such as 8."),
     ] = None,
     max_drop: Annotated[
-        str | None, typer.Option(help="Smallest file that changes at most this many answers: 1%.")
+        str | None,
+        typer.Option(help="Smallest file that changes at most a share of answers, such as 1%."),
     ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="Choose levels by what they do to these inputs: a folder of images, an .npy or "
-            ".npz file, or none (synthetic inputs, the default with a target)."
+            help="Calibration inputs: a folder of images, an .npy or .npz file, or none (synthetic "
+            "inputs, the default with a target)."
         ),
     ] = None,
     calibration_samples: Annotated[
-        int | None, typer.Option(help="Largest number of calibration samples. [256]", min=1)
+        int | None,
+        typer.Option(help="Largest number of calibration samples.", show_default="256", min=1),
     ] = None,
     finetune: Annotated[
         bool,
         typer.Option(
             "--finetune",
             "--reconstruct",
-            help="Then tune levels, scales and biases end to end; pays at few bits; needs PyTorch.",
+            help="Fine-tune levels, scales and biases afterwards; pays at few bits; needs PyTorch.",
         ),
     ] = False,
     plan: Annotated[
         Path | None,
-        typer.Option(help="JSON of each weight's levels: written with a target, read without."),
+        typer.Option(help="JSON file of levels per weight: written with a target, read without."),
     ] = None,
     weights: Annotated[str, WEIGHTS] = "DEFAULT",
     external_data: Annotated[bool, EXTERNAL] = False,
     as_json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
-    """Compress MODEL: float weights become packed indices and codebooks; verified, then written."""
+    """Compress MODEL: store float weights as packed indices and codebooks, verified bit for bit."""
     from qqonnx.cli.tables import compress_summary
     from qqonnx.compression.pipeline import compress
 
@@ -153,12 +162,12 @@ def convert(
 
 
 def _as_file(model: str, weights: str, simplify: bool, folder: Path) -> Path:
-    """Return the ONNX file that MODEL names, exported into `folder` if it is a model's name."""
+    """Return the ONNX file of MODEL, exported or simplified into `folder` where needed."""
     path = Path(model)
-    # A folder may have a model's name.
+    # A folder may have the name of a model.
     if path.is_file() or path.suffix == ".onnx":
         if weights != "DEFAULT":
-            raise OptionError("weights", "would be ignored: an ONNX file has weights of its own")
+            raise OptionError("weights", "would be ignored: an ONNX file has its own weights")
         if not simplify:
             return path
         import onnx

@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from qqonnx.cli.terminal import JSON, QUIET, print_json, progress_bar, table_console
+from qqonnx.cli.terminal import (
+    JSON,
+    QUIET,
+    parallel_stages,
+    print_json,
+    progress_bar,
+    table_console,
+)
 from qqonnx.errors import QqonnxError
 
 
@@ -21,11 +28,18 @@ def evaluate(
     baseline: Annotated[Path | None, typer.Option(help="Float model to compare with.")] = None,
     preprocessing: Annotated[
         Path | None,
-        typer.Option(help="JSON file: resize, crop, interpolation, mean, std. [model's metadata]"),
+        typer.Option(
+            help="JSON file: resize, crop, interpolation, mean, std.",
+            show_default="model's metadata",
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 32,
-    limit: Annotated[int | None, typer.Option(help="Use only this many images.", min=1)] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads per run.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Number of images.", show_default="all", min=1)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads per run.", show_default="cores", min=1)
+    ] = None,
     as_json: Annotated[bool, JSON] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     quiet: Annotated[bool, QUIET] = False,
@@ -35,7 +49,7 @@ def evaluate(
     from qqonnx.evaluation import evaluate as evaluate_models
 
     with progress_bar(quiet) as progress:
-        task = progress.add_task("images", total=None)
+        advance = parallel_stages(progress)
         result = evaluate_models(
             models,
             data,
@@ -44,7 +58,7 @@ def evaluate(
             batch_size=batch_size,
             limit=limit,
             threads=threads,
-            progress=lambda images, total: progress.update(task, total=total, advance=images),
+            progress=lambda images, total: advance("images", images, total),
         )
     unreadable_summary(result.unreadable, Console(stderr=True))
     if as_json:
@@ -52,12 +66,8 @@ def evaluate(
     elif as_csv:
         sys.stdout.write(result.to_csv())
     else:
-        console = table_console()
-        console.print(result.table())
-        console.print(
-            f"{result.rows[0].images} images; preprocessing: {result.preprocessing_source}",
-            highlight=False,
-        )
+        table_console().print(result.table())
+        typer.echo(f"{result.rows[0].images} images; preprocessing: {result.preprocessing_source}")
 
 
 def _read(path: Path) -> str:

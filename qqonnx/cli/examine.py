@@ -1,4 +1,4 @@
-"""`qqonnx inspect`, `qqonnx verify` and `qqonnx restore`: what is in a compressed file."""
+"""`qqonnx inspect`, `qqonnx verify` and `qqonnx restore`: the content of a compressed file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from qqonnx.cli.terminal import EXTERNAL, JSON, OUTPUT, bounded, print_json, table_console
 from qqonnx.errors import printable
@@ -30,10 +29,10 @@ def inspect(
 
 def verify(
     first: Annotated[Path, typer.Argument(metavar="A", help="An ONNX file.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another ONNX file.")],
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Compare two files: their weights bit for bit, decoded if need be, and their outputs.
+    """Compare two files: their decoded weights bit for bit, and their outputs.
 
     Exits with code 1 if a weight or an output differs, or a weight is in one file only.
     """
@@ -45,20 +44,19 @@ def verify(
     if as_json:
         print_json({"weights": vars(weights), "outputs": vars(outputs)})
     else:
-        console = Console(highlight=False, soft_wrap=True)
-        console.print(f"float tensors that are the same: {weights.same}")
+        typer.echo(f"float tensors that are the same: {weights.same}")
         for title, names in (
             ("that differ", weights.different),
             ("only in A", weights.only_first),
             ("only in B", weights.only_second),
         ):
-            console.print(f"{title}: {len(names)}")
+            typer.echo(f"{title}: {len(names)}")
             for name in names:
-                console.print(f"  {printable(name)}", markup=False)
+                typer.echo(f"  {printable(name)}")
         if outputs.reason:
-            console.print(f"outputs not compared: {printable(outputs.reason)}", markup=False)
+            typer.echo(f"outputs not compared: {printable(outputs.reason)}")
         else:
-            console.print(
+            typer.echo(
                 f"outputs differ by at most {outputs.max_difference:.2g}, "
                 f"where they reach {outputs.magnitude:.2g}"
             )
@@ -67,13 +65,13 @@ def verify(
 
 
 def restore(
-    model: Annotated[Path, typer.Argument(help="A file that qqonnx compressed.")],
+    model: Annotated[Path, typer.Argument(help="File that qqonnx compressed.")],
     output: Annotated[Path, OUTPUT],
     external_data: Annotated[bool, EXTERNAL] = False,
 ) -> None:
-    """Write a compressed model with plain float weights again."""
+    """Write a compressed model with plain float weights."""
     from qqonnx.compression.restore import restore as restore_file
 
     with bounded(model):
         count = restore_file(model, output, external_data=external_data)
-    Console(highlight=False, soft_wrap=True).print(f"{output}: {count} weights are floats again")
+    typer.echo(f"{output}: {count} weights are floats again")

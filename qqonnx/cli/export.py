@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from qqonnx.cli.terminal import JSON, OUTPUT, WEIGHTS, print_json
 
@@ -30,10 +29,8 @@ def export(
             {**vars(report), "path": str(report.path), "preprocessing": vars(report.preprocessing)}
         )
     else:
-        Console().print(
+        typer.echo(
             f"{report.path}: {report.source}, {report.parameters:,} parameters, "
             f"{report.file_bytes:,} bytes, opset {report.opset}; differs from PyTorch by at most "
-            f"{report.max_abs_difference:.1e}",
-            highlight=False,
-            soft_wrap=True,
+            f"{report.max_abs_difference:.1e}"
         )

@@ -1,4 +1,4 @@
-"""A bound on the memory that a command may take, whatever the file it was given holds."""
+"""A limit on the memory of a command, for files that are damaged or malicious."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BASE_BYTES = 4 * 2**30
-"""Allowed for any file: libraries, threads, and what running the model takes."""
+"""Allowance for libraries, threads, and a run of the model."""
 
 BYTES_PER_BYTE = 16
-"""Allowed for each byte of the files read; sorting a weight takes the most."""
+"""Allowance per byte of the models; sorting a weight takes the most."""
 
 
 @contextmanager
 def limited_memory(file_bytes: int) -> Iterator[None]:
-    """Let this process take `BASE_BYTES` more, and `BYTES_PER_BYTE` for each byte of its files.
+    """Limit the memory that this process allocates within the block.
 
-    What asks for more fails with an error of its own, as if the machine had no more. Works on
-    Linux only; elsewhere nothing happens. The limit is one of the whole process, so this is for
-    commands, not for programs that use qqonnx as a library.
+    It may allocate `BASE_BYTES`, and `BYTES_PER_BYTE` per byte of its models. Larger allocations
+    fail, as if the machine had no more memory. The limit holds for the whole process, so it is for
+    commands, not for programs that use qqonnx as a library. It has an effect on Linux only.
 
     Args:
-        file_bytes: size of the files that are read.
+        file_bytes: size of the models in bytes.
     """
     if sys.platform != "linux":
         yield

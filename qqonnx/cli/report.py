@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from qqonnx.cli.terminal import JSON, OUTPUT, print_json
 from qqonnx.extras import import_extra
 
 
 def report(
-    results: Annotated[Path, typer.Argument(help="The results file of qqonnx sweep.")],
+    results: Annotated[Path, typer.Argument(help="Results file of qqonnx sweep.")],
     output: Annotated[Path, OUTPUT] = Path("report.html"),
     as_json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing.")] = False,
@@ -45,7 +44,6 @@ def report(
         ]
         print_json({"page": output, "subjects": picks})
     elif not quiet:
-        console = Console(highlight=False, soft_wrap=True)
         for comparison in comparisons:
-            console.print(f"{comparison.name}: {advice(comparison)}", markup=False)
-        console.print(f"{output}", markup=False)
+            typer.echo(f"{comparison.name}: {advice(comparison)}")
+        typer.echo(output)

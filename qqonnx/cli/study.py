@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from qqonnx.cli.terminal import QUIET, progress_bar
+from qqonnx.cli.terminal import QUIET, parallel_stages, progress_bar
 
 
 def study(
@@ -19,24 +18,29 @@ def study(
     ] = Path("study"),
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="The bundled network at few bit-widths; no PyTorch."),
+        typer.Option("--quick", help="Bundled network, few bit-widths; needs no PyTorch."),
     ] = False,
     data: Annotated[
         Path | None,
-        typer.Option(help="Image folder to train reference models on. [scikit-learn's digits]"),
+        typer.Option(
+            help="Image folder to train reference models on.", show_default="scikit-learn's digits"
+        ),
     ] = None,
     mnist: Annotated[
-        Path | None, typer.Option(help="Folder with MNIST's files, or the word download. [digits]")
+        Path | None,
+        typer.Option(help="Folder with MNIST's files, or download.", show_default="digits"),
     ] = None,
     imagenette: Annotated[
         Path | None,
-        typer.Option(help="Image folder (train, val) with ImageNet classes: pretrained networks."),
+        typer.Option(help="Image folder (train, val), ImageNet classes: use pretrained networks."),
     ] = None,
     weights: Annotated[
         str,
         typer.Option(help="For --imagenette: torchvision's weights, or a folder with NAME.pth."),
     ] = "DEFAULT",
-    workers: Annotated[int | None, typer.Option(help="Number of processes. [cores]", min=1)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of processes.", show_default="cores", min=1)
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached measurements.")] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
@@ -51,19 +55,12 @@ def study(
 
     sources = Sources(data, mnist, imagenette, weights)
     with progress_bar(quiet) as progress:
-        tasks = {}
-
-        def advance(stage: str, done: float, total: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=total)
-            progress.update(tasks[stage], advance=done)
-
+        advance = parallel_stages(progress)
         results = run_study(
             QUICK if quick else FULL, sources, workers=workers, fresh=fresh, progress=advance
         )
         page = write_report(results, output, partial(advance, "figures"))
     if not quiet:
-        console = Console(highlight=False, soft_wrap=True)
         for claim in claims(results):
-            console.print(f"{claim.verdict}: {claim.statement} {claim.number}", markup=False)
-        console.print(f"{page}", markup=False)
+            typer.echo(f"{claim.verdict}: {claim.statement} {claim.number}")
+        typer.echo(page)

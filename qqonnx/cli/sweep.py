@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from qqonnx.cli.terminal import JSON, QUIET, print_json, progress_bar
+from qqonnx.cli.terminal import JSON, QUIET, parallel_stages, print_json, progress_bar
 from qqonnx.errors import QqonnxError
 
 if TYPE_CHECKING:
@@ -18,10 +17,11 @@ if TYPE_CHECKING:
 def sweep(
     config: Annotated[
         Path,
-        typer.Argument(help="sweep.toml; or a results file, to export it and run nothing."),
+        typer.Argument(help="sweep.toml; or a results file, which is only exported."),
     ],
     workers: Annotated[
-        int | None, typer.Option(help="Worker processes, at most cores / threads. [as many]", min=1)
+        int | None,
+        typer.Option(help="Worker processes, at most and by default cores / threads.", min=1),
     ] = None,
     scheduler: Annotated[
         str | None,
@@ -53,17 +53,11 @@ def sweep(
         if as_json:
             print_json({"exported": target})
         elif not quiet:
-            Console(highlight=False, soft_wrap=True).print(f"{target}", markup=False)
+            typer.echo(target)
         return
     from qqonnx.sweep.sweep import sweep as run_sweep
 
     with progress_bar(quiet or as_json) as progress:
-        tasks = {}
-
-        def advance(activity: str, done: float, total: float) -> None:
-            if activity not in tasks:
-                tasks[activity] = progress.add_task(activity, total=total)
-            progress.update(tasks[activity], advance=done)
 
         def log(line: str) -> None:
             if not quiet:
@@ -75,7 +69,7 @@ def sweep(
             scheduler=scheduler,
             retry_failed=retry_failed,
             log=log,
-            progress=advance,
+            progress=parallel_stages(progress),
         )
     exported = export_results(summary.results, export) if export is not None else None
     if as_json:
@@ -85,13 +79,12 @@ def sweep(
 
 
 def _print(summary: Summary, exported: Path | None) -> None:
-    console = Console(highlight=False, soft_wrap=True)
     parts = [f"{summary.runs} runs", f"{summary.done} done now", f"{summary.before} before"]
     if summary.failed:
         parts.append(f"{len(summary.failed)} failed")
-    console.print(f"{', '.join(parts)}: {summary.results}", markup=False)
+    typer.echo(f"{', '.join(parts)}: {summary.results}")
     if exported is not None:
-        console.print(f"{exported}", markup=False)
+        typer.echo(exported)
 
 
 def _is_database(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Printed tables of weights, and summary lines."""
+"""Tables of weights and summaries as text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _COLUMNS = (
 )
 
 _FULL_WIDTH = 110
-"""Terminal width that a table with all columns needs if names are short."""
+"""Terminal width for a table with all columns, if names are short."""
 
 _SHORT_COLUMNS = ("weight", "shape", "bits", "entropy", "SQNR dB", "bytes before", "after")
 
@@ -48,7 +48,7 @@ def compress_summary(report: CompressReport, console: Console) -> None:
     console.print(_weights_table(report.weights, _SHORT_COLUMNS))
     _print_skipped(report.skipped, console)
     if report.calibration is not None:
-        console.print(f"calibrated with {report.calibration}", highlight=False, markup=False)
+        _print_line(console, f"calibrated with {report.calibration}")
     unreadable_summary(report.unreadable, console)
     ratio = report.bytes_before / report.bytes_after
     checked = "runs as its decoded weights do"
@@ -61,7 +61,7 @@ def compress_summary(report: CompressReport, console: Console) -> None:
         *_quality_lines(report),
     ]
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        _print_line(console, line)
 
 
 def _quality_lines(report: CompressReport) -> list[str]:
@@ -102,9 +102,9 @@ def _way_out(report: CompressReport) -> str:
 def unreadable_summary(names: Sequence[str], console: Console) -> None:
     """Print the number and the names of unreadable image files."""
     if names:
-        console.print(f"{len(names)} images left out, as they cannot be read:", highlight=False)
+        _print_line(console, f"{len(names)} images left out, as they cannot be read:")
     for name in names:
-        console.print(f"  {printable(name)}", highlight=False, markup=False, soft_wrap=True)
+        _print_line(console, f"  {printable(name)}")
 
 
 def inspection_summary(inspection: Inspection, console: Console) -> None:
@@ -112,26 +112,19 @@ def inspection_summary(inspection: Inspection, console: Console) -> None:
     if inspection.weights:
         columns = _COLUMNS if console.width >= _FULL_WIDTH else _SHORT_COLUMNS
         console.print(_weights_table(inspection.weights, columns))
-        console.print(_entropy_line(inspection.weights), highlight=False)
+        _print_line(console, _entropy_line(inspection.weights))
         left_out = [column for column in _COLUMNS if column not in columns]
         if left_out:
-            more = f"in a wider terminal, or with --json: {', '.join(left_out)}"
-            console.print(more, highlight=False)
+            _print_line(console, f"in a wider terminal, or with --json: {', '.join(left_out)}")
     _print_skipped(inspection.plain, console, "plain float tensors")
     version = inspection.version
     state = f"compressed by qqonnx {printable(version)}" if version else "not compressed"
-    console.print(
-        f"{inspection.path}: {inspection.file_bytes:,} bytes, {state}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    _print_line(console, f"{inspection.path}: {inspection.file_bytes:,} bytes, {state}")
     if inspection.inflated:
-        console.print(
+        _print_line(
+            console,
             f"{len(inspection.inflated)} weights were compressed but are stored as floats now: a "
             "graph simplifier or an optimizer folded their decode nodes. Compress last.",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
@@ -182,9 +175,9 @@ def _print_skipped(
     total = sum(entry.nbytes for entry in entries)
     reasons = Counter(entry.reason for entry in entries)
     parts = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
-    console.print(
-        f"{title}: {len(entries)} tensors, {total:,} bytes: {parts}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    _print_line(console, f"{title}: {len(entries)} tensors, {total:,} bytes: {parts}")
+
+
+def _print_line(console: Console, text: str) -> None:
+    """Print text as it is, however long."""
+    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)

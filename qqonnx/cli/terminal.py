@@ -1,4 +1,4 @@
-"""What the commands share: the options they have in common, and how they print."""
+"""Options, progress bars and output that several commands share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from qqonnx.cli.memory import limited_memory
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 JSON = typer.Option("--json", help="Print the result as JSON on stdout.")
 QUIET = typer.Option("--quiet", "-q", help="No progress bar and no table.")
-OUTPUT = typer.Option("--output", "-o", help="The file to write.", dir_okay=False)
+OUTPUT = typer.Option("--output", "-o", help="File to write.", dir_okay=False)
 WEIGHTS = typer.Option(
     "--weights",
-    help="For a model's name: DEFAULT, another name of torchvision's weights, a .pth or "
+    help="For a model by name: DEFAULT, another name of torchvision's weights, a .pth or "
     ".safetensors file, or none (random).",
 )
-EXTERNAL = typer.Option("--external-data", help="Put tensors into a second file, OUTPUT.data.")
+EXTERNAL = typer.Option("--external-data", help="Store tensors in a second file, OUTPUT.data.")
 
 
 def table_console() -> Console:
-    """Return the console that tables are printed on."""
+    """Return the console for tables."""
     console = Console()
-    # A table that is piped on is not cut to the width of some terminal.
+    # The width of a terminal does not limit tables in files and pipes.
     return console if console.is_terminal else Console(width=200)
 
 
@@ -51,7 +51,7 @@ def progress_bar(disabled: bool) -> Progress:
 
 
 def stages(progress: Progress) -> Callable[[str, int, int], None]:
-    """Return what reports work in several stages, each of its own total, on a progress bar."""
+    """Return a callback that shows stages on one bar, each from its start to its own total."""
     task = progress.add_task("", total=None)
 
     def advance(name: str, amount: int, total: int) -> None:
@@ -63,8 +63,20 @@ def stages(progress: Progress) -> Callable[[str, int, int], None]:
     return advance
 
 
+def parallel_stages(progress: Progress) -> Callable[[str, float, float], None]:
+    """Return a callback that shows each stage on a bar of its own."""
+    tasks: dict[str, TaskID] = {}
+
+    def advance(name: str, amount: float, total: float) -> None:
+        if name not in tasks:
+            tasks[name] = progress.add_task(name, total=total)
+        progress.update(tasks[name], total=total, advance=amount)
+
+    return advance
+
+
 def print_json(content: dict[str, Any]) -> None:
-    """Print JSON on stdout; infinite numbers and NaN become null."""
+    """Print JSON on stdout; infinities and NaN become null."""
 
     def finite(item: Any) -> Any:
         if isinstance(item, dict):
@@ -79,7 +91,7 @@ def print_json(content: dict[str, Any]) -> None:
 
 
 def bounded(*models: Path) -> AbstractContextManager[None]:
-    """Bound the memory of a command by the size of the files that it reads."""
+    """Limit the memory of a command by the size of the models that it reads."""
     from qqonnx.model.load import file_bytes, read
 
     return limited_memory(sum(file_bytes(read(model), model) for model in models))

@@ -1,1 +1,1 @@
-"""Fine-tuning of levels, scales and biases; the modules that import PyTorch are here."""
+"""Fine-tuning of levels, scales and biases by distillation; it needs PyTorch."""

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -21,20 +20,20 @@ if TYPE_CHECKING:
     from qqonnx.finetune.operators import Operator
 
 OLDEST_OPSET = 13
-"""Oldest opset whose operators are known here."""
+"""Oldest supported opset."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One node.
+    """A node of the graph.
 
     Attributes:
-        title: its operator and, if it has one, its name.
-        operator: computes it.
-        attributes: numbers, strings, lists of them, and arrays.
-        inputs: names of its inputs; empty where one is left out.
-        outputs: names of its outputs; empty where one is not wanted.
-        last_uses: values that no later node needs.
+        title: operator and name (if any) of the node, for messages.
+        operator: function that computes the node.
+        attributes: attributes by name: numbers, strings, lists of them, and arrays.
+        inputs: names of the inputs; "" for an omitted input.
+        outputs: names of the outputs; "" for an omitted output.
+        last_uses: names of the values that no later node needs.
     """
 
     title: str
@@ -50,7 +49,7 @@ class TorchGraph:
     """An ONNX graph that PyTorch runs on the CPU.
 
     Attributes:
-        outputs: names of its outputs.
+        outputs: names of the outputs.
         constants: initializers and constants by name; all floats are float32.
         steps: the nodes in order.
     """
@@ -64,45 +63,46 @@ class TorchGraph:
     ) -> list[Tensor]:
         """Compute the outputs.
 
-        Without `torch.no_grad` they carry gradients for whatever tensor asks for them.
+        Gradients are recorded unless the caller uses `torch.no_grad`.
 
         Args:
-            inputs: the graph's inputs by name, floats as float32.
-            constants: stand in for initializers of the same names.
+            inputs: the graph's inputs by name; floats are float32.
+            constants: values that replace initializers of the same names.
 
         Raises:
-            QqonnxError: a node cannot be computed; names it.
+            QqonnxError: a node cannot be computed; the message names the node.
         """
         values: dict[str, Any] = {**self.constants, **(constants or {}), **inputs, "": None}
         for step in self.steps:
             try:
                 arguments = [values[name] for name in step.inputs]
-                found = step.operator(step.attributes, *arguments)
+                result = step.operator(step.attributes, *arguments)
             except NotImplementedError as error:
                 raise QqonnxError(f"finetune: {step.title}: {error} is not supported") from error
             except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
                 reason = first_line(error)
                 raise QqonnxError(f"finetune: {step.title}: {reason}") from error
-            results = found if isinstance(found, tuple) else (found,)
+            results = result if isinstance(result, tuple) else (result,)
             for index, name in enumerate(step.outputs):
                 if name and index >= len(results):
                     raise QqonnxError(f"finetune: {step.title}: output {index} is not supported")
                 if name:
                     values[name] = results[index]
-            del arguments, found, results
+            del arguments, result, results
             for name in step.last_uses:
                 del values[name]
         return [values[name] for name in self.outputs]
 
 
 def compile_graph(model: ir.Model | onnx.ModelProto) -> TorchGraph:
-    """Prepare a model to be run in PyTorch.
+    """Return a model in a form that PyTorch runs.
 
     Args:
-        model: opset 13 or later; its graph has no subgraphs, which no classifier needs.
+        model: the model; opset 13 or later, without subgraphs.
 
     Raises:
-        QqonnxError: PyTorch is not installed, or an operator is not supported; names it.
+        QqonnxError: PyTorch is not installed, or an operator is not supported; the message names
+            the operator.
     """
     import_extra("torch", "finetune")
     from qqonnx.finetune.operators import tensor_of
@@ -122,22 +122,24 @@ def compile_graph(model: ir.Model | onnx.ModelProto) -> TorchGraph:
                 constants[name] = tensor_of(value.const_value.numpy())
         for node in graph:
             if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-                constants[str(node.outputs[0].name)] = tensor_of(_constant(node))
+                constant = ir.convenience.get_const_tensor(node.outputs[0])
+                assert constant is not None
+                constants[str(node.outputs[0].name)] = tensor_of(constant.numpy())
             else:
                 nodes.append(node)
-    except NotImplementedError as error:
-        raise QqonnxError(f"finetune: {error} is not supported") from error
+    except (NotImplementedError, ValueError) as error:
+        raise QqonnxError(f"finetune: a constant is not supported: {error}") from error
     return TorchGraph(outputs, constants, _steps(nodes, {*constants, *outputs}))
 
 
 def _steps(nodes: list[ir.Node], kept: set[str]) -> tuple[Step, ...]:
-    """Return the nodes as steps; values in `kept` are never dropped."""
-    named = [
+    """Return the nodes as steps; values in `kept` stay until the end."""
+    input_names = [
         tuple("" if value is None else str(value.name) for value in node.inputs) for node in nodes
     ]
-    uses = Counter(name for names in named for name in set(names))
+    uses = Counter(name for names in input_names for name in set(names))
     steps = []
-    for node, inputs in zip(nodes, named, strict=True):
+    for node, inputs in zip(nodes, input_names, strict=True):
         uses.subtract(set(inputs))
         outputs = tuple(value.name or "" for value in node.outputs)
         unused = {name for name in outputs if not uses[name]}
@@ -158,8 +160,7 @@ def _steps(nodes: list[ir.Node], kept: set[str]) -> tuple[Step, ...]:
 def _operator(node: ir.Node) -> Operator:
     from qqonnx.finetune.operators import OPERATORS
 
-    known = node.domain in ("", "ai.onnx") and node.op_type in OPERATORS
-    if not known:
+    if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
         title = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         raise QqonnxError(f"finetune: operator {title} is not supported")
     return OPERATORS[node.op_type]
@@ -171,17 +172,6 @@ def _attributes(node: ir.Node) -> dict[str, Any]:
         value: Any = attribute.value
         attributes[name] = value.numpy() if attribute.type == ir.AttributeType.TENSOR else value
     if node.op_type == "Split":
-        # Before opset 18, the number of parts is that of the outputs.
+        # Before opset 18, the number of outputs is the number of parts.
         attributes.setdefault("num_outputs", len(node.outputs))
     return attributes
-
-
-def _constant(node: ir.Node) -> np.ndarray[Any, Any]:
-    ((name, attribute),) = node.attributes.items()
-    if name == "value":
-        return np.asarray(attribute.value.numpy())
-    if name in ("value_float", "value_floats"):
-        return np.array(attribute.value, np.float32)
-    if name in ("value_int", "value_ints"):
-        return np.array(attribute.value, np.int64)
-    raise NotImplementedError("a constant of strings")

@@ -1,10 +1,10 @@
-"""Tune what is stored beside the indices until the network's outputs are the float model's.
+"""Fine-tune levels, scales and biases so that a quantized model's outputs match the float model's.
 
-Every weight keeps its indices. Levels, per-channel scales and biases of all layers are tuned
-together by gradients of the difference between the outputs, that is, by distillation from the
-float model: layers learn to undo each other's errors, which layer-by-layer error feedback cannot
-see. BRECQ (Li et al., ICLR 2021, section 3.2) does so block by block, for lack of data; so few
-numbers are tuned here that the whole network can be taken at once.
+This is distillation: the float model is the teacher, the quantized model is the student. Indices
+stay fixed. Levels, per-channel scales and biases of all layers are trained together, so layers
+learn to compensate each other's errors. Error feedback (GPTQ), which goes layer by layer, cannot do
+this. BRECQ (Li et al., ICLR 2021, section 3.2) trains block by block, because it has little data.
+Here there are so few parameters that the whole network can be trained at once.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class FinetuneResult:
     """Result of fine-tuning.
 
     Attributes:
-        weights: as given, with new levels and scales; scales are float16 values.
-        biases: float32 by name; float16 values. Those of the model if nothing was gained.
-        loss_before: difference to the float model's outputs before, on inputs held out from
-            tuning: mean KL divergence in nats for [n, classes] outputs, otherwise squared error
-            relative to the variance of the float output; summed over outputs.
-        loss_after: the same of what is returned, never above `loss_before`.
+        weights: the weights with new levels and scales; scales are float16 values.
+        biases: float32 by name, float16 values; the model's own biases if the loss did not fall.
+        loss_before: loss before fine-tuning, on held-out inputs: mean KL divergence in nats for
+            [n, classes] outputs, otherwise squared error relative to the variance of the float
+            output; summed over outputs.
+        loss_after: loss of the returned weights and biases, at most `loss_before`.
     """
 
     weights: list[TunableWeight]
@@ -59,35 +59,35 @@ def finetune(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> FinetuneResult:
-    """Tune levels, scales and biases of all layers; deterministic for a number of threads.
+    """Fine-tune levels, scales and biases of all layers.
 
-    A tenth of the inputs is held out. What was given comes back if tuning makes it no better
-    there.
+    A tenth of the inputs is held out. If the loss on these does not fall, the weights and biases
+    are returned unchanged. The result is deterministic for a given number of threads.
 
     Args:
         model: the float model; opset 13 or later, initializers in memory or readable.
-        weights: what stands for its initializers of the same names.
-        biases: names of initializers that are tuned as they are.
-        inputs: inputs of one run each. Samples along the first axis are taken apart and shuffled
-            if the model's first dimension is symbolic, otherwise runs stay as they are.
-        images: inputs [n, 3, height, width] may be flipped and cropped at random.
-        epochs: times that every input is seen.
-        learning_rate: step relative to the scale, the codebook's root mean square and the
-            bias's standard deviation.
-        batch_size: samples to a step.
-        seed: of the order of inputs and of the crops.
-        progress: called with the samples (or runs) of each step and those of all epochs.
+        weights: quantized weights, which replace initializers of the same names.
+        biases: names of float initializers that are trained too.
+        inputs: inputs by name, for each run. If the model's first dimension is symbolic, runs are
+            split along the first axis into samples, and samples are shuffled.
+        images: whether inputs [n, 3, height, width] are flipped and cropped at random.
+        epochs: number of passes over the inputs.
+        learning_rate: step size relative to the scale, to the root mean square of the codebook,
+            and to the standard deviation of the bias.
+        batch_size: samples per step.
+        seed: seed of the order of inputs, and of the crops.
+        progress: called with the samples (or runs) of each step, and their number in all epochs.
 
     Raises:
-        QqonnxError: PyTorch is not installed, an operator is not supported, a weight is not in
-            the model, or there are no inputs.
+        QqonnxError: PyTorch is not installed, an operator is not supported, a weight or bias does
+            not fit the model, or there are no inputs.
     """
     if not inputs:
         raise QqonnxError("finetune: there are no inputs")
     graph = compile_graph(model)
-    # These import PyTorch, which `compile_graph` has found.
-    from qqonnx.finetune.loop import results, student_of, tune
-    from qqonnx.finetune.losses import Runs, teach
+    # These modules import PyTorch; `compile_graph` has checked that it is installed.
+    from qqonnx.finetune.loop import student_of, train, trained_values
+    from qqonnx.finetune.losses import Runs, run_teacher
 
     _check(graph, weights, biases)
     if isinstance(model, onnx.ModelProto):
@@ -95,34 +95,34 @@ def finetune(
     samples = _samples(model, inputs)
     teacher = None
     if samples is not None:
-        teacher = teach(graph, Runs(samples, True, batch_size))
+        teacher = run_teacher(graph, Runs(samples, True, batch_size))
     if teacher is None:
         runs = tuple(dict(run) for run in inputs)
         length = max((len(array) for array in runs[0].values() if array.ndim), default=1)
-        teacher = teach(graph, Runs(runs, False, max(1, batch_size // max(1, length))))
+        teacher = run_teacher(graph, Runs(runs, False, max(1, batch_size // max(1, length))))
     assert teacher is not None
     if not teacher.outputs:
-        raise QqonnxError("finetune: the model has no output of floats")
+        raise QqonnxError("finetune: the model has no float output")
 
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(teacher.runs.inputs))
     count = max(1, len(order) // 10)
-    held_out, rest = (order[:count], order[count:]) if len(order) > 1 else (order, order)
+    held_out, training = (order[:count], order[count:]) if len(order) > 1 else (order, order)
     old_biases = {name: graph.constants[name].numpy() for name in biases}
     student = student_of(weights, old_biases)
-    before = teacher.loss(held_out, student.constants())
-    tune(
+    before = teacher.mean_loss(held_out, student.constants())
+    train(
         student,
         teacher,
-        rest,
+        training,
         rng,
         images=images,
         epochs=epochs,
         learning_rate=learning_rate,
         progress=progress,
     )
-    new_weights, new_biases = results(student)
-    after = teacher.loss(held_out, student_of(new_weights, new_biases).constants())
+    new_weights, new_biases = trained_values(student)
+    after = teacher.mean_loss(held_out, student_of(new_weights, new_biases).constants())
     if not after < before:
         return FinetuneResult(list(weights), old_biases, before, before)
     return FinetuneResult(new_weights, new_biases, before, after)
@@ -131,17 +131,17 @@ def finetune(
 def _samples(
     model: ir.Model, inputs: Sequence[Mapping[str, NDArray[Any]]]
 ) -> tuple[dict[str, NDArray[Any]], ...] | None:
-    """Take runs apart into samples [1, ...]; None if the model or the inputs do not allow it."""
+    """Split runs into samples [1, ...]; return None if the model or the inputs do not allow it."""
     for value in model.graph.inputs:
         first = value.shape[0] if value.shape is not None and len(value.shape) else 1
         if value.name not in model.graph.initializers and isinstance(first, int):
             return None
-    kinds = {
+    signatures = {
         tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(run.items()))
         for run in inputs
     }
     lengths = [{array.shape[:1] for array in run.values()} for run in inputs]
-    if len(kinds) > 1 or any(len(sizes) != 1 or () in sizes for sizes in lengths):
+    if len(signatures) > 1 or any(len(sizes) != 1 or () in sizes for sizes in lengths):
         return None
     return tuple(
         {name: array[index : index + 1] for name, array in run.items()}

@@ -1,6 +1,6 @@
-"""Quantized weights as functions of the numbers that are tuned, and the tuning by gradients.
+"""The student: quantized weights as functions of their parameters, and the training loop.
 
-Imports PyTorch: import this inside the functions that need it.
+This module imports PyTorch; import it inside functions.
 """
 
 from __future__ import annotations
@@ -25,143 +25,150 @@ if TYPE_CHECKING:
     from qqonnx.finetune.tunable import TunableWeight
 
 WARM_UP = 8
-"""Steps in which the learning rate rises to its full height."""
+"""Optimizer steps over which the learning rate rises to its maximum."""
 
 
 @dataclass(frozen=True)
-class TunedWeight:
-    """One quantized weight; what is tuned starts at zero and counts in units of its own size.
+class StudentWeight:
+    """A quantized weight with its parameters, which start at zero.
 
     Attributes:
-        given: the weight as it was given.
+        initial: the weight before training.
         indices: uint8, of the weight's shape.
-        levels: float32 [k], as given.
+        levels: float32 [k], before training.
         unit: root mean square of the levels.
-        scales: float32 [1, ..., channels, ..., 1], as given; one 1 without scales.
-        steps: tuned, float32 [k]: the levels are levels + unit * steps.
-        log_scales: tuned, of the scales' shape: the scales are scales * exp(log_scales).
+        scales: float32 [1, ..., channels, ..., 1], before training; [1] without scales.
+        offsets: parameters, float32 [k]; the levels become levels + unit * offsets.
+        log_factors: parameters of the scales' shape; the scales become
+            scales * exp(log_factors).
     """
 
-    given: TunableWeight
+    initial: TunableWeight
     indices: Tensor
     levels: Tensor
     unit: float
     scales: Tensor
-    steps: Tensor
-    log_scales: Tensor
+    offsets: Tensor
+    log_factors: Tensor
 
     @property
     def name(self) -> str:
         """Name of the weight's initializer."""
-        return self.given.name
+        return self.initial.name
 
-    def tuned(self) -> list[Tensor]:
-        """Return what is tuned."""
-        return [self.steps] if self.given.scales is None else [self.steps, self.log_scales]
+    def parameters(self) -> list[Tensor]:
+        """Return the parameters."""
+        return [self.offsets] if self.initial.scales is None else [self.offsets, self.log_factors]
 
     def new_levels(self) -> Tensor:
         """Return the levels [k]."""
-        return self.levels + self.unit * self.steps
+        return self.levels + self.unit * self.offsets
 
     def new_scales(self) -> Tensor:
         """Return the scales [1, ..., channels, ..., 1]."""
-        return self.scales * torch.exp(self.log_scales)
+        return self.scales * torch.exp(self.log_factors)
 
     def decoded(self) -> Tensor:
         """Return the weight."""
-        chosen = self.new_levels().index_select(0, self.indices.reshape(-1).int())
-        return chosen.reshape(self.indices.shape) * self.new_scales()
+        values = self.new_levels().index_select(0, self.indices.reshape(-1).int())
+        return values.reshape(self.indices.shape) * self.new_scales()
 
-    def pull(self, gradient: Tensor) -> None:
-        """Set the gradients of what is tuned from that of the weight.
+    def backward(self, gradient: Tensor) -> None:
+        """Set the gradients of the parameters from the gradient of the weight.
 
-        Sums are in float64 and in a fixed order, neither of which indexing backwards offers.
+        PyTorch's backward pass of indexing sums in float32, and in no fixed order. This sums in
+        float64, in a fixed order.
         """
-        shares = gradient * self.new_scales()
+        level_gradients = gradient * self.new_scales()
         sums = torch.bincount(
-            self.indices.reshape(-1), shares.reshape(-1).double(), len(self.levels)
+            self.indices.reshape(-1), level_gradients.reshape(-1).double(), len(self.levels)
         )
-        self.steps.grad = self.unit * sums.float()
-        if self.given.scales is None:
+        self.offsets.grad = self.unit * sums.float()
+        if self.initial.scales is None:
             return
         axes = [axis for axis, size in enumerate(self.scales.shape) if size == 1]
-        self.log_scales.grad = (gradient * self.decoded()).sum(axes, keepdim=True)
+        self.log_factors.grad = (gradient * self.decoded()).sum(axes, keepdim=True)
 
 
 @dataclass(frozen=True)
-class TunedBias:
-    """One bias.
+class StudentBias:
+    """A bias with its parameters, which start at zero.
 
     Attributes:
-        name: of its initializer.
-        values: as given.
+        name: name of the bias's initializer.
+        values: the bias before training, float32.
         unit: standard deviation of the values.
-        steps: tuned, of the values' shape: the bias is values + unit * steps.
+        offsets: parameters of the values' shape; the bias becomes values + unit * offsets.
     """
 
     name: str
     values: Tensor
     unit: float
-    steps: Tensor
+    offsets: Tensor
+
+    def parameters(self) -> list[Tensor]:
+        """Return the parameters."""
+        return [self.offsets]
 
     def decoded(self) -> Tensor:
         """Return the bias."""
-        return self.values + self.unit * self.steps
+        return self.values + self.unit * self.offsets
 
-    def pull(self, gradient: Tensor) -> None:
-        """Set the gradient of what is tuned from that of the bias."""
-        self.steps.grad = self.unit * gradient
+    def backward(self, gradient: Tensor) -> None:
+        """Set the gradient of the parameters from the gradient of the bias."""
+        self.offsets.grad = self.unit * gradient
 
 
 @dataclass(frozen=True)
 class Student:
-    """All that is tuned."""
+    """The weights and biases that are trained."""
 
-    weights: tuple[TunedWeight, ...]
-    biases: tuple[TunedBias, ...]
+    weights: tuple[StudentWeight, ...]
+    biases: tuple[StudentBias, ...]
 
     @property
-    def parts(self) -> tuple[TunedWeight | TunedBias, ...]:
-        """All of it."""
+    def tensors(self) -> tuple[StudentWeight | StudentBias, ...]:
+        """Weights and biases."""
         return (*self.weights, *self.biases)
 
     def constants(self) -> dict[str, Tensor]:
-        """Return the weights and biases by name."""
-        return {part.name: part.decoded() for part in self.parts}
+        """Return the values of weights and biases by name."""
+        return {tensor.name: tensor.decoded() for tensor in self.tensors}
 
 
 def student_of(
     weights: Sequence[TunableWeight], biases: Mapping[str, NDArray[np.float32]]
 ) -> Student:
-    """Return weights and biases, ready to be tuned."""
+    """Return an untrained student."""
     return Student(
-        tuple(_tuned_weight(weight) for weight in weights),
-        tuple(_tuned_bias(name, values) for name, values in biases.items()),
+        tuple(map(_student_weight, weights)),
+        tuple(_student_bias(name, values) for name, values in biases.items()),
     )
 
 
-def results(student: Student) -> tuple[list[TunableWeight], dict[str, NDArray[np.float32]]]:
-    """Return the tuned weights and biases; scales and biases as float16 values."""
+def trained_values(
+    student: Student,
+) -> tuple[list[TunableWeight], dict[str, NDArray[np.float32]]]:
+    """Return the weights and biases of a student, scales and biases rounded to float16 values."""
     weights = []
     for weight in student.weights:
-        given = weight.given
+        scales = weight.initial.scales
+        if scales is not None:
+            rounded = _rounded(weight.new_scales().numpy().reshape(-1), scales)
+            # A scale that becomes zero in float16 would erase its channel.
+            scales = np.where(rounded == 0, scales, rounded).astype(np.float32)
         levels = weight.new_levels().numpy()
-        scales = given.scales
-        if given.scales is not None:
-            scales = _rounded(weight.new_scales().numpy().reshape(-1), given.scales)
-            # A scale that float16 cannot tell from zero would erase its channel.
-            scales = np.where(scales == 0, given.scales, scales).astype(np.float32)
-        weights.append(replace(given, levels=levels, scales=scales))
+        weights.append(replace(weight.initial, levels=levels, scales=scales))
     biases = {
         bias.name: _rounded(bias.decoded().numpy(), bias.values.numpy()) for bias in student.biases
     }
     return weights, biases
 
 
-def tune(
+def train(
     student: Student,
     teacher: Teacher,
-    chosen: NDArray[np.intp],
+    indices: NDArray[np.intp],
     rng: np.random.Generator,
     *,
     images: bool,
@@ -169,24 +176,22 @@ def tune(
     learning_rate: float,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Tune the student in place with Adam (Kingma and Ba, ICLR 2015) on the chosen runs.
+    """Train the student in place with Adam (Kingma and Ba, ICLR 2015) on the runs `indices`.
 
-    The learning rate rises over `WARM_UP` steps and falls to zero as a cosine.
+    The learning rate rises over `WARM_UP` steps and falls to zero along a cosine.
     """
     runs = teacher.runs
-    tuned = [tensor for weight in student.weights for tensor in weight.tuned()]
-    tuned += [bias.steps for bias in student.biases]
-    optimizer = torch.optim.Adam(tuned, lr=learning_rate, betas=(0.9, 0.99))
-    per_epoch = math.ceil(len(chosen) / runs.step)
-    total = epochs * per_epoch
+    parameters = [parameter for tensor in student.tensors for parameter in tensor.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate, betas=(0.9, 0.99))
+    total = epochs * math.ceil(len(indices) / runs.step_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / total)) / 2,
     )
     for _ in range(epochs):
-        shuffled = rng.permutation(chosen)
-        for start in range(0, len(shuffled), runs.step):
-            batch = shuffled[start : start + runs.step]
+        shuffled = rng.permutation(indices)
+        for start in range(0, len(shuffled), runs.step_size):
+            batch = shuffled[start : start + runs.step_size]
             constants = {
                 name: value.requires_grad_() for name, value in student.constants().items()
             }
@@ -194,55 +199,56 @@ def tune(
                 feed = runs.feed(group)
                 if images:
                     feed = augmented(feed, rng)
-                expected = teacher.answers(feed) if images else teacher.expected(group, feed)
-                found = teacher.graph(feed, constants)
-                share = len(group) / len(batch)
-                torch.autograd.backward(share * teacher.difference(found, expected))
-            for part in student.parts:
-                gradient = constants[part.name].grad
-                # None where no output depends on it.
+                    targets = teacher.compute_targets(feed)
+                else:
+                    targets = teacher.targets(group, feed)
+                loss = teacher.loss(teacher.graph(feed, constants), targets)
+                torch.autograd.backward(len(group) / len(batch) * loss)
+            for tensor in student.tensors:
+                gradient = constants[tensor.name].grad
+                # A tensor that no output depends on has no gradient.
                 if gradient is not None:
-                    part.pull(gradient)
+                    tensor.backward(gradient)
             _step(optimizer, student)
             schedule.step()
-            progress(len(batch), epochs * len(chosen))
+            progress(len(batch), epochs * len(indices))
 
 
 def _step(optimizer: torch.optim.Optimizer, student: Student) -> None:
-    """Take a step; codebooks that it would put out of order stay as they are."""
-    previous = [weight.steps.clone() for weight in student.weights]
+    """Take an optimizer step, but not for codebooks whose levels would leave their order."""
+    previous = [weight.offsets.clone() for weight in student.weights]
     optimizer.step()
-    for weight, steps in zip(student.weights, previous, strict=True):
+    for weight, offsets in zip(student.weights, previous, strict=True):
         if not bool((weight.new_levels().diff() > 0).all()):
-            weight.steps.copy_(steps)
+            weight.offsets.copy_(offsets)
 
 
-def _tuned_weight(weight: TunableWeight) -> TunedWeight:
+def _student_weight(weight: TunableWeight) -> StudentWeight:
     scales = np.ones(1, np.float32)
     if weight.scales is not None:
         assert weight.channel_axis is not None
         scales = broadcastable(weight.scales, weight.channel_axis, len(weight.shape))
-    return TunedWeight(
-        given=weight,
+    return StudentWeight(
+        initial=weight,
         indices=torch.from_numpy(np.array(weight.indices, np.uint8, order="C")),
         levels=torch.from_numpy(np.array(weight.levels, np.float32)),
         unit=float(np.sqrt(np.square(weight.levels, dtype=np.float64).mean())),
         scales=torch.from_numpy(np.array(scales, np.float32)),
-        steps=torch.zeros(weight.levels.shape),
-        log_scales=torch.zeros(scales.shape),
+        offsets=torch.zeros(weight.levels.shape),
+        log_factors=torch.zeros(scales.shape),
     )
 
 
-def _tuned_bias(name: str, values: NDArray[np.float32]) -> TunedBias:
+def _student_bias(name: str, values: NDArray[np.float32]) -> StudentBias:
     deviation, size = float(values.std()), float(np.abs(values).max(initial=0))
-    # Equal values have no deviation, and zeros no size: a weighted sum of normalized values
-    # that is to move at all moves by hundredths.
+    # Equal values have no deviation, and zeros have no size. Biases usually add to sums of
+    # normalized values, where useful changes are hundredths.
     unit = deviation or size or 0.01
-    return TunedBias(name, torch.from_numpy(values.copy()), unit, torch.zeros(values.shape))
+    return StudentBias(name, torch.from_numpy(values.copy()), unit, torch.zeros(values.shape))
 
 
-def _rounded(values: NDArray[Any], otherwise: NDArray[Any]) -> NDArray[np.float32]:
-    """Round to float16 values; where that overflows, take the others."""
+def _rounded(values: NDArray[Any], fallback: NDArray[Any]) -> NDArray[np.float32]:
+    """Round to float16 values; use the fallback where that overflows."""
     with np.errstate(over="ignore"):
         half = values.astype(np.float16).astype(np.float32)
-    return np.where(np.isfinite(half), half, otherwise).astype(np.float32)
+    return np.where(np.isfinite(half), half, fallback).astype(np.float32)

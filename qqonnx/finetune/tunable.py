@@ -1,4 +1,4 @@
-"""A quantized weight as fine-tuning takes it and gives it back."""
+"""A quantized weight as input and output of fine-tuning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TunableWeight:
-    """One quantized weight.
+    """A quantized weight.
 
     Attributes:
         name: name of the weight's initializer.
@@ -22,7 +22,7 @@ class TunableWeight:
         indices: uint8, of the weight's shape.
         levels: float32 [k], strictly ascending.
         scales: float32 [channels] along `channel_axis`, or None.
-        channel_axis: axis of the channels, None without scales.
+        channel_axis: axis of the channels; None without scales.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Fine-tune the stored weights of a model end to end; their indices stay."""
+"""Fine-tune the stored weights of a model; their indices stay fixed."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def finetune_weights(
     inputs: Sequence[Mapping[str, NDArray[Any]]],
     progress: Progress,
 ) -> list[StoredWeight]:
-    """Return the stored weights with tuned levels, scales and biases.
+    """Return the stored weights with fine-tuned levels, scales and biases.
 
-    Weights of subgraphs and functions stay as they are.
+    Weights of subgraphs and functions are not changed.
 
     Args:
         model: the float model.
         stored: the weights, with one codebook each; biases as float16.
-        inputs: inputs of one run each.
-        progress: function called with what is being done, an amount and its total.
+        inputs: inputs by name, for each run.
+        progress: called with the name of this stage, the amount just done and the total amount.
 
     Raises:
         QqonnxError: PyTorch is missing, or the model has an operator that is not supported.
@@ -57,8 +57,8 @@ def finetune_weights(
         progress=lambda amount, total: progress("finetune", amount, total),
     )
     tuned: dict[str, StoredWeight | None] = {
-        weight.name: _stored(weight, given, floats[weight.name])
-        for weight, given in zip(result.weights, tunable, strict=True)
+        weight.name: _stored(weight, before, floats[weight.name])
+        for weight, before in zip(result.weights, tunable, strict=True)
     }
     tuned |= {name: round_weight(floats[name], result.biases[name]) for name in biases}
     return [tuned.get(weight.name) or weight for weight in stored]
@@ -79,12 +79,12 @@ def _tunable(weight: CodebookWeight) -> TunableWeight:
     )
 
 
-def _stored(tuned: TunableWeight, given: CodebookWeight, weight: Weight) -> CodebookWeight:
+def _stored(tuned: TunableWeight, before: CodebookWeight, weight: Weight) -> CodebookWeight:
     return stored_weight(
         weight,
         tuned.indices,
-        tuned.levels.astype(given.codebook.dtype),
+        tuned.levels.astype(before.codebook.dtype),
         None if tuned.scales is None else tuned.scales.astype(np.float16),
-        method=given.method,
-        granularity=given.granularity,
+        method=before.method,
+        granularity=before.granularity,
     )

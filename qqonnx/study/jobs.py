@@ -7,7 +7,7 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from qqonnx.cache import cache_folder
 from qqonnx.study.models import StudyModel, digest_of
@@ -24,29 +24,15 @@ Progress = Callable[[str, float, float], None]
 """Called with the name of a stage, the cost just done and the cost of the whole stage."""
 
 
-class Job(Protocol):
-    """A picklable measurement that gives the same result every time."""
-
-    @property
-    def key(self) -> str:
-        """Everything that the result depends on, except for the version of qqonnx."""
-
-    @property
-    def cost(self) -> float:
-        """Expected duration, in a unit that all jobs of a run share."""
-
-    def run(self) -> Result:
-        """Return the result, which JSON can represent."""
-
-
 @dataclass(frozen=True)
 class Measurement:
-    """A job that calls a function.
+    """A call of a function that gives the same result every time.
 
     Attributes:
-        function: a function of a module, so that other processes can import it.
+        function: a function of a module, so that other processes can import it; its result must
+            be representable in JSON.
         arguments: its arguments; they identify the result.
-        cost: the estimated run time.
+        cost: the estimated run time, in a unit that all jobs of a stage share.
     """
 
     function: Callable[..., Result]
@@ -64,34 +50,27 @@ class Measurement:
         return self.function(*self.arguments)
 
 
-def run_stage(
-    name: str, jobs: Sequence[Job], *, workers: int, fresh: bool, progress: Progress
-) -> list[Result]:
-    """Run the jobs of a stage with `run_jobs`; report the progress under the stage's name."""
-    total = sum(job.cost for job in jobs)
-    progress(name, 0, total)
-    return run_jobs(
-        jobs, workers=workers, fresh=fresh, progress=lambda cost: progress(name, cost, total)
-    )
-
-
 def run_jobs(
-    jobs: Sequence[Job],
+    stage: str,
+    jobs: Sequence[Measurement],
     *,
     workers: int,
     fresh: bool = False,
-    progress: Callable[[float], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
 ) -> list[Result]:
     """Return the results of `jobs` in order, from the cache where possible.
 
     An error stops the run; results finished before it stay in the cache.
 
     Args:
+        stage: the name of the stage, for `progress`.
         jobs: the measurements.
         workers: number of processes; with 1 the jobs run in this process.
-        fresh: ignore cached results.
-        progress: called with the cost of each finished job.
+        fresh: whether to ignore cached results.
+        progress: called at the start and after each job.
     """
+    total = sum(job.cost for job in jobs)
+    progress(stage, 0, total)
     folder = cache_folder("study") / "results"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{digest_of(__version__, job.key)}.json" for job in jobs]
@@ -100,7 +79,7 @@ def run_jobs(
     for index, (job, file) in enumerate(zip(jobs, files, strict=True)):
         if not fresh and file.exists():
             results[index] = json.loads(file.read_text("utf-8"))
-            progress(job.cost)
+            progress(stage, job.cost, total)
         else:
             todo.append(index)
 
@@ -109,7 +88,7 @@ def run_jobs(
             file.write_text(json.dumps(result), "utf-8")
         # A later run reads the JSON: return the same now.
         results[index] = json.loads(json.dumps(result))
-        progress(jobs[index].cost)
+        progress(stage, jobs[index].cost, total)
 
     if workers == 1:
         for index in todo:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qqonnx.codebooks import assign, distortion, fit, index_entropy
+from qqonnx.model.load import load
+from qqonnx.model.select import select
 from qqonnx.study.jobs import Measurement
-from qqonnx.study.simulation import model_weights, open_simulation
+from qqonnx.study.simulation import open_simulation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,12 +30,12 @@ LEAST_SIZE = 100
 def layer_jobs(
     model: StudyModel, schemes: Sequence[Scheme], bits: Sequence[int]
 ) -> list[Measurement]:
-    """Return a `measure_layer` job for each weight of at least `LEAST_SIZE` values."""
+    """Return a `measure_layer` job for each weight of rank 2 or more and `LEAST_SIZE` values."""
     cost = len(schemes) * len(bits) * (0.15 * model.path.stat().st_size + 1e6)
     return [
-        Measurement(measure_layer, (model, name, schemes, bits), cost)
-        for name, weight in model_weights(model.path).items()
-        if weight.size >= LEAST_SIZE
+        Measurement(measure_layer, (model, weight.name, schemes, bits), cost)
+        for weight in select(load(model.path))[0]
+        if len(weight.shape) >= 2 and prod(weight.shape) >= LEAST_SIZE
     ]
 
 

@@ -41,8 +41,15 @@ class StudyModel:
 
     @cached_property
     def digest(self) -> str:
-        """A digest of the ONNX file and all attributes."""
-        return digest_of(self.path, repr(self))
+        """A digest of the ONNX file, the images and all attributes."""
+        files = [file for data in (self.held_out, self.calibration) for file in _files(data)]
+        return digest_of(self.path, repr(self), *files)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def digest_of(*parts: bytes | str | Path) -> str:

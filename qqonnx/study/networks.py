@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,20 @@ from qqonnx.evaluation.classifier import open_classifier
 from qqonnx.evaluation.data import batches, open_dataset, output_indices
 from qqonnx.evaluation.preprocessing import for_model
 from qqonnx.evaluation.score import reference_outputs, score_models
-from qqonnx.study.models import digest_of
+from qqonnx.study.jobs import Measurement
+from qqonnx.study.schemes import ALL, KMEANS, PAPER
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from qqonnx.evaluation.data import Batch, Dataset
     from qqonnx.study.models import StudyModel
+    from qqonnx.study.results import Row
     from qqonnx.study.schemes import Scheme
+
+    Bits = Sequence[int]
 
 IMAGES = 1000
 """Largest number of held-out images that accuracy is measured on."""
@@ -33,75 +38,80 @@ BATCH_SIZE = 128
 FLOAT_BITS = 32
 
 
-@dataclass(frozen=True)
-class NetworkJob:
-    """Measurement of one network, compressed or float.
+def network_jobs(model: StudyModel, core_bits: Bits, other_bits: Bits) -> list[Measurement]:
+    """Return a `measure_network` job for the float network, and for each scheme and bit-width.
 
-    Attributes:
+    Args:
+        model: the network.
+        core_bits: bit-widths of the paper's schemes and k-means.
+        other_bits: bit-widths of the other schemes.
+    """
+    choices: list[tuple[Scheme | None, int]] = [(None, FLOAT_BITS)]
+    for scheme in ALL:
+        widths = core_bits if scheme in (*PAPER, KMEANS) else other_bits
+        choices += [(scheme, bits) for bits in widths if scheme.levels_at(bits) is not None]
+    # Loading and running take time for any network.
+    cost = model.path.stat().st_size + 6e6
+    return [Measurement(measure_network, (model, *choice), cost) for choice in choices]
+
+
+def measure_network(model: StudyModel, scheme: Scheme | None, bits: int) -> Row:
+    """Measure a network, compressed or float, on held-out images.
+
+    Args:
         model: the float network.
         scheme: how the network is compressed; None for the float network itself.
         bits: nominal bit-width of the scheme; 32 for the float network.
+
+    Returns:
+        model, label, data, scheme and bits; images (number), top1 and agreement (shares), kl
+        (mean, nats). For a compressed network also bytes, compressed (share of the parameters'
+        bytes that belongs to compressed weights), and means over all entries of compressed
+        weights: stored (bits), entropy (bits), l1, l2, noise (l2 divided by the mean square).
     """
-
-    model: StudyModel
-    scheme: Scheme | None
-    bits: int
-
-    @property
-    def key(self) -> str:
-        """Everything that the result depends on, except for versions."""
-        scheme = (self.scheme.method, self.scheme.granularity) if self.scheme else ("float", "")
-        content = digest_of(self.model.path, *_files(self.model.held_out))
-        return f"network {content} {' '.join(scheme)} {self.bits} {IMAGES}"
-
-    @property
-    def cost(self) -> float:
-        """Expected duration: the model's size in bytes, and a constant for starting."""
-        return self.model.path.stat().st_size + 6e6
-
-    def run(self) -> dict[str, Any]:
-        """Return accuracy, agreement and KL on held-out images, and weight errors.
-
-        Returns:
-            images (number), top1 and agreement (shares), kl (mean, nats). For a compressed
-            network also bytes, compressed (share of the parameters' bytes that belongs to
-            compressed weights), and means over all entries of compressed weights: bits
-            (stored), entropy (bits), l1, l2, noise (l2 divided by the mean square).
-        """
-        if self.scheme is None:
-            return _accuracy(self.model, self.model.path, reference=None)
-        with tempfile.TemporaryDirectory(prefix="qqonnx-") as folder:
-            output = Path(folder) / "small.onnx"
-            options = Options(
-                method=self.scheme.method,
-                bits=self.bits,
-                granularity=self.scheme.granularity,
-                include_bias=True,
-                min_size=0,
-            )
-            report = compress(self.model.path, output, options, threads=1)
-            accuracy = _accuracy(self.model, output, reference=float_outputs(self.model))
-        size = np.array([np.prod(weight.shape) for weight in report.weights], np.float64)
-        share = size / size.sum()
-        left = sum(entry.nbytes for entry in report.skipped)
-        before = sum(weight.bytes_before for weight in report.weights)
-
-        def mean(name: str) -> float:
-            values = [getattr(weight, name) for weight in report.weights]
-            return float((share * np.array(values)).sum())
-
-        signal = sum(
-            float(s) * w.l2 * 10 ** (w.sqnr / 10)
-            for s, w in zip(share, report.weights, strict=True)
-            if np.isfinite(w.sqnr)
+    row: Row = {
+        "model": model.name,
+        "label": model.label,
+        "data": model.data,
+        "scheme": scheme.key if scheme else None,
+        "bits": bits,
+    }
+    if scheme is None:
+        return row | _accuracy(model, model.path, reference=None)
+    with tempfile.TemporaryDirectory(prefix="qqonnx-") as folder:
+        output = Path(folder) / "small.onnx"
+        options = Options(
+            method=scheme.method,
+            bits=bits,
+            granularity=scheme.granularity,
+            include_bias=True,
+            min_size=0,
         )
-        return {
-            **accuracy,
-            "bytes": report.bytes_after,
-            "compressed": before / (before + left),
-            **{name: mean(name) for name in ("bits", "entropy", "l1", "l2")},
-            "noise": mean("l2") / signal,
-        }
+        report = compress(model.path, output, options, threads=1)
+        accuracy = _accuracy(model, output, reference=float_outputs(model))
+    size = np.array([np.prod(weight.shape) for weight in report.weights], np.float64)
+    share = size / size.sum()
+    left = sum(entry.nbytes for entry in report.skipped)
+    before = sum(weight.bytes_before for weight in report.weights)
+
+    def mean(name: str) -> float:
+        values = [getattr(weight, name) for weight in report.weights]
+        return float((share * np.array(values)).sum())
+
+    signal = sum(
+        float(s) * w.l2 * 10 ** (w.sqnr / 10)
+        for s, w in zip(share, report.weights, strict=True)
+        if np.isfinite(w.sqnr)
+    )
+    return {
+        **row,
+        **accuracy,
+        "bytes": report.bytes_after,
+        "compressed": before / (before + left),
+        "stored": mean("bits"),
+        **{name: mean(name) for name in ("entropy", "l1", "l2")},
+        "noise": mean("l2") / signal,
+    }
 
 
 def load_images(
@@ -153,9 +163,3 @@ def _accuracy(
         "agreement": score.agreement,
         "kl": score.kl,
     }
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.is_file())

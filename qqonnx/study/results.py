@@ -23,8 +23,7 @@ class Results:
         extent: "full" or "quick".
         setting: models, data, software and hardware of the run, for readers.
         distributions: rows of `measure_distribution`.
-        networks: rows of `NetworkJob`, with model, label, data, scheme (None: float), and bits as
-            named by the scheme.
+        networks: rows of `measure_network`.
         layers: rows of `measure_layer`.
         tails: rows of `measure_tails`.
         exponents: rows of `measure_exponent`.

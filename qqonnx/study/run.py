@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from qqonnx.study.ablations import ALPHAS, measure_exponent, measure_tails
 from qqonnx.study.data import digits, mnist
 from qqonnx.study.distributions import DISTRIBUTIONS, measure_distribution
-from qqonnx.study.jobs import Job, Measurement, Progress, run_stage
+from qqonnx.study.jobs import Measurement, Progress, run_jobs
 from qqonnx.study.layers import layer_jobs
-from qqonnx.study.networks import FLOAT_BITS, IMAGES, NetworkJob
+from qqonnx.study.networks import IMAGES, network_jobs
 from qqonnx.study.reference import IMAGE_SIZE
 from qqonnx.study.results import Results, Row
-from qqonnx.study.schemes import ALL, BITS, KMEANS, PAPER, PWLQ, QQ, UNIQ, UQ, Scheme
+from qqonnx.study.schemes import BITS, KMEANS, PWLQ, QQ, UNIQ, UQ, Scheme
 from qqonnx.study.small import small_network
 from qqonnx.study.sources import Sources, networks
 from qqonnx.version import __version__
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qqonnx.study.models import StudyModel
-
-_CORE = (*PAPER, KMEANS)
 
 
 @dataclass(frozen=True)
@@ -124,8 +122,8 @@ def run_study(
     """
     workers = workers or os.cpu_count() or 1
 
-    def run(stage: str, jobs: Sequence[Job]) -> list[Any]:
-        return run_stage(stage, jobs, workers=workers, fresh=fresh, progress=progress)
+    def run(stage: str, jobs: Sequence[Measurement]) -> list[Any]:
+        return run_jobs(stage, jobs, workers=workers, fresh=fresh, progress=progress)
 
     small = small_network(mnist(sources.mnist) if sources.mnist else digits())
     models = networks(sources, bundled_only=extent.bundled_only, workers=workers, progress=progress)
@@ -135,9 +133,9 @@ def run_study(
         Measurement(measure_distribution, (distribution.key, extent.count), 100.0 * extent.count)
         for distribution in DISTRIBUTIONS
     ]
-    network_jobs = _network_jobs(small, extent.small_bits, extent.small_bits)
+    accuracy_jobs = network_jobs(small, extent.small_bits, extent.small_bits)
     for model in models:
-        network_jobs += _network_jobs(model, extent.core_bits, extent.other_bits)
+        accuracy_jobs += network_jobs(model, extent.core_bits, extent.other_bits)
     weight_jobs = [
         job
         for model in models
@@ -160,7 +158,7 @@ def run_study(
         extent=extent.name,
         setting=_setting(extent, sources, models, small),
         distributions=_flat(run("distributions", distribution_jobs)),
-        networks=list(map(_named, network_jobs, run("networks", network_jobs))),
+        networks=run("networks", accuracy_jobs),
         layers=_flat(run("single weights", weight_jobs)),
         tails=_flat(run("tails", tails_jobs)),
         exponents=_flat(run("exponents", exponent_jobs)),
@@ -169,30 +167,6 @@ def run_study(
 
 def _flat(results: list[list[Row]]) -> list[Row]:
     return [row for rows in results for row in rows]
-
-
-def _network_jobs(
-    model: StudyModel, core_bits: tuple[int, ...], other_bits: tuple[int, ...]
-) -> list[NetworkJob]:
-    schemes = [
-        NetworkJob(model, scheme, bits)
-        for scheme in ALL
-        for bits in (core_bits if scheme in _CORE else other_bits)
-        if scheme.levels_at(bits) is not None
-    ]
-    return [NetworkJob(model, None, FLOAT_BITS), *schemes]
-
-
-def _named(job: NetworkJob, row: Row) -> Row:
-    return {
-        "model": job.model.name,
-        "label": job.model.label,
-        "data": job.model.data,
-        "scheme": job.scheme.key if job.scheme else None,
-        **row,
-        "stored": row.get("bits"),
-        "bits": job.bits,
-    }
 
 
 def _setting(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from qqonnx.calibration.layers import layer_of
 from qqonnx.codebooks import assign, fit
 from qqonnx.evaluation.metrics import count, divergence
 from qqonnx.model.load import load
@@ -19,8 +21,8 @@ from qqonnx.study.networks import load_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
+    import onnx_ir as ir
     import onnxruntime as ort
     from numpy.typing import NDArray
 
@@ -47,9 +49,9 @@ class Simulation:
         session: the ONNX Runtime session.
         input_name: name of the input for images.
         weights: all float weights and biases by name, in graph order.
-        second_moments: for each weight of a Conv or Gemm, the mean square of the activations
-            that its entries are multiplied with, on the calibration images; its shape broadcasts
-            to the weight's.
+        second_moments: for each weight of a Conv, Gemm or MatMul, the mean square of the
+            activations that its entries are multiplied with, on the calibration images; its shape
+            is that of the weight.
         images: held-out images, float32 [n, c, h, w].
         targets: index of each image's correct output, int64 [n].
         calibration: calibration images, float32 [n, c, h, w].
@@ -88,14 +90,15 @@ def open_simulation(model: StudyModel) -> Simulation:
     Raises:
         QqonnxError: the file cannot be read, or the images do not fit it.
     """
-    names = [weight.name for weight in select(load(model.path), include_bias=True)[0]]
+    graph = load(model.path)
+    names = [weight.name for weight in select(graph, include_bias=True)[0]]
     proto = onnx.load(model.path)
     arrays = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     weights = {name: arrays[name] for name in names if name in arrays}
     input_name = proto.graph.input[0].name
     images, targets = load_images(model, model.held_out, SIMULATION_IMAGES)
     calibration, _ = load_images(model, model.calibration, CALIBRATION_IMAGES)
-    moments = _second_moments(proto, weights, input_name, calibration)
+    moments = _second_moments(graph, proto, input_name, calibration)
     for name, array in weights.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
@@ -123,41 +126,34 @@ def quantized(simulation: Simulation, method: str | Method, levels: int) -> dict
 
 
 def _second_moments(
-    proto: onnx.ModelProto, weights: dict[str, FloatArray], input_name: str, images: FloatArray
+    model: ir.Model, proto: onnx.ModelProto, input_name: str, images: FloatArray
 ) -> dict[str, NDArray[np.float64]]:
-    read = {}
-    for node in proto.graph.node:
-        if node.op_type in ("Conv", "Gemm") and node.input[1] in weights:
-            read[node.input[1]] = node
+    layers = [layer for weight in select(model)[0] if (layer := layer_of(weight)) is not None]
+    activation_of = {layer.name: str(layer.inputs[0].name) for layer in layers}
+    computed = sorted(set(activation_of.values()) - {input_name})
     extended = onnx.ModelProto()
     extended.CopyFrom(proto)
-    wanted = sorted({node.input[0] for node in read.values()} - {input_name})
-    for name in wanted:
+    for name in computed:
         extended.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     session = open_session(extended.SerializeToString(), threads=1)
-    squares = {input_name: _mean_square(images)}
-    activations = run_session(session, {input_name: images}, wanted)
-    for name, value in zip(wanted, activations, strict=True):
-        squares[name] = _mean_square(value)
+    outputs = run_session(session, {input_name: images}, computed)
+    activations = dict(zip(computed, outputs, strict=True)) | {input_name: images}
     moments = {}
-    for name, node in read.items():
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        square, shape = squares[node.input[0]], weights[name].shape
-        if node.op_type == "Conv":
-            groups = attributes.get("group", 1)
-            rows = np.repeat(square.reshape(groups, shape[1]), shape[0] // groups, axis=0)
-            moments[name] = rows.reshape(shape[0], shape[1], *([1] * (len(shape) - 2)))
-        elif attributes.get("transB", 0):
-            moments[name] = square[None, :]
-        else:
-            moments[name] = square[:, None]
+    for layer in layers:
+        channel_axis = 1 if layer.operator == "Conv" else -1
+        square = _mean_square(activations[activation_of[layer.name]], channel_axis)
+        # All positions of a kernel have the moment of their channel.
+        columns = np.repeat(square, layer.groups * layer.columns // square.size)
+        row_count = prod(layer.shape) // columns.size
+        rows = np.repeat(columns.reshape(layer.groups, 1, -1), row_count, axis=1)
+        moments[layer.name] = layer.weight(rows)
     return moments
 
 
-def _mean_square(values: FloatArray) -> NDArray[np.float64]:
-    """Return the mean square of each channel [c] of activations [n, c, ...]."""
-    axes = tuple(axis for axis in range(values.ndim) if axis != 1)
-    return np.asarray(np.square(values.astype(np.float64)).mean(axis=axes))
+def _mean_square(values: FloatArray, channel_axis: int) -> NDArray[np.float64]:
+    """Return the mean square of each channel [c] of activations."""
+    channels = np.moveaxis(values.astype(np.float64), channel_axis, 0)
+    return np.asarray(np.square(channels).reshape(len(channels), -1).mean(axis=1))
 
 
 def _outputs(
@@ -171,12 +167,3 @@ def _outputs(
         for start in range(0, len(images), BATCH_SIZE)
     ]
     return np.concatenate(parts).reshape(len(images), -1)
-
-
-def model_weights(path: Path) -> dict[str, FloatArray]:
-    """Return the float weights of rank 2 or more of an ONNX file, by name in graph order."""
-    return {
-        weight.name: weight.tensor.numpy()
-        for weight in select(load(path))[0]
-        if len(weight.shape) >= 2
-    }

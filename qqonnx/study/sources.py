@@ -8,7 +8,7 @@ from pathlib import Path
 from qqonnx.cache import cache_folder
 from qqonnx.errors import QqonnxError
 from qqonnx.study.data import ImageSet, digits, image_folder
-from qqonnx.study.jobs import Measurement, Progress, run_stage
+from qqonnx.study.jobs import Measurement, Progress, run_jobs
 from qqonnx.study.models import StudyModel, digest_of, reference_models
 from qqonnx.study.reference import IMAGE_SIZE, RECIPES
 from qqonnx.study.small import bundled_network
@@ -64,7 +64,7 @@ def networks(
         Measurement(_train, (name, sources.data), recipe.epochs) for name, recipe in RECIPES.items()
     ]
     # Not from the cache of results: the trained models have their own.
-    run_stage("training", jobs, workers=workers, fresh=True, progress=progress)
+    run_jobs("training", jobs, workers=workers, fresh=True, progress=progress)
     return reference_models(reference_images(sources.data), list(RECIPES))
 
 

@@ -1,4 +1,4 @@
-"""What a stored model holds: each weight's cost, its histogram with the levels, its error."""
+"""Descriptions of stored weights: cost, error, and histogram with levels."""
 
 from __future__ import annotations
 
@@ -29,23 +29,24 @@ if TYPE_CHECKING:
     from qqonnx.sweep.grid import Source
 
 HISTOGRAMS = 3
-"""How many weights have a histogram, the largest first."""
+"""Number of weights with a histogram; the largest are chosen."""
 
 BINS = 60
 
 
 @lru_cache(maxsize=2)
-def weight_squares(model: Source) -> Mapping[str, tuple[int, float]]:
-    """Return the size and the sum of squares of each weight of a float model, by name."""
-    found = {}
+def size_and_squares(model: Source) -> tuple[int, float]:
+    """Return the number of values in all weights of a float model, and the sum of their squares."""
+    size, squares = 0, 0.0
     for weight in select(load(model.path))[0]:
         values = weight.tensor.numpy().astype(np.float64)
-        found[weight.name] = values.size, float(np.square(values).sum())
-    return found
+        size += values.size
+        squares += float(np.square(values).sum())
+    return size, squares
 
 
 def error_of_codebooks(model: Source, weights: Sequence[WeightReport]) -> float:
-    """Return ||decoded - weights|| / ||weights|| over all weights; the others are as they were."""
+    """Return ||decoded - weights|| / ||weights|| over all weights; skipped ones have no error."""
     squared = sum(entry.l2 * prod(entry.shape) for entry in weights)
     return _relative(squared, model)
 
@@ -53,8 +54,8 @@ def error_of_codebooks(model: Source, weights: Sequence[WeightReport]) -> float:
 def error_of_floats(model: Source, path: Path) -> float | None:
     """Return ||stored - weights|| / ||weights|| for a file of ONNX Runtime's converters.
 
-    Weights are found by the names that they give: NAME for floats, NAME_quantized with
-    NAME_scale and NAME_zero_point for integers. None if one is not found.
+    The converters name tensors NAME for floats; NAME_quantized, NAME_scale and NAME_zero_point for
+    integers. The result is None if the tensors of a weight are missing.
     """
     stored = read(path).graph.initializers
     arrays = {name: tensor_of(value).numpy() for name, value in stored.items() if value.const_value}
@@ -86,7 +87,7 @@ def layers_of(weights: Sequence[WeightReport]) -> list[dict[str, Any]]:
 
 
 def entropy_of(weights: Sequence[WeightReport]) -> float:
-    """Return the index entropy of all weights together, in bits a weight."""
+    """Return the index entropy of all weights together, in bits per weight."""
     total = sum(prod(entry.shape) for entry in weights)
     return sum(entry.entropy * prod(entry.shape) for entry in weights) / total
 
@@ -94,8 +95,8 @@ def entropy_of(weights: Sequence[WeightReport]) -> float:
 def histograms_of(model: Source, path: Path) -> list[dict[str, Any]]:
     """Return histograms of the largest weights, with their levels, for JSON.
 
-    With a scale per channel, the values are divided by the scale of their channel. With a codebook
-    per channel, they are those of the first channel. The name says so.
+    With a scale per channel, values are divided by the scale of their channel. With a codebook per
+    channel, only the first channel is shown. The histogram's name says so.
     """
     originals = {weight.name: weight for weight in select(load(model.path))[0]}
     stored = [
@@ -128,24 +129,24 @@ def _histogram(original: Weight, stored: CodebookWeight) -> dict[str, Any]:
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:
-    """Return numbers with the digits that a picture can show."""
+    """Return numbers with five significant digits."""
     return [float(f"{value:.5g}") for value in values]
 
 
 def _relative(squared: float, model: Source) -> float:
-    total = sum(square for _, square in weight_squares(model).values())
-    return math.sqrt(squared / total) if total else 0.0
+    _, squares = size_and_squares(model)
+    return math.sqrt(squared / squares) if squares else 0.0
 
 
 def _dequantized(weight: Weight, arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
     name = weight.name
     if name in arrays:
         return arrays[name]
-    # quantize_dynamic makes a MatMul of a Gemm.
+    # quantize_dynamic replaces Gemm with MatMul.
     transposed = f"{name}_Transposed"
     if f"{transposed}_quantized" in arrays:
-        found = _dequantized(replace(weight, name=transposed), arrays)
-        return None if found is None else np.ascontiguousarray(found.T)
+        decoded = _dequantized(replace(weight, name=transposed), arrays)
+        return None if decoded is None else np.ascontiguousarray(decoded.T)
     integers, scale = arrays.get(f"{name}_quantized"), arrays.get(f"{name}_scale")
     if integers is None or scale is None:
         return None

@@ -112,29 +112,29 @@ def _make(run: Run, target: Path) -> tuple[dict[str, Any], Sequence[WeightReport
                 inputs = calibration_inputs(load(run.model.path), data, calibration.samples)
             request = BaselineRequest(run.model.path, target, run.bits or 0, inputs)
             notes = dict(BASELINES[run.method].make(request))
-            return notes, inspect(target).weights if _has_codebooks(target) else ()
-        if run.method != TARGET:
-            assert run.bits is not None
-            assert run.granularity is not None
-            options = replace(
-                run.options, method=run.method, bits=run.bits, granularity=run.granularity
-            )
-            return {}, compress(run.model.path, target, options, threads=run.threads).weights
-        assert calibration is not None
-        assert run.budget is not None
-        report = compress(
-            run.model.path,
-            target,
-            run.options,
-            calibration=Calibration(
+            return notes, inspect(target).weights if is_compressed(read(target)) else ()
+        options, target_calibration = run.options, None
+        if run.method == TARGET:
+            assert calibration is not None
+            assert run.budget is not None
+            target_calibration = Calibration(
                 data,
                 calibration.samples,
                 target_of(run.budget),
                 finetune=calibration.finetune,
-            ),
+            )
+        else:
+            options = replace(
+                options, method=run.method, bits=run.bits, granularity=run.granularity
+            )
+        report = compress(
+            run.model.path,
+            target,
+            options,
+            calibration=target_calibration,
             threads=run.threads,
         )
-        return {"calibrated with": report.calibration}, report.weights
+        return {"calibrated with": report.calibration} if target_calibration else {}, report.weights
 
 
 @contextmanager
@@ -150,14 +150,10 @@ def _calibration_data(run: Run) -> Iterator[Path | None]:
         yield None if calibration.data is None else calibration.data.path
 
 
-def _has_codebooks(path: Path) -> bool:
-    return is_compressed(read(path))
-
-
 def _measure(run: Run, path: Path, weights: Sequence[WeightReport]) -> dict[str, Any]:
     files = model_files(read(path), path)
     nbytes = sum(file.stat().st_size for file in files)
-    count = sum(size for size, _ in describe.weight_squares(run.model).values())
+    count, _ = describe.size_and_squares(run.model)
     columns: dict[str, Any] = {
         "weights": count,
         "bits_per_weight": 8 * nbytes / count if count else None,

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from qqonnx.sweep.baselines import BaselineRequest
 
 _INT4_OPSET = 21
-"""The first in which DequantizeLinear takes 4 bits."""
+"""First opset in which DequantizeLinear takes 4-bit integers."""
 
 
 def coremltools_kmeans(request: BaselineRequest) -> dict[str, str]:
-    """Cluster each weight as coremltools palettizes it; stored as qqonnx stores a codebook.
+    """Palettize each weight with coremltools, and store it in qqonnx's form.
 
-    Core ML's own files hold the same: a table for each weight, and indices of as many bits.
+    Core ML's own files have the same content: a table per weight, and indices of as many bits.
     """
     model = load(request.source)
     plans, _ = plan_weights(select(model)[0], Options(bits=request.bits))
@@ -44,7 +44,7 @@ def coremltools_kmeans(request: BaselineRequest) -> dict[str, str]:
 
 
 def nncf_int8(request: BaselineRequest) -> dict[str, str]:
-    """Compress weights to uint8 with a scale and zero point for each channel, NNCF's default."""
+    """Compress weights to uint8 with a scale and zero point per channel, NNCF's default."""
     import nncf
 
     with _quiet():
@@ -71,8 +71,8 @@ def nncf_int4(request: BaselineRequest) -> dict[str, str]:
 
 
 def _saved(model: onnx.ModelProto, request: BaselineRequest, mode: str) -> dict[str, str]:
-    """Write what NNCF made, its scales as ONNX Runtime reads them; returns notes."""
-    # Those of a convolution come as [channels, 1, 1], which no ONNX Runtime takes.
+    """Write NNCF's model with scales that ONNX Runtime accepts, and return notes."""
+    # Scales of convolutions have the shape [channels, 1, 1], which ONNX Runtime refuses.
     names = {
         name
         for node in model.graph.node
@@ -93,7 +93,7 @@ def _palettized(entry: WeightPlan, bits: int) -> CodebookWeight:
     from coremltools.models.neural_network import quantization_utils
 
     values = np.ascontiguousarray(entry.weight.tensor.numpy())
-    # What all of its palettization ends in; the rest needs a Core ML model.
+    # All of coremltools' palettization calls this function; the rest needs a Core ML model.
     table, indices = quantization_utils._get_kmeans_lookup_table_and_weight(bits, values)
     codebook = np.asarray(table).reshape(-1).astype(values.dtype)
     return stored_weight(
@@ -108,6 +108,6 @@ def _palettized(entry: WeightPlan, bits: int) -> CodebookWeight:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the packages from telling progress and what they miss."""
+    """Suppress the progress bars and warnings of the packages."""
     with logging_disabled(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield

@@ -80,26 +80,13 @@ def sweep(
         QqonnxError: something that the configuration names does not exist or does not work, or
             the results cannot be written.
     """
-    try:
-        return _sweep(config, workers, scheduler, retry_failed, log, progress)
-    except sqlite3.Error as error:
-        raise QqonnxError(f"{config.results}: {error}") from error
-
-
-def _sweep(
-    config: SweepConfig,
-    workers: int | None,
-    scheduler: str | None,
-    retry_failed: bool,
-    log: Log,
-    progress: Progress,
-) -> Summary:
     events: Events = SimpleQueue()
     models = [model_source(model_file(entry, config.weights)) for entry in config.models]
     owner = results.this_process()
     models_folder = config.results.with_name(f"{config.results.name}.models")
     most = max(available_cores() // config.threads, 1)
     with (
+        _database_errors(config.results),
         closing(results.open_store(config.results)) as store,
         _renewed_leases(config.results, owner),
     ):
@@ -213,6 +200,14 @@ def _time(
 def _rows(store: sqlite3.Connection) -> dict[str, sqlite3.Row]:
     query = "SELECT key, status, error, load_ratio FROM runs"
     return {row["key"]: row for row in store.execute(query)}
+
+
+@contextmanager
+def _database_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise QqonnxError(f"{path}: {error}") from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The whole way, on the bundled model, and the command line."""
+"""The command line from end to end on the bundled model."""
 
 from __future__ import annotations
 

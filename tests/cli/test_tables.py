@@ -1,4 +1,4 @@
-"""Tables on narrow and wide terminals: nothing that tells rows apart is cut off."""
+"""Tables on narrow and wide terminals: no name is cut off."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ CASES: list[Case] = [
             ("linear", {}), ("cubic", {"cubic_coeff_a": -0.5}),
         ]
         for places in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
-        # Elsewhere, an input lies on the edge where float32 decides.
+        # In the other cases a position is at a rounding edge, where float32 errors decide.
         if mode != "nearest" or (places != "align_corners" and size != (9, 1))
     ),
     case("Resize", X2, None, np.array([2, 3], np.float32), mode="linear", axes=[2, 3]),
@@ -257,10 +257,10 @@ def oracle(model: onnx.ModelProto, arrays: dict) -> list[np.ndarray]:
 def test_operators(chosen: Case) -> None:
     model, arrays = model_of(*chosen)
     graph = compile_graph(model)
-    found = graph({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+    actual = graph({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
     expected = oracle(model, arrays)
-    assert len(found) == len(expected)
-    for mine, right in zip(found, expected, strict=True):
+    assert len(actual) == len(expected)
+    for mine, right in zip(actual, expected, strict=True):
         assert mine.numpy().dtype == right.dtype
         assert tuple(mine.shape) == right.shape
         np.testing.assert_allclose(mine.numpy(), right, rtol=1e-4, atol=1e-5)
@@ -274,9 +274,9 @@ def test_a_model_of_this_repository(digits_model, digits_data) -> None:
     (value,) = onnx.load(digits_model).graph.input
     sides = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
     images = normal(3, *sides)
-    (found,) = compile_graph(onnx.load(digits_model))({value.name: torch.from_numpy(images)})
+    (actual,) = compile_graph(onnx.load(digits_model))({value.name: torch.from_numpy(images)})
     (right,) = ort.InferenceSession(digits_model).run(None, {value.name: images})
-    np.testing.assert_allclose(found.numpy(), right, rtol=1e-3, atol=1e-3 * np.abs(right).max())
+    np.testing.assert_allclose(actual.numpy(), right, rtol=1e-3, atol=1e-3 * np.abs(right).max())
 
 
 TEXT = """<ir_version: 8, opset_import: ["": 17]>
@@ -289,15 +289,15 @@ def test_constants_replace_initializers_and_get_gradients(build: Build) -> None:
     other = torch.from_numpy(normal(4, 2, seed=1)).requires_grad_()
     x = torch.from_numpy(normal(3, 4, seed=2))
     graph = compile_graph(model)
-    (found,) = graph({"x": x}, {"w": other})
-    found.sum().backward()
+    (actual,) = graph({"x": x}, {"w": other})
+    actual.sum().backward()
     hidden = x @ other
     right = torch.relu(hidden) * torch.sigmoid(hidden) + torch.from_numpy(normal(2))
-    torch.testing.assert_close(found, right)
+    torch.testing.assert_close(actual, right)
     (gradient,) = torch.autograd.grad(right.sum(), other)
     torch.testing.assert_close(other.grad, gradient)
     (plain,) = graph({"x": x})
-    assert not torch.allclose(plain, found)
+    assert not torch.allclose(plain, actual)
 
 
 def test_values_are_dropped_after_their_last_use(build: Build) -> None:
@@ -309,10 +309,10 @@ def test_half_precision_is_widened(build: Build) -> None:
     text = TEXT.replace("float[", "float16[")
     weights = {"w": normal(4, 2).astype(np.float16), "b": normal(2).astype(np.float16)}
     path = build(text, weights)
-    (found,) = compile_graph(onnx.load(path))({"x": torch.from_numpy(normal(3, 4))})
+    (actual,) = compile_graph(onnx.load(path))({"x": torch.from_numpy(normal(3, 4))})
     (right,) = ort.InferenceSession(path).run(None, {"x": normal(3, 4).astype(np.float16)})
-    assert found.dtype == torch.float32
-    np.testing.assert_allclose(found.numpy(), right, rtol=0.02, atol=0.02)
+    assert actual.dtype == torch.float32
+    np.testing.assert_allclose(actual.numpy(), right, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -389,9 +389,9 @@ def test_torchvision_families(tmp_path: Path, name: str) -> None:
         for key, value in graph.constants.items()
         if value.is_floating_point() and value.ndim > 1 and value.numel() > 200
     }
-    (found,) = graph({"input": torch.from_numpy(images)}, weights)
+    (actual,) = graph({"input": torch.from_numpy(images)}, weights)
     np.testing.assert_allclose(
-        found.detach().numpy(), right, rtol=1e-3, atol=1e-3 * np.abs(right).max()
+        actual.detach().numpy(), right, rtol=1e-3, atol=1e-3 * np.abs(right).max()
     )
-    found.square().sum().backward()
+    actual.square().sum().backward()
     assert all(weight.grad is not None for weight in weights.values())

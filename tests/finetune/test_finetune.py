@@ -1,4 +1,4 @@
-"""Fine-tuning brings a quantized network's outputs nearer to the float model's."""
+"""Fine-tuning brings the outputs of a quantized model closer to those of the float model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SHAPES = {"w1": (8, 3, 3, 3), "w2": (8, 1, 3, 3), "w3": (5, 8)}
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Keep to one thread: networks this small wait for the others more than they compute."""
+    """Use one thread; for networks this small, more threads only wait for each other."""
     if find_spec("torch") is None:
         yield
         return
@@ -65,7 +65,7 @@ def values_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def quantized(model: onnx.ModelProto, count: int = 4, scaled: bool = True) -> list[TunableWeight]:
-    """Take the nearest of `count` evenly spaced levels."""
+    """Quantize the weights to the nearest of `count` evenly spaced levels."""
     tunables = []
     for name in SHAPES:
         values = values_of(model)[name]
@@ -89,7 +89,7 @@ def decoded(weight: TunableWeight) -> np.ndarray:
 
 
 def run(model: onnx.ModelProto, images: np.ndarray, constants: dict | None = None) -> np.ndarray:
-    """Run ONNX Runtime with other values of initializers."""
+    """Run a model in ONNX Runtime with some initializers replaced."""
     other = onnx.ModelProto()
     other.CopyFrom(model)
     for entry in other.graph.initializer:
@@ -98,9 +98,9 @@ def run(model: onnx.ModelProto, images: np.ndarray, constants: dict | None = Non
     return ort.InferenceSession(other.SerializeToString()).run(None, {"x": images})[0]
 
 
-def divergence(exact: np.ndarray, found: np.ndarray) -> float:
+def divergence(exact: np.ndarray, result: np.ndarray) -> float:
     """Mean KL divergence of the softmax of logits."""
-    log_p, log_q = (z - np.log(np.exp(z).sum(1, keepdims=True)) for z in (exact, found))
+    log_p, log_q = (z - np.log(np.exp(z).sum(1, keepdims=True)) for z in (exact, result))
     return float((np.exp(log_p) * (log_p - log_q)).sum(1).mean())
 
 
@@ -109,11 +109,11 @@ def batches(count: int = 48, size: int = 10, seed: int = 5) -> list[dict[str, np
     return [{"x": images[start : start + size]} for start in range(0, count, size)]
 
 
-def constants_of(found: FinetuneResult) -> dict[str, np.ndarray]:
-    return {weight.name: decoded(weight) for weight in found.weights} | found.biases
+def constants_of(result: FinetuneResult) -> dict[str, np.ndarray]:
+    return {weight.name: decoded(weight) for weight in result.weights} | result.biases
 
 
-def rebuilt(model: onnx.ModelProto, weights: list[TunableWeight], **options) -> FinetuneResult:
+def finetuned(model: onnx.ModelProto, weights: list[TunableWeight], **options) -> FinetuneResult:
     chosen = {"epochs": 6, "learning_rate": 5e-3, "batch_size": 8, **options}
     inputs = chosen.pop("inputs", batches())
     return finetune(model, weights, ["b1", "b2", "b3"], inputs, **chosen)
@@ -124,13 +124,13 @@ def rebuilt(model: onnx.ModelProto, weights: list[TunableWeight], **options) -> 
 def test_outputs_come_nearer(scaled: bool) -> None:
     model = float_model()
     weights = quantized(model, scaled=scaled)
-    found = rebuilt(model, weights)
-    assert found.loss_after < found.loss_before
+    result = finetuned(model, weights)
+    assert result.loss_after < result.loss_before
     # New images, in ONNX Runtime.
     images = normal(200, 3, 8, 8, seed=77)
     exact = run(model, images)
     before = divergence(exact, run(model, images, {w.name: decoded(w) for w in weights}))
-    after = divergence(exact, run(model, images, constants_of(found)))
+    after = divergence(exact, run(model, images, constants_of(result)))
     assert after < 0.7 * before
 
 
@@ -148,12 +148,12 @@ def test_never_worse_and_only_levels_scales_and_biases_change(
 ) -> None:
     model = float_model(seed=seed, end=end)
     weights = quantized(model, count, scaled)
-    found = rebuilt(model, weights, epochs=1, learning_rate=learning_rate, seed=seed)
-    assert 0 <= found.loss_after <= found.loss_before
-    if found.loss_after == found.loss_before:
-        assert found.weights == weights
-        assert all(np.array_equal(found.biases[b], values_of(model)[b]) for b in found.biases)
-    for old, new in zip(weights, found.weights, strict=True):
+    result = finetuned(model, weights, epochs=1, learning_rate=learning_rate, seed=seed)
+    assert 0 <= result.loss_after <= result.loss_before
+    if result.loss_after == result.loss_before:
+        assert result.weights == weights
+        assert all(np.array_equal(result.biases[b], values_of(model)[b]) for b in result.biases)
+    for old, new in zip(weights, result.weights, strict=True):
         assert (new.name, new.shape, new.channel_axis) == (old.name, old.shape, old.channel_axis)
         assert np.array_equal(new.indices, old.indices)
         assert new.levels.dtype == np.float32
@@ -162,8 +162,8 @@ def test_never_worse_and_only_levels_scales_and_biases_change(
         if new.scales is not None:
             assert new.scales.dtype == np.float32
             assert np.array_equal(new.scales, new.scales.astype(np.float16))
-    if found.loss_after < found.loss_before:
-        for bias in found.biases.values():
+    if result.loss_after < result.loss_before:
+        for bias in result.biases.values():
             assert bias.dtype == np.float32
             assert np.array_equal(bias, bias.astype(np.float16))
 
@@ -173,14 +173,14 @@ def test_never_worse_and_only_levels_scales_and_biases_change(
 def test_losses_are_what_onnx_runtime_computes(end: str) -> None:
     model = float_model(end=end)
     weights = quantized(model)
-    # With one image repeated, the held-out ones are the others, whatever the choice.
+    # One image is repeated, so held-out and training images are the same.
     image = normal(1, 3, 8, 8, seed=3)
     inputs = [{"x": np.repeat(image, 12, axis=0)}]
-    found = rebuilt(model, weights, inputs=inputs)
+    result = finetuned(model, weights, inputs=inputs)
     exact = run(model, image)
     for loss, constants in (
-        (found.loss_before, {weight.name: decoded(weight) for weight in weights}),
-        (found.loss_after, constants_of(found)),
+        (result.loss_before, {weight.name: decoded(weight) for weight in weights}),
+        (result.loss_after, constants_of(result)),
     ):
         output = run(model, image, constants)
         if end == "values":
@@ -196,7 +196,7 @@ def test_losses_are_what_onnx_runtime_computes(end: str) -> None:
 def test_same_seed_same_result() -> None:
     model = float_model()
     first, again, other = (
-        rebuilt(model, quantized(model), seed=seed, epochs=2) for seed in (1, 1, 2)
+        finetuned(model, quantized(model), seed=seed, epochs=2) for seed in (1, 1, 2)
     )
     for mine, same, different in zip(first.weights, again.weights, other.weights, strict=True):
         assert np.array_equal(mine.levels, same.levels)
@@ -216,17 +216,17 @@ def test_gradients_are_those_of_indexing(scaled: bool) -> None:
     (weight, *_) = quantized(float_model(), scaled=scaled)
     (tuned,) = student_of([weight], {}).weights
     slope = torch.from_numpy(normal(*weight.shape, seed=8))
-    tuned.pull(slope)
-    steps, logs = torch.zeros(4).requires_grad_(), torch.zeros(8).requires_grad_()
-    values = (tuned.levels + tuned.unit * steps)[tuned.indices.long()]
+    tuned.backward(slope)
+    offsets, logs = torch.zeros(4).requires_grad_(), torch.zeros(8).requires_grad_()
+    values = (tuned.levels + tuned.unit * offsets)[tuned.indices.long()]
     if scaled:
         values = values * (torch.from_numpy(weight.scales) * logs.exp()).reshape(8, 1, 1, 1)
     (slope * values).sum().backward()
-    torch.testing.assert_close(tuned.steps.grad, steps.grad)
+    torch.testing.assert_close(tuned.offsets.grad, offsets.grad)
     if scaled:
-        torch.testing.assert_close(tuned.log_scales.grad.reshape(-1), logs.grad)
+        torch.testing.assert_close(tuned.log_factors.grad.reshape(-1), logs.grad)
     else:
-        assert tuned.log_scales.grad is None
+        assert tuned.log_factors.grad is None
 
 
 @needs_torch
@@ -234,13 +234,13 @@ def test_a_model_of_fixed_batch_takes_its_runs_one_by_one() -> None:
     model = float_model(batch="1")
     inputs = [{"x": image[None]} for batch in batches() for image in batch["x"]]
     seen = []
-    fixed = rebuilt(
+    fixed = finetuned(
         model, quantized(model), inputs=inputs, epochs=2, progress=lambda n, of: seen.append(n)
     )
     assert set(seen) == {8, 44 % 8}
     assert fixed.loss_after < fixed.loss_before
-    # Steps hold the same samples, so that only rounding differs from the same model with any batch.
-    free = rebuilt(float_model(), quantized(model), epochs=2)
+    # The steps have the same samples as those of a model with a free batch size.
+    free = finetuned(float_model(), quantized(model), epochs=2)
     assert fixed.loss_before == pytest.approx(free.loss_before, rel=1e-3)
     assert fixed.loss_after == pytest.approx(free.loss_after, rel=1e-2)
 
@@ -250,9 +250,9 @@ def test_large_outputs_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> No
     from qqonnx.finetune import losses
 
     model = float_model()
-    kept = rebuilt(model, quantized(model), epochs=2)
-    monkeypatch.setattr(losses, "KEPT_BYTES", 100)
-    again = rebuilt(model, quantized(model), epochs=2)
+    kept = finetuned(model, quantized(model), epochs=2)
+    monkeypatch.setattr(losses, "CACHED_BYTES", 100)
+    again = finetuned(model, quantized(model), epochs=2)
     assert again.loss_before == pytest.approx(kept.loss_before, rel=1e-4)
     assert again.loss_after == pytest.approx(kept.loss_after, rel=1e-2)
 
@@ -279,15 +279,15 @@ def test_images_are_flipped_and_cropped() -> None:
     assert 0.6 < min(spans) < 0.8
 
     model = float_model()
-    found = rebuilt(model, quantized(model), images=True)
-    assert found.loss_after < found.loss_before
+    result = finetuned(model, quantized(model), images=True)
+    assert result.loss_after < result.loss_before
 
 
 @needs_torch
 def test_progress_adds_up() -> None:
     model = float_model()
     seen: list[tuple[int, int]] = []
-    rebuilt(model, quantized(model), epochs=2, progress=lambda *step: seen.append(step))
+    finetuned(model, quantized(model), epochs=2, progress=lambda *step: seen.append(step))
     assert {total for _, total in seen} == {2 * 44}
     assert sum(done for done, _ in seen) == 2 * 44
 
@@ -298,9 +298,9 @@ def test_weights_that_no_output_needs_stay() -> None:
     model.graph.initializer.append(tensor_of(normal(4, 4), "unused"))
     levels = np.array([-1, 1], np.float32)
     unused = TunableWeight("unused", (4, 4), np.zeros((4, 4), np.uint8), levels, None, None)
-    found = rebuilt(model, [*quantized(model), unused])
-    assert found.loss_after < found.loss_before
-    assert np.array_equal(found.weights[-1].levels, levels)
+    result = finetuned(model, [*quantized(model), unused])
+    assert result.loss_after < result.loss_before
+    assert np.array_equal(result.weights[-1].levels, levels)
 
 
 @needs_torch

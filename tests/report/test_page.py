@@ -1,4 +1,4 @@
-"""The picks against brute force, the page against the results, and rejected input."""
+"""Recommendations against brute force, the page against the results, and rejected input."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def comparison(runs: list[tuple[int, float, bool]], float_share: float) -> Compa
 
 
 class Texts(HTMLParser):
-    """The page's text, its attributes, and rows of its tables by the id of table or body."""
+    """The text and attributes of a page, and the rows of its tables by id of table or body."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -418,7 +418,7 @@ def luminance(color: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_colors_can_be_read(scheme: int) -> None:
-    """WCAG 2.2: 4.5 to 1 for text, 3 to 1 for marks."""
+    """WCAG 2.2 requires a contrast of 4.5 to 1 for text and 3 to 1 for marks."""
     style = files("qqonnx.report").joinpath("page.css").read_text("utf-8")
     pairs = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", style)
     colors = {name: luminance((light, dark)[scheme]) for name, light, dark in pairs}

@@ -1,4 +1,4 @@
-"""The report in headless Chromium: no network, no errors, and everything by keyboard."""
+"""The report in headless Chromium: no network access, no errors, and full keyboard control."""
 
 from __future__ import annotations
 

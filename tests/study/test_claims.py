@@ -38,7 +38,7 @@ from qqonnx.study.variants import chosen_exponents, gap_closed, tails_by_bits
 
 
 def naive_rank(values: list[float]) -> list[float]:
-    """Return mean ranks by their definition: pairs below, and half the pairs that are equal."""
+    """Return mean ranks by their definition: values below, and half of the equal values."""
     return [
         sum(other < value for other in values) + (sum(o == value for o in values) + 1) / 2
         for value in values
@@ -73,7 +73,8 @@ def layer_row(weight: str, bits: int, scheme: str, accuracy: float, **predictors
 def test_a_perfect_and_an_inverted_predictor_are_told_apart() -> None:
     rows = []
     for weight, bits, (rank, scheme) in itertools.product("ab", (2, 3), enumerate(("x", "y", "z"))):
-        # Accuracy falls with error; weight b is all worse; KL knows, L2 ranks methods backwards.
+        # Accuracy falls with error. Weight b is worse throughout. KL predicts it; L2 ranks methods
+        # in reverse order.
         accuracy = 1 - 0.1 * rank - 0.02 * (4 - bits) - (0.3 if weight == "b" else 0)
         rows.append(
             layer_row(
@@ -84,7 +85,7 @@ def test_a_perfect_and_an_inverted_predictor_are_told_apart() -> None:
     assert actual["kl"].pooled == pytest.approx(1)
     assert actual["kl"].within_weight == pytest.approx(1)
     assert actual["kl"].within_choice == pytest.approx(1)
-    # More SQNR is better: its sign is turned.
+    # A higher SQNR is better, so its sign is reversed.
     assert actual["sqnr"].pooled == pytest.approx(1)
     assert actual["l2"].within_choice == pytest.approx(-1)
     assert actual["l2"].choices == 4
@@ -131,7 +132,7 @@ def test_entropy_counts_ties_as_greatest_but_nothing_below() -> None:
     assert entropy_is_greatest(level).number == "40 of 40 cases"
     beaten = results(distributions=distribution_rows({}, {}, {"qq": 0.95, "uniq": 0.96}))
     assert entropy_is_greatest(beaten).verdict == FAILS
-    # Published PWLQ has more levels, and medians share QQ's bins: neither is a rival.
+    # Published PWLQ has more levels, and medians share QQ's bins, so neither is a rival.
     richer = {"qq": 0.95, "pwlq-paper": 1.5, "qq-median": 0.96}
     assert (
         entropy_is_greatest(results(distributions=distribution_rows({}, {}, richer))).verdict
@@ -152,7 +153,7 @@ def test_l1_verdicts() -> None:
 
 
 def test_the_extra_bit_of_published_pwlq_decides_its_l2() -> None:
-    # Twice as good as the others at equal names, half as good at equal storage.
+    # Half the loss of the others at equal named bits, twice the loss at equal stored bits.
     rows = distribution_rows({}, {"pwlq-paper": 1.5, "pwlq": 9.0}, {})
     actual = pwlq_has_the_lowest_l2(results(distributions=rows))
     # Named 5, 6, 7 against two rivals each; stored 5 to 8 against two.

@@ -1,4 +1,4 @@
-"""The study from end to end on little data, without PyTorch; with it where it is needed."""
+"""The study from end to end on little data; only some tests need PyTorch."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from qqonnx.study import reference, run, sources
 from qqonnx.study.ablations import measure_tails
 from qqonnx.study.claims import claims
 from qqonnx.study.distributions import draw
-from qqonnx.study.jobs import run_jobs
+from qqonnx.study.jobs import Measurement, run_jobs
 from qqonnx.study.layers import measure_layer
 from qqonnx.study.models import StudyModel
-from qqonnx.study.networks import NetworkJob
+from qqonnx.study.networks import measure_network
 from qqonnx.study.results import Results, read_results
 from qqonnx.study.run import QUICK, run_study
 from qqonnx.study.schemes import KMEANS, QQ, UQ
@@ -66,45 +66,43 @@ def bundled() -> StudyModel:
     return actual
 
 
-class Count:
-    """A job that notes in a file how often it has run."""
+def count_runs(folder: Path, name: str) -> dict[str, int]:
+    """Record in a file how often this ran."""
+    if name == "bad":
+        raise QqonnxError("a bad job")
+    file = folder / name
+    runs = int(file.read_text()) + 1 if file.exists() else 1
+    file.write_text(str(runs))
+    return {"runs": runs}
 
-    cost = 1.0
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder = folder
-        self.key = key
-
-    def run(self) -> dict[str, int]:
-        if self.key == "bad":
-            raise QqonnxError("a bad job")
-        file = self.folder / self.key
-        runs = int(file.read_text()) + 1 if file.exists() else 1
-        file.write_text(str(runs))
-        return {"runs": runs}
+def counting_jobs(folder: Path, *names: str) -> list[Measurement]:
+    return [Measurement(count_runs, (folder, name), 1.0) for name in names]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_order_and_from_the_cache(tmp_path: Path, workers: int) -> None:
-    wanted = [Count(tmp_path, key) for key in "abc"]
-    done: list[float] = []
+    wanted = counting_jobs(tmp_path, "a", "b", "c")
+    calls: list[tuple[str, float, float]] = []
     for fresh, runs in ((False, 1), (False, 1), (True, 2)):
-        actual = run_jobs(wanted, workers=workers, fresh=fresh, progress=done.append)
+        actual = run_jobs(
+            "stage", wanted, workers=workers, fresh=fresh, progress=lambda *call: calls.append(call)
+        )
         assert actual == [{"runs": runs}] * 3
-    assert done == [1.0] * 9
+    assert calls == [("stage", 0, 3.0), *[("stage", 1.0, 3.0)] * 3] * 3
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(QqonnxError, match="a bad job"):
-        run_jobs([Count(tmp_path, key) for key in ("a", "bad", "b")], workers=1)
-    assert run_jobs([Count(tmp_path, key) for key in "ab"], workers=1) == [{"runs": 1}] * 2
+        run_jobs("stage", counting_jobs(tmp_path, "a", "bad", "b"), workers=1)
+    assert run_jobs("stage", counting_jobs(tmp_path, "a", "b"), workers=1) == [{"runs": 1}] * 2
 
 
 def test_another_version_measures_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = Count(tmp_path, "a")
-    run_jobs([job], workers=1)
+    jobs = counting_jobs(tmp_path, "a")
+    run_jobs("stage", jobs, workers=1)
     monkeypatch.setattr(jobs_module, "__version__", "99")
-    assert run_jobs([job], workers=1) == [{"runs": 2}]
+    assert run_jobs("stage", jobs, workers=1) == [{"runs": 2}]
 
 
 def test_distributions_have_unit_deviation_and_a_seed() -> None:
@@ -123,8 +121,8 @@ def test_a_simulation_changes_only_the_replaced_weights(bundled: StudyModel) -> 
     none = simulation.outputs(images, {name: np.zeros_like(simulation.weights[name])})
     bias = simulation.weights["classifier.3.bias"]
     np.testing.assert_allclose(none, np.tile(bias, (8, 1)), atol=1e-5)
-    # The last layer's input is known: its second moments, by hand, from outputs it explains.
-    assert simulation.second_moments[name].shape == (1, simulation.weights[name].shape[1])
+    # The first layer's input is the image, so its second moments can be computed directly.
+    assert simulation.second_moments[name].shape == simulation.weights[name].shape
     assert all((moment >= 0).all() for moment in simulation.second_moments.values())
     first = simulation.second_moments["features.0.0.weight"]
     expected = np.square(simulation.calibration.astype(np.float64)).mean(axis=(0, 2, 3))
@@ -152,8 +150,8 @@ def test_second_moments_weight_errors_as_the_outputs_feel_them(bundled: StudyMod
 
 
 def test_a_compressed_network_is_the_simulation_with_decoded_weights(bundled: StudyModel) -> None:
-    row = NetworkJob(bundled, QQ, 3).run()
-    assert row["bits"] == pytest.approx(3, abs=0.01)
+    row = measure_network(bundled, QQ, 3)
+    assert row["stored"] == pytest.approx(3, abs=0.01)
     assert 0.9 < row["compressed"] <= 1
     simulation = open_simulation(bundled)
     changed = quantized(simulation, "qq", 8)
@@ -161,7 +159,7 @@ def test_a_compressed_network_is_the_simulation_with_decoded_weights(bundled: St
     error = sum(float(np.square(simulation.weights[n] - changed[n]).sum()) for n in weights)
     signal = sum(float(np.square(simulation.weights[n]).sum()) for n in weights)
     assert row["noise"] == pytest.approx(error / signal, rel=0.05)
-    exact = NetworkJob(bundled, None, 32).run()
+    exact = measure_network(bundled, None, 32)
     assert exact["kl"] == 0
     assert exact["agreement"] == 1
     assert exact["top1"] == pytest.approx(359 / 360, abs=2 / 360)
@@ -231,7 +229,7 @@ def test_a_run_without_a_bundled_model_says_so(without_bundled: Results) -> None
     by_key = {claim.key: claim for claim in claims(results)}
     assert by_key["predictor"].verdict == "not measured"
     assert by_key["entropy"].number.endswith(" cases")
-    # The rows say what fitting says.
+    # The rows agree with a fit.
     values = draw("normal", TINY.count)
     book = fit(values, "qq", 8)
     error = np.abs(values - book.levels[assign(values, book)]).mean()
@@ -252,7 +250,7 @@ def test_the_docs_page_has_a_place_for_every_section(without_bundled: Results) -
         assert f"<!-- {name} -->\n{content}\n<!-- end of {name} -->" in page
     for claim in claims(without_bundled):
         assert f"| {claim.statement} | **{claim.verdict}** |" in page
-    # Writing it twice changes nothing.
+    # Writing a section twice changes nothing.
     assert page == tool.replaced(page, "claims", sections["claims"])
     with pytest.raises(SystemExit, match="markers of other are missing"):
         tool.replaced(page, "other", "")
@@ -275,7 +273,7 @@ def test_reference_models_are_trained_once_and_alike(
     before = models[0].path.stat().st_mtime_ns
     again = sources.reference_models(images, ["mobilenet_v3_small"], tmp_path / "a")[0]
     assert again.path.stat().st_mtime_ns == before
-    row = NetworkJob(models[0], KMEANS, 4).run()
+    row = measure_network(models[0], KMEANS, 4)
     assert row["images"] == len(images.held_out.labels)
 
 

@@ -22,9 +22,9 @@ SAME = ("file_sha256", "file_bytes", "top1", "top5", "agreement", "kl", "weight_
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Start a scheduler and workers on loopback; give its address and the environment."""
+    """Start a scheduler and workers on loopback; yield its address and the environment."""
     env = environment(tmp_path)
-    # Workers find the package and the data; not the model, which is sent to them.
+    # Workers have the package and the data, but not the model, which is sent to them.
     address_file = tmp_path / "scheduler.json"
     meeting = ("--scheduler-file", str(address_file), "--no-dashboard")
     common = {"env": env, "cwd": tmp_path, "stdout": subprocess.DEVNULL}
@@ -67,7 +67,7 @@ def test_a_killed_worker_costs_no_run_and_results_are_those_of_one_machine(
     )
     config = small_sweep(tmp_path, f'results = "cluster.sqlite"\n{text}')
     process = begin(config, env, "--scheduler", address, "--json")
-    # "dies-twice" takes two workers with it, and this a third: start new ones as those go.
+    # "dies-twice" kills two workers and this test a third, so dead workers are replaced.
     worker = int(wait_for_file(tmp_path / "waits", process).split()[0])
     while len(_rows(tmp_path)) < 3:
         time.sleep(0.1)
@@ -97,7 +97,7 @@ def test_a_killed_worker_costs_no_run_and_results_are_those_of_one_machine(
     assert len({row["worker"] for row in found.values()}) >= 2
     assert all(row["worker"].startswith("tcp://127.0.0.1:") for row in found.values())
     assert all(row["load_ratio"] is not None for row in found.values())
-    # The same on this machine alone; the awkward methods do as they are told by now.
+    # Repeat it on this machine alone, where the methods no longer fail.
     config.write_text(f'models = ["small.onnx"]\ndatasets = ["images.npz"]\n{text}')
     ended(begin(config, env))
     local = rows_of(tmp_path / "sweep.sqlite")

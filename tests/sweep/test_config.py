@@ -47,7 +47,7 @@ def test_the_example_is_every_method_at_every_bit_width() -> None:
     assert sorted(found) == sorted(wanted)
     own = [name for name, baseline in BASELINES.items() if baseline.package is None]
     assert [run.method for run in runs if run.is_baseline] == own
-    # What is left out is told: packages that are not there, bit-widths that methods lack.
+    # Messages name what is skipped: missing packages, and bit-widths that a method lacks.
     assert len(skipped) == len(BASELINES) - len(own) + 8 * len(METHODS) - len(wanted)
     assert len({run.key for run in runs}) == len(runs)
 

@@ -1,4 +1,4 @@
-"""What a sweep tells of weights, for every way that a decode graph holds levels and scales."""
+"""Histograms of weights, for every form in which decode nodes hold levels and scales."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_histograms_have_the_levels(
     [histogram] = histograms_of(Source("m", model, ""), packed)
     levels, edges = np.array(histogram["levels"]), np.array(histogram["edges"])
     assert 1 < levels.size <= 2**bits
-    # Uniform levels, of what the histogram shows.
+    # The levels are uniform over the range of the histogram.
     steps = np.diff(levels)
     np.testing.assert_allclose(steps, steps.mean(), rtol=1e-2)
     assert abs(levels[0] - edges[0]) <= steps.mean() * 1.01

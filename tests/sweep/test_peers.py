@@ -61,7 +61,7 @@ def test_coremltools_clusters_no_better_than_kmeans(run: Run, tmp_path: Path) ->
     theirs = execute(
         replace(run, method="coremltools-kmeans", granularity=None), tmp_path / "theirs.onnx"
     )
-    # Lloyd's steps from random centers against the optimum.
+    # coremltools runs Lloyd's algorithm from random centers; the other is the optimum.
     assert ours["weight_error"] <= theirs["weight_error"] <= 1.2 * ours["weight_error"]
     assert abs(ours["file_bytes"] - theirs["file_bytes"]) < 100
     names = [[layer["name"] for layer in json.loads(row["layers"])] for row in (ours, theirs)]

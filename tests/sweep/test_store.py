@@ -1,4 +1,4 @@
-"""The results file: claims are exclusive, leases end, other files are refused, exports agree."""
+"""The results file: claims are exclusive, leases expire, other files are refused, exports agree."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_processes_at_once_take_every_run_once(tmp_path: Path) -> None:
 def test_a_run_has_one_owner_whatever_happens(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, str]]
 ) -> None:
-    """Claims, ends, releases and leases that end, against a model of who holds what."""
+    """Compare claims, results, releases and expiring leases with a model of the owners."""
     store = open_store(tmp_path_factory.mktemp("store") / "results.sqlite")
     owners = [this_process() for _ in range(3)]
     held: dict[str, int] = {}
@@ -84,7 +84,7 @@ def test_a_run_has_one_owner_whatever_happens(
         else:  # the lease ends
             store.execute("UPDATE runs SET lease = 0 WHERE owner = ?", (str(owner),))
             held = {key: holder for key, holder in held.items() if holder != who}
-            # What an owner that was away too long finds out is that the run may be another's.
+            # After its lease has expired, an owner may find that the run has a new owner.
             store.execute("UPDATE runs SET owner = 'gone:0:0' WHERE lease = 0")
     statuses = {row["key"]: row["status"] for row in store.execute("SELECT * FROM runs")}
     assert {key for key, status in statuses.items() if status == "done"} == done

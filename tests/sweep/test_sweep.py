@@ -1,4 +1,4 @@
-"""Whole sweeps in processes of their own: results, interruption, workers that die, two at once."""
+"""Whole sweeps in subprocesses: results, interruption, dying workers, two sweeps at once."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_run_is_there_and_whole(swept: tuple[Path, dict[str, object]]) -> 
         assert row["peak_rss_bytes"] > 10_000_000
         assert "numpy" in json.loads(row["versions"])
         assert json.loads(row["hardware"])["cores"] >= 1
-        # Layers and histograms are those of codebooks.
+        # Only runs with codebooks have layers and histograms.
         assert (row["layers"] is None) == (method not in ("kmeans", "uq", "target"))
     # Models are deleted once they have been timed.
     assert not (folder / "results.sqlite.models").exists()
@@ -65,7 +65,7 @@ def test_results_are_those_of_convert_and_evaluate(
     row = rows_of(folder / "results.sqlite")["kmeans", 2]
     model = compress(folder / "small.onnx", tmp_path / "k2.onnx", Options(bits=2)).path
     assert row["file_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
-    # The data set without the eight images that calibrate: every (39 / 7)-th.
+    # The evaluation images exclude the eight calibration images: every (39 / 7)-th.
     import numpy as np
 
     arrays = np.load(folder / "images.npz")
@@ -95,7 +95,7 @@ def test_figures_stand_in_the_order_they_must(swept: tuple[Path, dict[str, objec
     errors = column("weight_error", half, channel, tensor, ("kmeans", 4), ("uq", 4), ("uq", 2))
     assert errors == sorted(errors)
     assert len(set(errors)) == len(errors)
-    # Unsigned and over the whole range: about as good as a scale a tensor.
+    # Unsigned weights over the whole range are about as good as one scale per tensor.
     assert rows[int8]["weight_error"] == pytest.approx(rows[tensor]["weight_error"], rel=0.5)
     sizes = column("file_bytes", ("kmeans", 2), ("kmeans", 4), int8, half, plain)
     assert sizes == sorted(sizes)
@@ -123,7 +123,7 @@ def test_layers_and_histograms(swept: tuple[Path, dict[str, object]]) -> None:
     assert sum(histogram["counts"]) == first.size
     assert len(histogram["edges"]) == len(histogram["counts"]) + 1
     assert histogram["edges"][0] == pytest.approx(first.min(), rel=1e-4)
-    # k-means: each level is the mean of what is nearest to it.
+    # With k-means, each level is the mean of the values nearest to it.
     levels = np.array(histogram["levels"])
     nearest = np.abs(first.reshape(-1, 1) - levels).argmin(axis=1)
     means = [first.reshape(-1)[nearest == index].mean() for index in range(4)]
@@ -192,7 +192,7 @@ def test_a_worker_that_dies_costs_its_run_only(tmp_path: Path) -> None:
     assert "its worker process died" in rows["dies", 2]["error"]
     assert errors.count("tried again: ") == 4
     assert len(json.loads(output)["failed"]) == 1
-    # What failed is told and left alone, unless it is asked for.
+    # A failed run is reported, and repeated only on request.
     assert "not tried again" in ended(begin(config, env))[1]
     assert rows_of(tmp_path / "sweep.sqlite") == rows
     ended(begin(config, env, "--retry-failed"))
@@ -228,7 +228,7 @@ def _wait_until_gone(pid: int) -> None:
     import time
 
     for _ in range(300):
-        # A zombie that nobody waits for is gone, too.
+        # A zombie process counts as dead.
         status = Path(f"/proc/{pid}/status")
         try:
             os.kill(pid, 0)

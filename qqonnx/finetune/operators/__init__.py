@@ -1,11 +1,11 @@
-"""ONNX operators in PyTorch, with gradients: a table by name, one small function each.
+"""ONNX operators in PyTorch, with gradients: tables of functions by operator name.
 
-An operator takes its node's attributes and its inputs (None where one is left out) and gives one
-tensor, or a tuple where it has several outputs. The operators follow opset 13 and later, where a
-newer opset moved an attribute to an input both are read. What a function cannot do (a mode that
-no exporter writes), it refuses with `NotImplementedError`.
+An operator takes the attributes and the inputs of its node (None for an omitted input). It returns
+one tensor, or a tuple of tensors if it has several outputs. Opset 13 and later are supported; where
+a newer opset made an attribute an input, both forms are read. An operator raises
+`NotImplementedError` for a mode that it does not support.
 
-The package imports PyTorch: import it inside the functions that need it.
+This package imports PyTorch; import it inside functions.
 """
 
 from qqonnx.finetune.operators.elementwise import ELEMENTWISE
@@ -16,6 +16,6 @@ from qqonnx.finetune.operators.resizing import RESIZING
 from qqonnx.finetune.operators.shaping import SHAPING
 
 OPERATORS: dict[str, Operator] = {**ELEMENTWISE, **LAYERS, **REDUCTIONS, **RESIZING, **SHAPING}
-"""Every operator of the default domain that runs in PyTorch."""
+"""All supported operators of the default domain by name."""
 
 __all__ = ["OPERATORS", "Operator", "tensor_of"]

@@ -9,23 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qqonnx.finetune.operators.operator import plain
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qqonnx.finetune.operators.operator import Attributes, Operator
 
 
-def plain(function: Callable[..., Tensor]) -> Operator:
-    """Return the operator that a PyTorch function without attributes is."""
-    return lambda _attributes, *inputs: function(*inputs)
-
-
 def _variadic(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
     return lambda _attributes, *inputs: functools.reduce(function, inputs)
-
-
-def _mean(_: Attributes, *inputs: Tensor) -> Tensor:
-    return functools.reduce(torch.add, inputs) / len(inputs)
 
 
 def _div(_: Attributes, x: Tensor, y: Tensor) -> Tensor:
@@ -37,32 +30,15 @@ def _mod(attributes: Attributes, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _pow(_: Attributes, x: Tensor, y: Tensor) -> Tensor:
-    # A number is quicker than a tensor, and the exponent is one number in practice.
+    # In practice the exponent is one number, and a number is faster than a tensor.
     return torch.pow(x, y.item() if y.numel() == 1 and y.ndim <= x.ndim else y).to(x.dtype)
 
 
 def _clip(
-    attributes: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None
+    _: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None
 ) -> Tensor:
-    del attributes
     bounds = [None if bound is None else bound.item() for bound in (low, high)]
     return x if bounds == [None, None] else torch.clamp(x, *bounds)
-
-
-def _leaky_relu(attributes: Attributes, x: Tensor) -> Tensor:
-    return functional.leaky_relu(x, attributes.get("alpha", 0.01))
-
-
-def _prelu(_: Attributes, x: Tensor, slope: Tensor) -> Tensor:
-    return torch.where(x < 0, x * slope, x)
-
-
-def _elu(attributes: Attributes, x: Tensor) -> Tensor:
-    return functional.elu(x, attributes.get("alpha", 1.0))
-
-
-def _celu(attributes: Attributes, x: Tensor) -> Tensor:
-    return functional.celu(x, attributes.get("alpha", 1.0))
 
 
 def _selu(attributes: Attributes, x: Tensor) -> Tensor:
@@ -70,32 +46,12 @@ def _selu(attributes: Attributes, x: Tensor) -> Tensor:
     return functional.elu(x, alpha).mul(attributes.get("gamma", 1.0507009873554805))
 
 
-def _thresholded_relu(attributes: Attributes, x: Tensor) -> Tensor:
-    return torch.where(x > attributes.get("alpha", 1.0), x, 0)
-
-
-def _hard_sigmoid(attributes: Attributes, x: Tensor) -> Tensor:
-    return torch.clamp(attributes.get("alpha", 0.2) * x + attributes.get("beta", 0.5), 0, 1)
-
-
 def _gelu(attributes: Attributes, x: Tensor) -> Tensor:
     return functional.gelu(x, approximate=attributes.get("approximate", "none"))
 
 
-def _swish(attributes: Attributes, x: Tensor) -> Tensor:
-    return x * torch.sigmoid(attributes.get("alpha", 1.0) * x)
-
-
-def _softmax(attributes: Attributes, x: Tensor) -> Tensor:
-    return functional.softmax(x, attributes.get("axis", -1))
-
-
-def _log_softmax(attributes: Attributes, x: Tensor) -> Tensor:
-    return functional.log_softmax(x, attributes.get("axis", -1))
-
-
-def _where(_: Attributes, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    return torch.where(condition, x, y)
+def _hard_sigmoid(attributes: Attributes, x: Tensor) -> Tensor:
+    return torch.clamp(attributes.get("alpha", 0.2) * x + attributes.get("beta", 0.5), 0, 1)
 
 
 ELEMENTWISE: dict[str, Operator] = {
@@ -103,28 +59,30 @@ ELEMENTWISE: dict[str, Operator] = {
     "Add": plain(torch.add),
     "And": plain(torch.logical_and),
     "Ceil": plain(torch.ceil),
-    "Celu": _celu,
+    "Celu": lambda attributes, x: functional.celu(x, attributes.get("alpha", 1.0)),
     "Clip": _clip,
     "Cos": plain(torch.cos),
     "Div": _div,
-    "Elu": _elu,
+    "Elu": lambda attributes, x: functional.elu(x, attributes.get("alpha", 1.0)),
     "Equal": plain(torch.eq),
     "Erf": plain(torch.erf),
     "Exp": plain(torch.exp),
     "Floor": plain(torch.floor),
-    "Gelu": _gelu,
+    "Gelu": lambda attributes, x: functional.gelu(
+        x, approximate=attributes.get("approximate", "none")
+    ),
     "Greater": plain(torch.gt),
     "GreaterOrEqual": plain(torch.ge),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": plain(functional.hardswish),
     "IsNaN": plain(torch.isnan),
-    "LeakyRelu": _leaky_relu,
+    "LeakyRelu": lambda attributes, x: functional.leaky_relu(x, attributes.get("alpha", 0.01)),
     "Less": plain(torch.lt),
     "LessOrEqual": plain(torch.le),
     "Log": plain(torch.log),
-    "LogSoftmax": _log_softmax,
+    "LogSoftmax": lambda attributes, x: functional.log_softmax(x, attributes.get("axis", -1)),
     "Max": _variadic(torch.maximum),
-    "Mean": _mean,
+    "Mean": lambda _, *inputs: functools.reduce(torch.add, inputs) / len(inputs),
     "Min": _variadic(torch.minimum),
     "Mish": plain(functional.mish),
     "Mod": _mod,
@@ -132,7 +90,7 @@ ELEMENTWISE: dict[str, Operator] = {
     "Neg": plain(torch.neg),
     "Not": plain(torch.logical_not),
     "Or": plain(torch.logical_or),
-    "PRelu": _prelu,
+    "PRelu": plain(lambda x, slope: torch.where(x < 0, x * slope, x)),
     "Pow": _pow,
     "Reciprocal": plain(torch.reciprocal),
     "Relu": plain(functional.relu),
@@ -141,15 +99,15 @@ ELEMENTWISE: dict[str, Operator] = {
     "Sigmoid": plain(torch.sigmoid),
     "Sign": plain(torch.sign),
     "Sin": plain(torch.sin),
-    "Softmax": _softmax,
+    "Softmax": lambda attributes, x: functional.softmax(x, attributes.get("axis", -1)),
     "Softplus": plain(functional.softplus),
     "Softsign": plain(functional.softsign),
     "Sqrt": plain(torch.sqrt),
     "Sub": plain(torch.sub),
     "Sum": _variadic(torch.add),
-    "Swish": _swish,
+    "Swish": lambda attributes, x: x * torch.sigmoid(attributes.get("alpha", 1.0) * x),
     "Tanh": plain(torch.tanh),
-    "ThresholdedRelu": _thresholded_relu,
-    "Where": _where,
+    "ThresholdedRelu": lambda attributes, x: torch.where(x > attributes.get("alpha", 1.0), x, 0),
+    "Where": plain(torch.where),
     "Xor": plain(torch.logical_xor),
 }

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qqonnx.finetune.operators.operator import plain
+
 if TYPE_CHECKING:
     from qqonnx.finetune.operators.operator import Attributes, Operator
 
@@ -25,7 +27,7 @@ _AVG_POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.a
 def _window(
     attributes: Attributes, size: list[int], kernel: list[int]
 ) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Return strides, dilations and the padding before and after each spatial axis."""
+    """Return strides, dilations, and the padding before and after each spatial axis."""
     rank = len(kernel)
     strides = list(attributes.get("strides", [1] * rank))
     dilations = list(attributes.get("dilations", [1] * rank))
@@ -44,14 +46,14 @@ def _window(
 
 
 def _halves(totals: list[int], *, upper: bool) -> tuple[list[int], list[int]]:
-    """Split each padding in two; where it is odd, the end is the larger with `upper`."""
+    """Split each padding in two halves; of an odd one, the end gets more with `upper`."""
     smaller = [total // 2 for total in totals]
     larger = [total - half for total, half in zip(totals, smaller, strict=True)]
     return (smaller, larger) if upper else (larger, smaller)
 
 
 def _pad(x: Tensor, begin: list[int], end: list[int], value: float = 0.0) -> Tensor:
-    """Pad (or crop, if negative) the spatial axes."""
+    """Pad the spatial axes, or crop them where the amount is negative."""
     amounts = [n for pair in zip(reversed(begin), reversed(end), strict=True) for n in pair]
     return functional.pad(x, amounts, value=value)
 
@@ -82,7 +84,7 @@ def _conv_transpose(
             n + more - out for n, more, out in zip(whole.shape[2:], extra, wanted, strict=True)
         ]
         begin, end = _halves(spare, upper=automatic == "SAME_UPPER")
-    # What output padding adds is reached by no kernel: it holds the bias only.
+    # No kernel reaches the output padding, so it holds only the bias.
     cropped = _pad(
         whole, [-n for n in begin], [more - n for more, n in zip(extra, end, strict=True)]
     )
@@ -141,14 +143,14 @@ def _rms_normalization(attributes: Attributes, x: Tensor, scale: Tensor) -> Tens
 def _instance_normalization(
     attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor
 ) -> Tensor:
-    # Without running statistics; a single position has no variance that PyTorch would take.
+    # PyTorch's instance_norm refuses inputs with a single position.
     groups = x.shape[1]
     return functional.group_norm(x, groups, scale, bias, attributes.get("epsilon", 1e-5))
 
 
 def _group_normalization(attributes: Attributes, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     groups, channels = attributes["num_groups"], x.shape[1]
-    # Opset 18 has one scale a group, opset 21 one a channel.
+    # Opset 18 has one scale per group, opset 21 one per channel.
     if scale.numel() != channels:
         scale, bias = (t.repeat_interleave(channels // groups) for t in (scale, bias))
     return functional.group_norm(x, groups, scale, bias, attributes.get("epsilon", 1e-5))
@@ -176,27 +178,19 @@ def _gemm(attributes: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None)
     return product if c is None else torch.add(product, c, alpha=beta)
 
 
-def _matmul(_: Attributes, a: Tensor, b: Tensor) -> Tensor:
-    return torch.matmul(a, b)
-
-
-def _einsum(attributes: Attributes, *inputs: Tensor) -> Tensor:
-    return torch.einsum(attributes["equation"], *inputs)
-
-
 LAYERS: dict[str, Operator] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_normalization,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
-    "Einsum": _einsum,
+    "Einsum": lambda attributes, *inputs: torch.einsum(attributes["equation"], *inputs),
     "Gemm": _gemm,
     "GroupNormalization": _group_normalization,
     "InstanceNormalization": _instance_normalization,
     "LRN": _local_response,
     "LayerNormalization": _layer_normalization,
     "LpNormalization": _lp_normalization,
-    "MatMul": _matmul,
+    "MatMul": plain(torch.matmul),
     "MaxPool": _max_pool,
     "RMSNormalization": _rms_normalization,
 }

@@ -1,4 +1,4 @@
-"""What an operator is, and the types that tensors have."""
+"""The type of an operator, and the conversion of arrays to tensors."""
 
 from __future__ import annotations
 
@@ -28,14 +28,19 @@ DTYPES: dict[int, torch.dtype] = {
     11: torch.float32,
     16: torch.float32,
 }
-"""ONNX data type -> PyTorch's; all floats are float32, see `tensor_of`."""
+"""PyTorch's data types by ONNX's; all floats become float32, see `tensor_of`."""
+
+
+def plain(function: Callable[..., torch.Tensor]) -> Operator:
+    """Return a PyTorch function as an operator without attributes."""
+    return lambda _attributes, *inputs: function(*inputs)
 
 
 def tensor_of(array: NDArray[Any]) -> torch.Tensor:
-    """Return an array as a tensor of its own memory.
+    """Return a copy of an array as a tensor.
 
-    Floats of other widths become float32: a CPU multiplies 16 bits slowly, gradients need the
-    range, and what is tuned is float32.
+    Floats of other widths become float32. The parameters are float32, gradients need its range, and
+    a CPU is slow with 16-bit floats.
 
     Raises:
         NotImplementedError: PyTorch has no such type (strings).

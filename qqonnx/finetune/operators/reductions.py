@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from qqonnx.finetune.operators.operator import plain
+
 if TYPE_CHECKING:
     from qqonnx.finetune.operators.operator import Attributes, Operator
 
@@ -38,18 +40,6 @@ def _argmax(attributes: Attributes, x: Tensor) -> Tensor:
     return x.argmax(attributes.get("axis", 0), keepdim=bool(attributes.get("keepdims", 1)))
 
 
-def _argmin(attributes: Attributes, x: Tensor) -> Tensor:
-    return _argmax(attributes, -x)
-
-
-def _global_average_pool(_: Attributes, x: Tensor) -> Tensor:
-    return x.mean(list(range(2, x.ndim)), keepdim=True)
-
-
-def _global_max_pool(_: Attributes, x: Tensor) -> Tensor:
-    return x.amax(list(range(2, x.ndim)), keepdim=True)
-
-
 def _cumsum(attributes: Attributes, x: Tensor, axis: Tensor) -> Tensor:
     dim = int(axis)
     reverse = attributes.get("reverse", 0)
@@ -67,10 +57,10 @@ def _top_k(attributes: Attributes, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor
 
 REDUCTIONS: dict[str, Operator] = {
     "ArgMax": _argmax,
-    "ArgMin": _argmin,
+    "ArgMin": lambda attributes, x: _argmax(attributes, -x),
     "CumSum": _cumsum,
-    "GlobalAveragePool": _global_average_pool,
-    "GlobalMaxPool": _global_max_pool,
+    "GlobalAveragePool": plain(lambda x: x.mean(list(range(2, x.ndim)), keepdim=True)),
+    "GlobalMaxPool": plain(lambda x: x.amax(list(range(2, x.ndim)), keepdim=True)),
     "ReduceL1": _reduction(lambda x, dims, keep: x.abs().sum(dims, keepdim=keep)),
     "ReduceL2": _reduction(lambda x, dims, keep: x.square().sum(dims, keepdim=keep).sqrt()),
     "ReduceLogSum": _reduction(lambda x, dims, keep: x.sum(dims, keepdim=keep).log()),

@@ -26,11 +26,10 @@ _NEAREST: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 def _resize(
     attributes: Attributes,
     x: Tensor,
-    region: Tensor | None = None,
+    _region: Tensor | None = None,
     scales: Tensor | None = None,
     sizes: Tensor | None = None,
 ) -> Tensor:
-    del region
     if attributes.get("antialias", 0):
         raise NotImplementedError("antialias")
     if attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
@@ -47,19 +46,19 @@ def _resize(
         if factor == 1:
             continue
         size = x.shape[dim]
-        places = _places(attributes, size, length, factor)
+        positions = _positions(attributes, size, length, factor)
         if mode == "nearest":
-            rounded = _NEAREST[attributes.get("nearest_mode", "round_prefer_floor")](places)
+            rounded = _NEAREST[attributes.get("nearest_mode", "round_prefer_floor")](positions)
             indices = np.clip(rounded, 0, size - 1).astype(np.int64)
             x = x.index_select(dim, torch.from_numpy(indices))
         else:
-            weights = torch.from_numpy(_weights(attributes, mode, places, size)).to(x.dtype)
+            weights = torch.from_numpy(_weights(attributes, mode, positions, size)).to(x.dtype)
             x = torch.matmul(x.movedim(dim, -1), weights.T).movedim(-1, dim)
     return x
 
 
-def _places(attributes: Attributes, size: int, length: int, factor: float) -> NDArray[Any]:
-    """Return where each of `length` outputs lies in the input: float64 [length]."""
+def _positions(attributes: Attributes, size: int, length: int, factor: float) -> NDArray[Any]:
+    """Return the position of each of `length` outputs in the input: float64 [length]."""
     mode = attributes.get("coordinate_transformation_mode", "half_pixel")
     outputs = np.arange(length, dtype=np.float64)
     if mode == "asymmetric":
@@ -76,10 +75,10 @@ def _places(attributes: Attributes, size: int, length: int, factor: float) -> ND
     raise NotImplementedError(f"coordinate_transformation_mode {mode!r}")
 
 
-def _weights(attributes: Attributes, mode: str, places: NDArray[Any], size: int) -> NDArray[Any]:
-    """Return each input's share in each output: float64 [length, size]."""
-    below = np.floor(places)
-    part = places - below
+def _weights(attributes: Attributes, mode: str, positions: NDArray[Any], size: int) -> NDArray[Any]:
+    """Return the weight of each input in each output: float64 [length, size]."""
+    below = np.floor(positions)
+    part = positions - below
     if mode == "linear":
         taps, shares = [0, 1], [1 - part, part]
     elif mode == "cubic":
@@ -87,8 +86,8 @@ def _weights(attributes: Attributes, mode: str, places: NDArray[Any], size: int)
         shares = _cubic(part, attributes.get("cubic_coeff_a", -0.75))
     else:
         raise NotImplementedError(f"mode {mode!r}")
-    weights = np.zeros((len(places), size))
-    rows = np.arange(len(places))
+    weights = np.zeros((len(positions), size))
+    rows = np.arange(len(positions))
     for tap, share in zip(taps, shares, strict=True):
         column = (below + tap).astype(np.int64)
         inside = (column >= 0) & (column < size) | (not attributes.get("exclude_outside", 0))
@@ -97,7 +96,7 @@ def _weights(attributes: Attributes, mode: str, places: NDArray[Any], size: int)
 
 
 def _cubic(part: NDArray[Any], a: float) -> list[NDArray[Any]]:
-    """Weights of the four nearest inputs (Keys 1981, eq. 15, with free a)."""
+    """Return the weights of the four nearest inputs (Keys 1981, eq. 15, with parameter a)."""
 
     def near(d: NDArray[Any]) -> NDArray[Any]:
         return np.polyval([a + 2, -(a + 3), 0, 1], d)

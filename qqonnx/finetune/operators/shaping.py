@@ -1,4 +1,4 @@
-"""Operators that move, choose and make elements."""
+"""Operators that move, select and create elements."""
 
 from __future__ import annotations
 
@@ -9,20 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qqonnx.finetune.operators.operator import DTYPES, tensor_of
+from qqonnx.finetune.operators.operator import DTYPES, plain, tensor_of
 
 if TYPE_CHECKING:
     from qqonnx.finetune.operators.operator import Attributes, Operator
 
 
-def _identity(_: Attributes, x: Tensor) -> Tensor:
-    return x
-
-
 def _dropout(
-    _: Attributes, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None
+    _: Attributes, x: Tensor, _ratio: Tensor | None = None, training: Tensor | None = None
 ) -> Tensor:
-    del ratio
     if training is not None and bool(training):
         raise NotImplementedError("training mode")
     return x
@@ -32,10 +27,6 @@ def _cast(attributes: Attributes, x: Tensor) -> Tensor:
     if attributes["to"] not in DTYPES:
         raise NotImplementedError(f"data type {attributes['to']}")
     return x.to(DTYPES[attributes["to"]])
-
-
-def _cast_like(_: Attributes, x: Tensor, like: Tensor) -> Tensor:
-    return x.to(like.dtype)
 
 
 def _flatten(attributes: Attributes, x: Tensor) -> Tensor:
@@ -49,10 +40,6 @@ def _reshape(attributes: Attributes, x: Tensor, shape: Tensor) -> Tensor:
     if not attributes.get("allowzero", 0):
         sizes = [x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
     return x.reshape(sizes)
-
-
-def _transpose(attributes: Attributes, x: Tensor) -> Tensor:
-    return x.permute(list(attributes.get("perm", range(x.ndim)[::-1])))
 
 
 def _squeeze(attributes: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
@@ -69,10 +56,6 @@ def _unsqueeze(attributes: Attributes, x: Tensor, axes: Tensor | None = None) ->
     for axis in sorted(axis % rank for axis in chosen):
         x = x.unsqueeze(axis)
     return x
-
-
-def _concat(attributes: Attributes, *inputs: Tensor) -> Tensor:
-    return torch.cat(inputs, attributes["axis"])
 
 
 def _split(attributes: Attributes, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -107,19 +90,19 @@ def _slice(
 
 def _gather(attributes: Attributes, x: Tensor, indices: Tensor) -> Tensor:
     axis = attributes.get("axis", 0) % x.ndim
-    chosen = _counted_from_start(indices, x.shape[axis])
+    chosen = _nonnegative(indices, x.shape[axis])
     picked = x.index_select(axis, chosen.reshape(-1))
     return picked.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
 
-def _counted_from_start(indices: Tensor, size: int) -> Tensor:
+def _nonnegative(indices: Tensor, size: int) -> Tensor:
     indices = indices.long()
     return torch.where(indices < 0, indices + size, indices)
 
 
 def _gather_elements(attributes: Attributes, x: Tensor, indices: Tensor) -> Tensor:
     axis = attributes.get("axis", 0)
-    return x.gather(axis, _counted_from_start(indices, x.shape[axis]))
+    return x.gather(axis, _nonnegative(indices, x.shape[axis]))
 
 
 def _gather_nd(attributes: Attributes, x: Tensor, indices: Tensor) -> Tensor:
@@ -140,15 +123,11 @@ def _scatter_elements(
     if attributes.get("reduction", "none") != "none":
         raise NotImplementedError(f"reduction {attributes['reduction']!r}")
     axis = attributes.get("axis", 0)
-    return x.scatter(axis, _counted_from_start(indices, x.shape[axis]), updates)
+    return x.scatter(axis, _nonnegative(indices, x.shape[axis]), updates)
 
 
 def _shape(attributes: Attributes, x: Tensor) -> Tensor:
     return torch.tensor(list(x.shape)[attributes.get("start", 0) : attributes.get("end")])
-
-
-def _size(_: Attributes, x: Tensor) -> Tensor:
-    return torch.tensor(x.numel())
 
 
 def _constant_of_shape(attributes: Attributes, shape: Tensor) -> Tensor:
@@ -157,16 +136,8 @@ def _constant_of_shape(attributes: Attributes, shape: Tensor) -> Tensor:
     return one.expand(shape.tolist()) if shape.numel() else one.reshape(())
 
 
-def _expand(_: Attributes, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(np.broadcast_shapes(x.shape, tuple(shape.tolist())))
-
-
 def _range(_: Attributes, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
-
-
-def _tile(_: Attributes, x: Tensor, repeats: Tensor) -> Tensor:
-    return x.repeat(repeats.tolist())
 
 
 def _pad(
@@ -183,7 +154,7 @@ def _pad(
     if mode == "constant":
         fill = 0 if value is None else value.item()
         return functional.pad(x, amounts[::-1].reshape(-1).tolist(), value=fill)
-    # What is copied is a choice of indices on each axis; cropping comes after.
+    # Pad by indexing each axis, then crop where a pad is negative.
     for dim, (begin, end) in enumerate(amounts.tolist()):
         if begin or end:
             grown = (max(begin, 0), max(end, 0))
@@ -216,29 +187,25 @@ def _trilu(attributes: Attributes, x: Tensor, k: Tensor | None = None) -> Tensor
 
 
 def _one_hot(attributes: Attributes, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
-    chosen = _counted_from_start(indices, int(depth))
+    chosen = _nonnegative(indices, int(depth))
     hot = chosen.unsqueeze(-1) == torch.arange(int(depth))
     return torch.where(hot, values[1], values[0]).movedim(-1, attributes.get("axis", -1))
 
 
-def _non_zero(_: Attributes, x: Tensor) -> Tensor:
-    return x.nonzero().T
-
-
 SHAPING: dict[str, Operator] = {
     "Cast": _cast,
-    "CastLike": _cast_like,
-    "Concat": _concat,
+    "CastLike": plain(lambda x, like: x.to(like.dtype)),
+    "Concat": lambda attributes, *inputs: torch.cat(inputs, attributes["axis"]),
     "ConstantOfShape": _constant_of_shape,
     "DepthToSpace": _depth_to_space,
     "Dropout": _dropout,
-    "Expand": _expand,
+    "Expand": plain(lambda x, shape: x.expand(np.broadcast_shapes(x.shape, tuple(shape.tolist())))),
     "Flatten": _flatten,
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
-    "Identity": _identity,
-    "NonZero": _non_zero,
+    "Identity": plain(lambda x: x),
+    "NonZero": plain(lambda x: x.nonzero().T),
     "OneHot": _one_hot,
     "Pad": _pad,
     "Range": _range,
@@ -246,13 +213,13 @@ SHAPING: dict[str, Operator] = {
     "ScatterElements": _scatter_elements,
     "ScatterND": _scatter_nd,
     "Shape": _shape,
-    "Size": _size,
+    "Size": plain(lambda x: torch.tensor(x.numel())),
     "Slice": _slice,
     "SpaceToDepth": _space_to_depth,
     "Split": _split,
     "Squeeze": _squeeze,
-    "Tile": _tile,
-    "Transpose": _transpose,
+    "Tile": plain(lambda x, repeats: x.repeat(repeats.tolist())),
+    "Transpose": lambda attributes, x: x.permute(list(attributes.get("perm", range(x.ndim)[::-1]))),
     "Trilu": _trilu,
     "Unsqueeze": _unsqueeze,
 }
