@@ -10,7 +10,7 @@ import numpy as np
 from qqonnx.evaluation.metrics import divergence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -80,10 +80,8 @@ def output_divergence(reference: NDArray[Any], output: NDArray[Any]) -> float:
 def channel_errors(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.float64]:
     """Return the mean squared error of each channel over the channel's variance: [channels].
 
-    Channels lie along the axis, other than the first, whose channels differ most in variance: boxes
-    in pixels beside scores up to 1, for example. Without such an axis, or with fewer than
-    `MIN_CHANNEL_VALUES` values per channel, the whole output is one channel. A channel that never
-    varies counts relative to the mean variance of all channels, or to the mean square if none
+    Channels lie along `channel_axis`; without one, the whole output is one channel. A channel that
+    never varies counts relative to the mean variance of all channels, or to the mean square if none
     varies.
 
     Args:
@@ -92,17 +90,37 @@ def channel_errors(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.
     """
     exact = reference.astype(np.float64)
     squared = np.square(output.astype(np.float64) - exact)
-    channels = _channels(exact)
-    variance = channels(exact, np.var)
-    errors = channels(squared, np.mean)
+    axis = channel_axis(exact)
+    others = None if axis is None else tuple(a for a in range(exact.ndim) if a != axis)
+    variance = np.atleast_1d(exact.var(axis=others))
+    errors = np.atleast_1d(squared.mean(axis=others))
     typical = float(variance.mean())
     # Rounding gives a constant channel a tiny variance.
-    size = channels(np.square(exact), np.mean)
+    size = np.atleast_1d(np.square(exact).mean(axis=others))
     varies = variance > 1e-10 * size
     # Without any variation, the size of the values has to do.
     fallback = typical if varies.any() else float(size.mean()) or 1.0
     scale = np.where(varies, variance, fallback)
     return np.asarray(errors / scale)
+
+
+def channel_axis(values: NDArray[np.float64]) -> int | None:
+    """Return the axis of the channels: that whose channels differ most in variance.
+
+    Boxes in pixels beside scores up to 1 are an example. The first axis, of samples, has no
+    channels, and a channel has at least `MIN_CHANNEL_VALUES` values. None without such an axis.
+    """
+    best, spread = None, 0.0
+    for axis in range(1, values.ndim):
+        count = values.shape[axis]
+        if count < 2 or values.size // count < MIN_CHANNEL_VALUES:
+            continue
+        variance = values.var(axis=tuple(other for other in range(values.ndim) if other != axis))
+        positive = variance[variance > 0]
+        deviation = float(np.log(positive).std()) if positive.size else 0.0
+        if deviation > spread:
+            best, spread = axis, deviation
+    return best
 
 
 def output_quality(
@@ -139,28 +157,6 @@ def output_quality(
         agreement=agreement,
         kl=kl,
     )
-
-
-def _channels(
-    values: NDArray[np.float64],
-) -> Callable[[NDArray[np.float64], Callable[..., Any]], NDArray[np.float64]]:
-    """Return a function that reduces an array of this shape to one number per channel."""
-    best, spread = None, 0.0
-    for axis in range(1, values.ndim):
-        others = tuple(other for other in range(values.ndim) if other != axis)
-        channels = values.shape[axis]
-        if channels < 2 or values.size // channels < MIN_CHANNEL_VALUES:
-            continue
-        variance = values.var(axis=others)
-        positive = variance[variance > 0]
-        found = float(np.log(positive).std()) if positive.size else 0.0
-        if found > spread:
-            best, spread = others, found
-
-    def reduce(array: NDArray[np.float64], function: Callable[..., Any]) -> NDArray[np.float64]:
-        return np.atleast_1d(function(array, axis=best))
-
-    return reduce
 
 
 def _cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

@@ -52,7 +52,6 @@ def finetune(
     biases: Sequence[str],
     inputs: Sequence[Mapping[str, NDArray[Any]]],
     *,
-    images: bool = False,
     epochs: int = 5,
     learning_rate: float = 5e-4,
     batch_size: int = 16,
@@ -70,7 +69,6 @@ def finetune(
         biases: names of float initializers that are trained too.
         inputs: inputs by name, for each run. If the model's first dimension is symbolic, runs are
             split along the first axis into samples, and samples are shuffled.
-        images: whether inputs [n, 3, height, width] are flipped and cropped at random.
         epochs: number of passes over the inputs.
         learning_rate: step size relative to the scale, to the root mean square of the codebook,
             and to the standard deviation of the bias.
@@ -116,7 +114,6 @@ def finetune(
         teacher,
         training,
         rng,
-        images=images,
         epochs=epochs,
         learning_rate=learning_rate,
         progress=progress,

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from qqonnx.encoding.encode import broadcastable
-from qqonnx.finetune.losses import augmented
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -171,7 +170,6 @@ def train(
     indices: NDArray[np.intp],
     rng: np.random.Generator,
     *,
-    images: bool,
     epochs: int,
     learning_rate: float,
     progress: Callable[[int, int], None],
@@ -197,12 +195,8 @@ def train(
             }
             for group in runs.groups(batch):
                 feed = runs.feed(group)
-                if images:
-                    feed = augmented(feed, rng)
-                    targets = teacher.compute_targets(feed)
-                else:
-                    targets = teacher.targets(group, feed)
-                loss = teacher.loss(teacher.graph(feed, constants), targets)
+                outputs = teacher.graph(feed, constants)
+                loss = teacher.loss(outputs, teacher.targets(group, feed))
                 torch.autograd.backward(len(group) / len(batch) * loss)
             for tensor in student.tensors:
                 gradient = constants[tensor.name].grad

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qqonnx.evaluation.quality import channel_axis
 from qqonnx.finetune.operators import tensor_of
 
 if TYPE_CHECKING:
@@ -67,12 +68,13 @@ class Output:
     Attributes:
         index: its position among the outputs.
         kind: "logits" or "probabilities" for class scores [n, classes], otherwise "values".
-        variance: variance of the teacher's values.
+        variance: variance of the teacher's values, of each channel if they have channels; see
+            `qqonnx.evaluation.quality.channel_axis`. It broadcasts to the output.
     """
 
     index: int
     kind: str
-    variance: float
+    variance: Tensor
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ class Teacher:
                 feed = self.runs.feed(group)
                 outputs = self.graph(feed, constants)
                 total += len(group) * float(self.loss(outputs, self.targets(group, feed)))
-        return total / len(indices)
+        # Rounding can make a tiny divergence negative.
+        return max(total, 0.0) / len(indices)
 
 
 def run_teacher(graph: TorchGraph, runs: Runs) -> Teacher | None:
@@ -133,8 +136,9 @@ def run_teacher(graph: TorchGraph, runs: Runs) -> Teacher | None:
     """
     cached: list[list[Tensor]] = []
     size = 0
-    # Number, sum and sum of squares of each float output's values.
-    sums: dict[int, NDArray[np.float64]] = {}
+    # Number, sum and sum of squares of each float output's values, by channel.
+    sums: dict[int, Tensor] = {}
+    reduced: dict[int, list[int]] = {}
     are_probabilities: dict[int, bool] = {}
     for group in runs.groups(np.arange(len(runs.inputs))):
         with torch.no_grad():
@@ -144,8 +148,12 @@ def run_teacher(graph: TorchGraph, runs: Runs) -> Teacher | None:
         for index, out in enumerate(outputs):
             if out.is_floating_point():
                 wide = out.double()
-                terms = [out.numel(), float(wide.sum()), float(wide.square().sum())]
-                sums[index] = sums.get(index, np.zeros(3)) + np.array(terms)
+                if index not in reduced:
+                    axis = channel_axis(wide.numpy())
+                    reduced[index] = [other for other in range(out.ndim) if other != axis]
+                powers = (torch.ones_like(wide), wide, wide.square())
+                terms = torch.stack([power.sum(reduced[index], keepdim=True) for power in powers])
+                sums[index] = sums[index] + terms if index in sums else terms
                 are_probabilities[index] = are_probabilities.get(index, True) and _sum_to_one(out)
         size += sum(out.nbytes for out in outputs)
         if size <= CACHED_BYTES:
@@ -156,30 +164,11 @@ def run_teacher(graph: TorchGraph, runs: Runs) -> Teacher | None:
         kind = "values"
         if outputs[index].ndim == 2 and outputs[index].shape[1] > 1:
             kind = "probabilities" if are_probabilities[index] else "logits"
-        variance = float(squares / count - (total / count) ** 2)
-        compared.append(Output(index, kind, variance if variance > 0 else 1.0))
+        variance = squares / count - (total / count).square()
+        typical = float(variance.mean()) or 1.0
+        varies = variance > 1e-10 * squares / count
+        compared.append(Output(index, kind, torch.where(varies, variance, typical).float()))
     return Teacher(graph, runs, tuple(compared), tuple(cached) if size <= CACHED_BYTES else None)
-
-
-def augmented(feed: Feed, rng: np.random.Generator) -> Feed:
-    """Flip and crop a batch of images [n, 3, height, width] at random, all in the same way."""
-    flip, crop = rng.random() < 0.5, rng.random() < 0.75
-    side, top, left = rng.uniform(0.67, 0.96), rng.random(), rng.random()
-
-    def augment(x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-            return x
-        height, width = x.shape[2:]
-        x = x.flip(3) if flip else x
-        if crop:
-            h, w = max(1, round(side * height)), max(1, round(side * width))
-            y, z = int(top * (height - h + 1)), int(left * (width - w + 1))
-            x = functional.interpolate(
-                x[:, :, y : y + h, z : z + w], (height, width), mode="bilinear", antialias=True
-            )
-        return _channels_last(x)
-
-    return {name: augment(x) for name, x in feed.items()}
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -195,7 +184,7 @@ def _sum_to_one(out: Tensor) -> bool:
 
 def _output_loss(output: Output, student: Tensor, teacher: Tensor) -> Tensor:
     if output.kind == "values":
-        return functional.mse_loss(student, teacher) / output.variance
+        return ((student - teacher).square() / output.variance).mean()
     if output.kind == "logits":
         log_q, log_p = (functional.log_softmax(out, 1) for out in (student, teacher))
     else:

@@ -258,32 +258,6 @@ def test_large_outputs_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @needs_torch
-def test_images_are_flipped_and_cropped() -> None:
-    import torch
-
-    from qqonnx.finetune.losses import augmented
-
-    rng = np.random.default_rng(0)
-    ramp = torch.linspace(0, 1, 32).reshape(1, 1, 1, -1).expand(2, 3, 24, 32).clone()
-    other = torch.zeros(2, 4, 24, 32)
-    seen = [augmented({"x": ramp, "other": other}, rng) for _ in range(60)]
-    assert all(feed["other"] is other for feed in seen)
-    rows = [feed["x"][0, 0, 0] for feed in seen]
-    assert {tuple(feed["x"].shape) for feed in seen} == {(2, 3, 24, 32)}
-    rising = [bool((row.diff() > -1e-6).all()) for row in rows]
-    falling = [bool((row.diff() < 1e-6).all()) for row in rows]
-    assert all(up != down for up, down in zip(rising, falling, strict=True))
-    assert 15 < sum(rising) < 45
-    spans = [float(row.max() - row.min()) for row in rows]
-    assert 5 < sum(span > 0.99 for span in spans) < 25
-    assert 0.6 < min(spans) < 0.8
-
-    model = float_model()
-    result = finetuned(model, quantized(model), images=True)
-    assert result.loss_after < result.loss_before
-
-
-@needs_torch
 def test_progress_adds_up() -> None:
     model = float_model()
     seen: list[tuple[int, int]] = []
