@@ -71,23 +71,36 @@ class Layer:
 
 
 def layer_of(weight: Weight) -> Layer | None:
-    """Return the layer of a weight; None unless all users are equal Conv, Gemm or MatMul nodes."""
+    """Return the layer of a weight; None unless all users are equal Conv, Gemm or MatMul nodes.
+
+    Cast, Identity and Transpose may stand between the weight and its users.
+    """
     layers: list[Layer] = []
-    for node, index in weight.value.uses():
-        if node.op_type in ("Shape", "Size"):
-            continue
-        # Values of a subgraph cannot be outputs of the model.
-        visible = index == 1 and isinstance(weight.scope, ir.Graph) and node.graph is weight.scope
-        layer = _layer(weight, node) if visible else None
-        if layer is None:
-            return None
-        layers.append(layer)
+    pending = [(weight.value, False)]
+    while pending:
+        value, flipped = pending.pop()
+        for node, index in value.uses():
+            # Values of a subgraph cannot be outputs of the model.
+            visible = isinstance(weight.scope, ir.Graph) and node.graph is weight.scope
+            if node.op_type in ("Shape", "Size"):
+                continue
+            if visible and node.op_type in ("Cast", "Identity"):
+                pending.append((node.outputs[0], flipped))
+            elif visible and node.op_type == "Transpose" and len(weight.shape) == 2:
+                order = node.attributes.get_ints("perm", [1, 0])
+                pending.append((node.outputs[0], flipped != (list(order) == [1, 0])))
+            else:
+                layer = _layer(weight, node, flipped) if visible and index == 1 else None
+                if layer is None:
+                    return None
+                layers.append(layer)
     inputs = tuple(dict.fromkeys(value for layer in layers for value in layer.inputs))
     shared = {replace(layer, inputs=inputs) for layer in layers}
     return shared.pop() if len(shared) == 1 else None
 
 
-def _layer(weight: Weight, node: ir.Node) -> Layer | None:
+def _layer(weight: Weight, node: ir.Node, flipped: bool) -> Layer | None:
+    """Return the layer of a weight at a node; `flipped` if the node reads its transpose."""
     activation = node.inputs[0]
     if activation is None or activation.const_value is not None or node.domain != "":
         return None
@@ -107,10 +120,10 @@ def _layer(weight: Weight, node: ir.Node) -> Layer | None:
             same=same if same.startswith("SAME") else "",
         )
     if node.op_type == "Gemm" and not node.attributes.get_int("transA", 0):
-        transposed = not node.attributes.get_int("transB", 0)
+        transposed = bool(node.attributes.get_int("transB", 0)) == flipped
         return Layer(weight.name, shape, "MatMul", (activation,), transposed=transposed)
     if node.op_type == "MatMul" and len(shape) == 2:
-        return Layer(weight.name, shape, "MatMul", (activation,), transposed=True)
+        return Layer(weight.name, shape, "MatMul", (activation,), transposed=not flipped)
     return None
 
 

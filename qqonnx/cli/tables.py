@@ -71,7 +71,7 @@ def _quality_lines(report: CompressReport) -> list[str]:
         reason = printable(quality.reason)
         return [f"outputs not compared with the original model: {reason}"]
     samples = quality.outputs[0].samples
-    lines = [f"outputs against the original model, {samples} samples ({quality.source}):"]
+    lines = [f"outputs against the original model, {samples} samples, {quality.source}:"]
     for output in quality.outputs[:MAX_OUTPUTS]:
         parts = [f"relative error {100 * output.relative_error:.1f} %"]
         if output.agreement is not None and output.kl is not None:
@@ -176,6 +176,10 @@ def _print_skipped(
     reasons = Counter(entry.reason for entry in entries)
     parts = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
     _print_line(console, f"{title}: {len(entries)} tensors, {total:,} bytes: {parts}")
+    for entry in entries:
+        if entry.is_defect:
+            name = printable(entry.name)
+            _print_line(console, f"warning: weight {name!r} is left as it is: {entry.reason}")
 
 
 def _print_line(console: Console, text: str) -> None:

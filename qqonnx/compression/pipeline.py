@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
+from qqonnx.codebooks import extremes
 from qqonnx.compression.quality import measure_quality, quality_feeds
 from qqonnx.compression.results import CompressReport, WeightReport, weight_report
 from qqonnx.config import Options, WeightPlan, bits_of, check_options, plan_weights
@@ -70,8 +71,8 @@ def compress(
 
     Raises:
         OptionError: an option is out of range, or would be ignored.
-        QqonnxError: the model cannot be read, holds no weight to compress or a weight that is not
-            finite; the target cannot be met; the output cannot be written or verified; or
+        QqonnxError: the model cannot be read or holds no weight to compress; the target cannot be
+            met; the output cannot be written or verified; or
             `runtime_min` does not read such a model.
     """
     options = options or Options()
@@ -156,10 +157,27 @@ def _write_compressed(job: _Job) -> _Made:
     # With calibration, biases are rounded to float16 at least.
     biases = [w for w in selected if w.is_bias and not job.options.include_bias]
     plans, left_out = plan_weights([w for w in selected if w not in biases], job.options)
+    plans, defects = _finite(plans)
+    skipped += left_out + defects
     if not plans:
-        raise _nothing_to_compress(job, skipped + left_out)
-    skipped += left_out
+        raise _nothing_to_compress(job, skipped)
     return (_calibrated if calibrated else _encoded)(job, model, plans, biases, skipped)
+
+
+def _finite(plans: Sequence[WeightPlan]) -> tuple[list[WeightPlan], list[Skipped]]:
+    """Return the plans of finite weights, and the other weights."""
+    finite, defects = [], []
+    for plan in plans:
+        weight = plan.weight
+        try:
+            extremes(weight.tensor.numpy().reshape(-1))
+            finite.append(plan)
+        except QqonnxError as error:
+            nbytes = weight.tensor.nbytes
+            defects.append(Skipped(weight.name, weight.shape, nbytes, str(error), is_defect=True))
+        if isinstance(weight.tensor, ir.ExternalTensor):
+            weight.tensor.release()
+    return finite, defects
 
 
 def _encoded(
@@ -171,6 +189,8 @@ def _encoded(
 ) -> _Made:
     """Write the model with each weight encoded as planned."""
     assert not biases
+    # The model is still the original here.
+    feeds = quality_feeds(model, None)
     bytes_before = file_bytes(model, job.source)
     # Work on arrays of a channel's size is Python's more than numpy's: threads would only wait.
     threads = 1 if job.options.granularity == "channel" else job.threads
@@ -194,7 +214,7 @@ def _encoded(
         raise _nothing_to_compress(job, skipped)
     stored.sort(key=lambda weight: isinstance(weight, BlockWeight))
     _store(model, stored, job)
-    return _made(model, bytes_before, stored, skipped)
+    return _made(feeds, bytes_before, stored, skipped)
 
 
 def _encode(plan: WeightPlan, options: Options) -> StoredWeight:
@@ -240,7 +260,7 @@ def _calibrated(
         reason = "a bias, stored as float16" if bias.name in rounded else "a bias"
         nbytes = bias.tensor.size * 2 if bias.name in rounded else bias.tensor.nbytes
         skipped.append(Skipped(bias.name, bias.shape, nbytes, reason))
-    return _made(model, bytes_before, stored, skipped, inputs)
+    return _made(quality_feeds(model, inputs), bytes_before, stored, skipped, inputs)
 
 
 def _store(model: ir.Model, weights: Sequence[StoredWeight], job: _Job) -> int:
@@ -251,7 +271,7 @@ def _store(model: ir.Model, weights: Sequence[StoredWeight], job: _Job) -> int:
 
 
 def _made(
-    model: ir.Model,
+    feeds: tuple[list[Feed], str],
     bytes_before: int,
     stored: Sequence[StoredWeight],
     skipped: Sequence[Skipped],
@@ -262,7 +282,7 @@ def _made(
         weights=tuple(weight_report(weight) for weight in stored if weight.method != FLOAT16),
         skipped=tuple(skipped),
         digests={weight.name: weight.digest() for weight in stored},
-        feeds=quality_feeds(model, inputs),
+        feeds=feeds,
         calibration=inputs.source if inputs is not None else None,
         unreadable=inputs.unreadable if inputs is not None else (),
     )

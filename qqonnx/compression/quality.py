@@ -15,8 +15,7 @@ from qqonnx.evaluation.quality import (
     OutputQuality,
     output_quality,
 )
-from qqonnx.model.compare import run_limited, run_synthetic
-from qqonnx.model.session import open_session
+from qqonnx.model.compare import open_for_comparison, run_limited, run_synthetic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,12 +86,12 @@ def measure_quality(
         optimized: whether ONNX Runtime may optimize the models.
     """
     try:
-        session = open_session(original, spinning=False, optimized=optimized)
+        session = open_for_comparison(original, optimized=optimized)
         names = [entry.name for entry in session.get_outputs()]
         references, feeds, source = _references(session, feeds, source)
         # Only one of two models, which may be large, is in memory at a time.
         del session
-        session = open_session(compressed, spinning=False, optimized=optimized)
+        session = open_for_comparison(compressed, optimized=optimized)
         outputs = [run_limited(session, feed) for feed in feeds]
     except Exception as error:  # ONNX Runtime's errors have no common class
         return Quality((), source, first_line(error))
@@ -104,7 +103,7 @@ def measure_quality(
         if all(map(_is_comparable, exact, other))
     ]
     if not compared:
-        return Quality((), source, "the model has no output that is a tensor of numbers")
+        return Quality((), source, "no output is a tensor of finite numbers")
     compared.sort(key=lambda quality: -_loss(quality))
     return Quality(tuple(compared), source)
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 MIN_CHANNEL_VALUES = 32
 """Values that a channel needs for a variance of its own."""
 
+MIN_VARIATION = 1e-3
+"""Smallest variance of a channel, as a share of its mean square: nearly constant channels would
+count for more than all others together."""
+
 MAX_RELATIVE_ERROR = 0.3
 MIN_AGREEMENT = 0.95
 
@@ -80,9 +84,8 @@ def output_divergence(reference: NDArray[Any], output: NDArray[Any]) -> float:
 def channel_errors(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.float64]:
     """Return the mean squared error of each channel over the channel's variance: [channels].
 
-    Channels lie along `channel_axis`; without one, the whole output is one channel. A channel that
-    never varies counts relative to the mean variance of all channels, or to the mean square if none
-    varies.
+    Channels lie along `channel_axis`; without one, the whole output is one channel. A variance
+    counts as at least `MIN_VARIATION` of the channel's mean square.
 
     Args:
         reference: floats [samples, ...].
@@ -94,14 +97,10 @@ def channel_errors(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.
     others = None if axis is None else tuple(a for a in range(exact.ndim) if a != axis)
     variance = np.atleast_1d(exact.var(axis=others))
     errors = np.atleast_1d(squared.mean(axis=others))
-    typical = float(variance.mean())
-    # Rounding gives a constant channel a tiny variance.
     size = np.atleast_1d(np.square(exact).mean(axis=others))
-    varies = variance > 1e-10 * size
-    # Without any variation, the size of the values has to do.
-    fallback = typical if varies.any() else float(size.mean()) or 1.0
-    scale = np.where(varies, variance, fallback)
-    return np.asarray(errors / scale)
+    scale = np.maximum(variance, MIN_VARIATION * size)
+    # A channel of zeros counts relative to the others.
+    return np.asarray(errors / np.where(scale > 0, scale, float(scale.mean()) or 1.0))
 
 
 def channel_axis(values: NDArray[np.float64]) -> int | None:

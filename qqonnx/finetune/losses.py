@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qqonnx.evaluation.quality import channel_axis
+from qqonnx.evaluation.quality import MIN_VARIATION, channel_axis
 from qqonnx.finetune.operators import tensor_of
 
 if TYPE_CHECKING:
@@ -165,9 +165,9 @@ def run_teacher(graph: TorchGraph, runs: Runs) -> Teacher | None:
         if outputs[index].ndim == 2 and outputs[index].shape[1] > 1:
             kind = "probabilities" if are_probabilities[index] else "logits"
         variance = squares / count - (total / count).square()
-        typical = float(variance.mean()) or 1.0
-        varies = variance > 1e-10 * squares / count
-        compared.append(Output(index, kind, torch.where(varies, variance, typical).float()))
+        scale = torch.maximum(variance, MIN_VARIATION * squares / count)
+        scale = torch.where(scale > 0, scale, float(scale.mean()) or 1.0)
+        compared.append(Output(index, kind, scale.float()))
     return Teacher(graph, runs, tuple(compared), tuple(cached) if size <= CACHED_BYTES else None)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
+from google.protobuf.message import DecodeError, EncodeError
 
 from qqonnx.errors import QqonnxError, first_line
+from qqonnx.model.random import with_seeds
 from qqonnx.model.session import open_session
 
 if TYPE_CHECKING:
@@ -52,21 +54,25 @@ class OutputCheck:
         magnitude: largest absolute finite output of the reference model; None if the outputs could
             not be compared.
         reason: why the outputs could not be compared; None if they were compared.
+        tolerance: largest difference of equal outputs, relative to `magnitude`.
     """
 
     max_difference: float | None
     magnitude: float | None
     reason: str | None = None
+    tolerance: float = TOLERANCE
 
     @property
     def equal(self) -> bool:
-        """Whether the outputs agree within `TOLERANCE`."""
+        """Whether the outputs agree within the tolerance."""
         if self.max_difference is None or self.magnitude is None:
             return False
-        return self.max_difference <= TOLERANCE * self.magnitude
+        return self.max_difference <= self.tolerance * self.magnitude
 
 
-def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> OutputCheck:
+def compare_outputs(
+    reference: Path, other: Path, *, optimized: bool = True, tolerance: float = TOLERANCE
+) -> OutputCheck:
     """Run two models, one after the other, on the same synthetic inputs.
 
     Float inputs are normal noise from a fixed seed. Boolean inputs are true, integers are zero, and
@@ -76,24 +82,25 @@ def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> 
         reference: the ONNX file to compare with.
         other: an ONNX file with the same inputs and outputs.
         optimized: whether ONNX Runtime may optimize the models, as it does by default.
+        tolerance: largest difference of equal outputs, relative to the largest reference value.
 
     Raises:
         QqonnxError: ONNX Runtime loads and runs `reference`, but not `other`; or the models have
             different numbers of outputs.
     """
     try:
-        session = open_session(reference, spinning=False, optimized=optimized)
+        session = open_for_comparison(reference, optimized=optimized)
     except QqonnxError as error:
         return OutputCheck(None, None, str(error))
     try:
         inputs, expected = run_synthetic(session)
     except Exception as error:
-        open_session(other, spinning=False, optimized=optimized)
+        open_for_comparison(other, optimized=optimized)
         reason = f"the model does not run on synthetic inputs: {first_line(error)}"
         return OutputCheck(None, None, reason)
     # Models may be large, so only one is kept in memory.
     del session
-    session = open_session(other, spinning=False, optimized=optimized)
+    session = open_for_comparison(other, optimized=optimized)
     try:
         actual = run_limited(session, inputs)
     except TimeoutError as error:
@@ -102,7 +109,20 @@ def compare_outputs(reference: Path, other: Path, *, optimized: bool = True) -> 
         raise QqonnxError(f"{other}: does not run: {first_line(error)}") from error
     if len(actual) != len(expected):
         raise QqonnxError(f"{other}: has {len(actual)} outputs, {reference} has {len(expected)}")
-    return compare_arrays(expected, actual)
+    return replace(compare_arrays(expected, actual), tolerance=tolerance)
+
+
+def open_for_comparison(path: Path, *, optimized: bool = True) -> ort.InferenceSession:
+    """Load a model; random nodes draw the same numbers in every version of the model.
+
+    Raises:
+        QqonnxError: ONNX Runtime does not load the model.
+    """
+    try:
+        model = with_seeds(path)
+    except (OSError, ValueError, EncodeError, DecodeError):
+        model = path
+    return open_session(model, name=str(path), spinning=False, optimized=optimized)
 
 
 def compare_arrays(expected: Sequence[Any], actual: Sequence[Any]) -> OutputCheck:

@@ -81,12 +81,14 @@ class Skipped:
         shape: the tensor's shape.
         nbytes: the tensor's size in bytes.
         reason: the reason in a few words.
+        is_defect: whether something is wrong with the tensor, so that the user should hear of it.
     """
 
     name: str
     shape: tuple[int, ...]
     nbytes: int
     reason: str
+    is_defect: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from building import Build, normal
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from qqonnx import Options, QqonnxError, compress, inspect, restore
+from qqonnx import Calibration, Options, QqonnxError, compress, inspect, restore
 from qqonnx.encoding.locate import DECODE_OPERATORS, decode_graphs, decoder
 from qqonnx.encoding.record import read_record
 from qqonnx.model.load import load
@@ -269,13 +269,20 @@ def test_external_data_elsewhere(build: Build, tmp_path: Path, location: str) ->
 def test_weights_that_are_not_finite(
     build: Build, tmp_path: Path, bad: float, granularity: str
 ) -> None:
+    """They are left alone and named; where nothing else is to compress, that is an error."""
     values = normal(33, 517)
     values[3, 5] = bad
-    with pytest.raises(QqonnxError, match="'w'"):
-        compress(
-            build(MATMUL, {"w": values}), tmp_path / "o.onnx", Options(granularity=granularity)
-        )
+    options = Options(bits=2, granularity=granularity)
+    with pytest.raises(QqonnxError, match="no weight to compress .1 of 17061 values are not fin"):
+        compress(build(MATMUL, {"w": values}), tmp_path / "o.onnx", options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx"]
+    text = MATMUL.replace("y = MatMul(x, w)", "v = MatMul(x, u)  z = MatMul(v, w)  y = Relu(z)")
+    model = build(text, {"u": normal(33, 33, seed=1), "w": values})
+    report = compress(model, tmp_path / "o.onnx", options)
+    assert [weight.name for weight in report.weights] == ["u"]
+    assert [entry.name for entry in report.skipped if entry.is_defect] == ["w"]
+    calibrated = compress(model, options=Options(levels=6), calibration=Calibration())
+    assert [weight.name for weight in calibrated.weights] == ["u"]
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "scale"])

@@ -58,8 +58,9 @@ def test_one_channel_is_the_error_over_the_variance() -> None:
     assert channel_errors(reference, output) == pytest.approx([0.04 / reference.var()], rel=1e-3)
 
 
-def test_constant_channels_count_relative_to_the_others() -> None:
-    reference = np.concatenate([np.full((4, 1, 50), 7.0), normal(4, 3, 50)], axis=1)
+@pytest.mark.parametrize("constant", [0.0, 7.0])
+def test_constant_channels_count_relative_to_their_size(constant: float) -> None:
+    reference = np.concatenate([np.full((4, 1, 50), constant), normal(4, 3, 50)], axis=1)
     errors = channel_errors(reference, reference + 0.1)
     assert np.isfinite(errors).all()
     assert errors[0] < 1
