@@ -13,10 +13,12 @@ from qqonnx.errors import OptionError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
 
     from qqonnx.model.select import Skipped, Weight
 
+    CalibrationData = str | os.PathLike[str] | Iterable[Mapping[str, Any]] | None
     Progress = Callable[[str, int, int], None]
     """Called with what is being done, an amount, and the total of the amounts."""
 
@@ -109,14 +111,16 @@ class Calibration:
     """How levels are calibrated on activations.
 
     Attributes:
-        data: a folder of images, or an .npy or .npz file; None for synthetic inputs (data-free).
+        data: a folder of images, an .npy or .npz file, a folder of .npz files with the inputs of
+            one run each, the name "module:function" of a function that yields such inputs, or an
+            iterable of them; None for synthetic inputs (data-free).
         samples: largest number of samples.
         target: a size or accuracy to meet; without one, `Options` says how many levels.
         plan: JSON file with the levels of each weight: written with a target, read without one.
         finetune: fine-tune levels, scales and biases end to end afterwards (needs PyTorch).
     """
 
-    data: str | os.PathLike[str] | None = None
+    data: CalibrationData = None
     samples: int = 256
     target: Target | None = None
     plan: str | os.PathLike[str] | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qqonnx.calibration.allocation import LevelChoice
+from qqonnx.calibration.inputs import feed_samples
 from qqonnx.calibration.session import extended_session
 from qqonnx.codebooks import assign, fit
 from qqonnx.errors import QqonnxError
@@ -87,7 +88,7 @@ def output_losses(
             total = changed = count = 0.0
             for batch, reference in zip(batches, references, strict=True):
                 outputs = run({**batch, **replaced})
-                size = len(next(iter(batch.values())))
+                size = feed_samples(batch)
                 total += size * sum(map(output_divergence, reference, outputs))
                 shares = list(map(_share_changed, reference, outputs))
                 known = [share for share in shares if not np.isnan(share)]

@@ -101,8 +101,9 @@ def convert(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="Calibration inputs: a folder of images, an .npy or .npz file, or none (synthetic "
-            "inputs, the default with a target)."
+            help="Calibration inputs: a folder of images; an .npy or .npz file of stacked inputs; a "
+            "folder of .npz files, or module:function, with the inputs of one run each; or none "
+            "(synthetic inputs, the default with a target)."
         ),
     ] = None,
     calibration_samples: Annotated[

@@ -71,7 +71,10 @@ def _quality_lines(report: CompressReport) -> list[str]:
         reason = printable(quality.reason)
         return [f"outputs not compared with the original model: {reason}"]
     samples = quality.outputs[0].samples
-    lines = [f"outputs against the original model, {samples} samples, {quality.source}:"]
+    inputs = f"{samples} samples, {quality.source}"
+    if quality.source[:1].isdigit():
+        inputs = f"{samples} of {quality.source}"
+    lines = [f"outputs against the original model on {inputs}:"]
     for output in quality.outputs[:MAX_OUTPUTS]:
         parts = [f"relative error {100 * output.relative_error:.1f} %"]
         if output.agreement is not None and output.kl is not None:

@@ -190,7 +190,7 @@ def test_the_command(net, samples, tmp_path, capsys, monkeypatch):
         (("--target-size", "lots"), "--target-size: must be a size such as 2.5MB, not lots"),
         (("--target-size", "9kB", "--target-bits", 3), "the target: is exactly one of"),
         (("--target-bits", 3, "--calibration", tmp_path / "no"), "no such folder or file"),
-        (("--calibration", tmp_path), "holds no images"),
+        (("--calibration", tmp_path), "holds neither images nor .npz files"),
     ):
         code, err = convert(*usual, *args)
         assert code == 2
