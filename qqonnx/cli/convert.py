@@ -101,8 +101,8 @@ def convert(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="Calibration inputs: a folder of images; an .npy or .npz file of stacked inputs; a "
-            "folder of .npz files, or module:function, with the inputs of one run each; or none "
+            help="Calibration inputs: a folder of images; an .npy or .npz file of stacked inputs; "
+            "a folder of .npz files, or module:function, with the inputs of one run each; or none "
             "(synthetic inputs, the default with a target)."
         ),
     ] = None,
