@@ -127,7 +127,7 @@ def test_other_forms_in_node(digits_model: Path, digits_data: Path, tmp_path: Pa
     """Levels allotted weight by weight, with biases as float16; and ONNX Runtime's own operator."""
     mixed = tmp_path / "mixed.onnx"
     calibration = Calibration(digits_data, samples=32, target=Target(bits=4.4))
-    report = compress(digits_model, mixed, Options(granularity="scale"), calibration=calibration)
+    report = compress(digits_model, mixed, calibration=calibration)
     assert len({weight.levels for weight in report.weights}) > 3
     models = [mixed]
     for bits in (4, 8):

@@ -51,6 +51,7 @@ STAGES = {
     "rewrite, write": ("compression.pipeline.rewrite", "compression.pipeline.write"),
     "verify weights": ("encoding.verify.restore_weights", "encoding.verify.write"),
     "verify outputs": ("encoding.verify.compare_outputs",),
+    "quality": ("compression.pipeline.quality_feeds", "compression.pipeline.measure_quality"),
 }
 """Stage -> its timed functions, by the module that calls them."""
 
