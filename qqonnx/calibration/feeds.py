@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qqonnx.errors import QqonnxError, first_line
+from qqonnx.evaluation.data import evenly_spaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -137,8 +138,8 @@ def feed_folder(
     declared: Sequence[ir.Value], files: Sequence[Path], max_samples: int
 ) -> list[Feed]:
     """Return the runs of a folder of .npz files, one run per file, evenly spaced if too many."""
-    positions = np.linspace(0, len(files) - 1, min(len(files), max_samples)).round().astype(int)
-    return [read_arrays(declared, files[position]) for position in positions]
+    indices = evenly_spaced(len(files), min(len(files), max_samples))
+    return [read_arrays(declared, files[index]) for index in indices]
 
 
 def given_feeds(

@@ -9,7 +9,7 @@ import numpy as np
 from qqonnx.calibration.feeds import numpy_type
 from qqonnx.calibration.synthetic import dead_leaves
 from qqonnx.errors import QqonnxError
-from qqonnx.evaluation.data import SUFFIXES, Dataset, batches, open_dataset
+from qqonnx.evaluation.data import SUFFIXES, Dataset, batches, evenly_spaced, open_dataset
 from qqonnx.evaluation.preprocessing import for_model
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def _folder(data: Path, max_samples: int) -> Dataset:
     if not files:
         raise QqonnxError(f"{data}: holds neither images nor .npz files")
     if max_samples < len(files):
-        positions = np.linspace(0, len(files) - 1, max_samples).round().astype(int)
-        files = [files[position] for position in positions]
+        files = [files[index] for index in evenly_spaced(len(files), max_samples)]
     return Dataset(data, tuple(files), np.zeros(len(files), np.int64), ())
 
 

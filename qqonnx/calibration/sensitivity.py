@@ -13,6 +13,7 @@ from qqonnx.calibration.inputs import feed_samples
 from qqonnx.calibration.session import extended_session
 from qqonnx.codebooks import assign, fit
 from qqonnx.errors import QqonnxError
+from qqonnx.evaluation.data import evenly_spaced
 from qqonnx.evaluation.quality import output_divergence, tells_classes_apart
 from qqonnx.model.session import run_session
 
@@ -71,8 +72,7 @@ def output_losses(
     batches = batches[1::2] or batches
     max_batches = max(SAMPLES // inputs.batch_size, 1)
     if max_batches < len(batches):
-        positions = np.linspace(0, len(batches) - 1, max_batches).round().astype(int)
-        batches = [batches[position] for position in positions]
+        batches = [batches[index] for index in evenly_spaced(len(batches), max_batches)]
     with extended_session(model, inputs=[weight.value for weight in weights]) as session:
         # Sequences and optional values are not compared.
         names = [out.name for out in session.get_outputs() if out.type.startswith("tensor(")]
