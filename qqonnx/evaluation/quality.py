@@ -132,16 +132,17 @@ def output_quality(
         references: floats or integers [samples, ...] of each run, at least one run.
         outputs: the same of the other model, of the same shapes.
     """
-    exact = [reference.astype(np.float64) for reference in references]
-    other = [output.astype(np.float64) for output in outputs]
-    counts = np.array([len(array) if array.ndim else 1 for array in exact], np.float64)
-    errors = [channel_errors(a, b) for a, b in zip(exact, other, strict=True)]
-    noise = sum(float(np.square(a - b).sum()) for a, b in zip(exact, other, strict=True))
-    signal = sum(float(np.square(a).sum()) for a in exact)
-    differences = [float(np.abs(a - b).max(initial=0)) for a, b in zip(exact, other, strict=True)]
+    pairs = [
+        (reference.astype(np.float64), output.astype(np.float64))
+        for reference, output in zip(references, outputs, strict=True)
+    ]
+    counts = np.array([len(a) if a.ndim else 1 for a, _ in pairs], np.float64)
+    errors = [channel_errors(a, b) for a, b in pairs]
+    noise = sum(float(np.square(a - b).sum()) for a, b in pairs)
+    signal = sum(float(np.square(a).sum()) for a, _ in pairs)
+    differences = [float(np.abs(a - b).max(initial=0)) for a, b in pairs]
     agreement = kl = None
     if all(map(tells_classes_apart, references)):
-        pairs = list(zip(exact, other, strict=True))
         same = sum(int((a.argmax(axis=1) == b.argmax(axis=1)).sum()) for a, b in pairs)
         agreement = same / float(counts.sum())
         kl = sum(float(divergence(a, b).sum()) for a, b in pairs) / float(counts.sum())
@@ -150,7 +151,7 @@ def output_quality(
         samples=int(counts.sum()),
         relative_error=float(np.sqrt(np.average([e.mean() for e in errors], weights=counts))),
         worst_channel=float(np.sqrt(np.average([e.max() for e in errors], weights=counts))),
-        cosine=float(np.average([_cosine(a, b) for a, b in zip(exact, other, strict=True)])),
+        cosine=float(np.average([_cosine(a, b) for a, b in pairs])),
         sqnr=10 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else float("inf"),
         max_difference=max(differences),
         agreement=agreement,
