@@ -19,7 +19,7 @@ import pytest
 
 from qqonnx import Options, compress
 from qqonnx.config import Calibration, Target
-from qqonnx.evaluation.preprocessing import apply, for_model
+from qqonnx.inputs.preprocessing import apply, for_model
 
 WEB = Path(__file__).parent.parent / "examples" / "web"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")

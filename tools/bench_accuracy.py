@@ -26,11 +26,11 @@ from sections import write_section
 import qqonnx
 from qqonnx import Options, compress
 from qqonnx.config import Calibration, Target
-from qqonnx.evaluation import open_dataset
 from qqonnx.evaluation.classifier import open_classifier
-from qqonnx.evaluation.data import batches, output_indices
 from qqonnx.evaluation.metrics import Counts, count
-from qqonnx.evaluation.preprocessing import for_model
+from qqonnx.inputs import open_dataset
+from qqonnx.inputs.dataset import batches, output_indices
+from qqonnx.inputs.preprocessing import for_model
 from qqonnx.sweep.machine import peak_bytes
 
 

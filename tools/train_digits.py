@@ -26,7 +26,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_small
 
-from qqonnx.evaluation.preprocessing import Preprocessing
+from qqonnx.inputs.preprocessing import Preprocessing
 from qqonnx.zoo import ExportReport, export_module
 
 if TYPE_CHECKING:

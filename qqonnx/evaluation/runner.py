@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from qqonnx.evaluation.classifier import open_classifier
-from qqonnx.evaluation.data import batches, first_image, open_dataset
-from qqonnx.evaluation.preprocessing import for_model, from_json
 from qqonnx.evaluation.score import BATCH_SIZE, score_models
 from qqonnx.evaluation.timing import latency_ratios, load_ratios
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes, zstd_bytes
+from qqonnx.inputs.dataset import batches, first_image, open_dataset
+from qqonnx.inputs.preprocessing import for_model, from_json
 from qqonnx.model.load import model_files, read
 from qqonnx.model.source import ModelSource, model_file, model_list
 

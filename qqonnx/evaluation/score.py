@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError
-from qqonnx.evaluation.data import output_indices
 from qqonnx.evaluation.metrics import Counts, count
+from qqonnx.inputs.dataset import output_indices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.evaluation.classifier import Classifier
-    from qqonnx.evaluation.data import Batch, Dataset
+    from qqonnx.inputs.dataset import Batch, Dataset
 
 BATCH_SIZE = 32
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from qqonnx.cache import cache_folder
 from qqonnx.errors import QqonnxError
-from qqonnx.evaluation.data import open_dataset
 from qqonnx.extras import import_extra
+from qqonnx.inputs.dataset import open_dataset
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ import numpy as np
 from qqonnx.compression.pipeline import compress
 from qqonnx.config import Options
 from qqonnx.evaluation.classifier import open_classifier
-from qqonnx.evaluation.data import batches, open_dataset, output_indices
-from qqonnx.evaluation.preprocessing import for_model
 from qqonnx.evaluation.score import reference_outputs, score_models
+from qqonnx.inputs.dataset import batches, open_dataset, output_indices
+from qqonnx.inputs.preprocessing import for_model
 from qqonnx.study.jobs import Measurement
 from qqonnx.study.schemes import ALL, KMEANS, PAPER
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qqonnx.evaluation.data import Batch, Dataset
+    from qqonnx.inputs.dataset import Batch, Dataset
     from qqonnx.study.models import StudyModel
     from qqonnx.study.results import Row
     from qqonnx.study.schemes import Scheme

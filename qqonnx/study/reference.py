@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.evaluation.preprocessing import Preprocessing, apply
 from qqonnx.extras import import_extra
+from qqonnx.inputs.preprocessing import Preprocessing, apply
 from qqonnx.zoo import export_module
 
 if TYPE_CHECKING:

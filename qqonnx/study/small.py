@@ -11,8 +11,8 @@ import onnx.parser
 from onnx import helper, numpy_helper
 
 from qqonnx.cache import cache_folder
-from qqonnx.evaluation.preprocessing import PREPROCESSING_KEY, Preprocessing
 from qqonnx.extras import import_extra
+from qqonnx.inputs.preprocessing import PREPROCESSING_KEY, Preprocessing
 from qqonnx.study.data import Split, digits, read_npz, write_npz
 from qqonnx.study.models import StudyModel, digest_of, write_splits
 from qqonnx.temporary import atomic_write

@@ -17,9 +17,9 @@ from qqonnx.compression.pipeline import compress
 from qqonnx.config import Calibration
 from qqonnx.encoding.record import is_compressed
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.evaluation.data import open_dataset
 from qqonnx.evaluation.runner import total_bytes
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes
+from qqonnx.inputs.dataset import open_dataset
 from qqonnx.model.load import load, model_files, read
 from qqonnx.sweep import describe
 from qqonnx.sweep.baselines import BASELINES, FLOAT32, BaselineRequest

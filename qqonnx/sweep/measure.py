@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.evaluation.classifier import open_classifier
-from qqonnx.evaluation.data import batches, first_image, open_dataset
-from qqonnx.evaluation.preprocessing import for_model
 from qqonnx.evaluation.score import BATCH_SIZE, reference_outputs, score_models
 from qqonnx.evaluation.timing import latency_ratios, load_ratios
+from qqonnx.inputs.dataset import batches, first_image, open_dataset
+from qqonnx.inputs.preprocessing import for_model
 from qqonnx.sweep.splits import evaluation_split
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qqonnx.evaluation.data import Dataset
-    from qqonnx.evaluation.preprocessing import Preprocessing
     from qqonnx.evaluation.score import Score
+    from qqonnx.inputs.dataset import Dataset
+    from qqonnx.inputs.preprocessing import Preprocessing
     from qqonnx.sweep.grid import Run, Source
 
 

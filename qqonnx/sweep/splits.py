@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qqonnx.errors import QqonnxError
-from qqonnx.evaluation.data import Dataset, evenly_spaced
+from qqonnx.inputs.dataset import Dataset, evenly_spaced
 from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:

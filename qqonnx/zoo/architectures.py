@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError
-from qqonnx.evaluation.preprocessing import Preprocessing
 from qqonnx.extras import import_extra
+from qqonnx.inputs.preprocessing import Preprocessing
 from qqonnx.zoo import efficientnet_lite
 from qqonnx.zoo.weights import StateDict, download, is_copy_of, read_state_dict
 

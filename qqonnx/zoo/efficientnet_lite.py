@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qqonnx.evaluation.preprocessing import Preprocessing
 from qqonnx.extras import import_extra
+from qqonnx.inputs.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn

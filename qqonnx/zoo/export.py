@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qqonnx.errors import QqonnxError
-from qqonnx.evaluation.preprocessing import PREPROCESSING_KEY, Preprocessing
 from qqonnx.extras import import_extra
+from qqonnx.inputs.preprocessing import PREPROCESSING_KEY, Preprocessing
 from qqonnx.model.save import staged, write, written_bytes
 from qqonnx.model.session import open_session, run_session
 from qqonnx.zoo.architectures import pretrained

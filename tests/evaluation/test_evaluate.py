@@ -17,10 +17,11 @@ from PIL import Image
 
 from qqonnx import QqonnxError
 from qqonnx.cli import main
-from qqonnx.evaluation import Preprocessing, evaluate
-from qqonnx.evaluation.data import batches, open_dataset, output_indices
+from qqonnx.evaluation import evaluate
 from qqonnx.evaluation.metrics import count, divergence
-from qqonnx.evaluation.preprocessing import apply, from_json
+from qqonnx.inputs import Preprocessing
+from qqonnx.inputs.dataset import batches, open_dataset, output_indices
+from qqonnx.inputs.preprocessing import apply, from_json
 
 PLAIN = Preprocessing(8, 8, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 COLORS = ("a_red", "b_green", "c_blue")
@@ -51,7 +52,7 @@ def test_right_answers_are_counted(folder: Path, build: Build) -> None:
 @given(size=st.integers(1, 13))
 def test_batch_size_changes_nothing(size: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (12, 9, 9, 3)).astype(np.uint8)
-    from qqonnx.evaluation.data import Dataset
+    from qqonnx.inputs.dataset import Dataset
 
     dataset = Dataset(Path(), tuple(images), np.arange(12), ())
     stacked = np.concatenate([batch.images for batch in batches(dataset, PLAIN, size)])

@@ -11,10 +11,10 @@ from building import Build, normal
 
 from qqonnx import QqonnxError
 from qqonnx.evaluation.classifier import open_classifier
-from qqonnx.evaluation.data import Dataset, batches, open_dataset
 from qqonnx.evaluation.metrics import divergence
-from qqonnx.evaluation.preprocessing import Preprocessing
 from qqonnx.evaluation.score import reference_outputs, score_models
+from qqonnx.inputs.dataset import Dataset, batches, open_dataset
+from qqonnx.inputs.preprocessing import Preprocessing
 
 STEPS = Preprocessing(8, 8, "bilinear", (0.5,) * 3, (0.25,) * 3)
 LINEAR = """<ir_version: 8, opset_import: ["": 17]>

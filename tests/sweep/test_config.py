@@ -16,7 +16,7 @@ from sweeping import ROOT, small_sweep
 
 from qqonnx.codebooks import METHODS
 from qqonnx.errors import QqonnxError
-from qqonnx.evaluation.data import Dataset, open_dataset
+from qqonnx.inputs.dataset import Dataset, open_dataset
 from qqonnx.parallel import available_cores
 from qqonnx.sweep.baselines import BASELINES
 from qqonnx.sweep.config import KEYS, TABLES, read_config, target_of

@@ -16,7 +16,7 @@ import onnxruntime as ort
 import pytest
 
 from qqonnx import Options, QqonnxError, compress
-from qqonnx.evaluation.preprocessing import Preprocessing
+from qqonnx.inputs.preprocessing import Preprocessing
 from qqonnx.model import save
 from qqonnx.zoo import export, export_module, model_names, simplify, tracing
 from qqonnx.zoo.architectures import pretrained

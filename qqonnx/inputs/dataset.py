@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qqonnx.errors import OptionError, QqonnxError
-from qqonnx.evaluation.preprocessing import Preprocessing, apply
 from qqonnx.extras import import_extra
+from qqonnx.inputs.preprocessing import Preprocessing, apply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -157,7 +157,7 @@ def output_indices(dataset: Dataset, outputs: int) -> NDArray[np.int64]:
             )
         return np.arange(outputs)
     if outputs in (1000, 1001) and all(re.fullmatch(r"n\d{8}", name) for name in classes):
-        text = files("qqonnx.evaluation").joinpath("imagenet_wnids.txt").read_text("ascii")
+        text = files("qqonnx.inputs").joinpath("imagenet_wnids.txt").read_text("ascii")
         order = {name: index for index, name in enumerate(text.split())}
         unknown = [name for name in classes if name not in order]
         if unknown:

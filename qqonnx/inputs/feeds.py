@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.evaluation.data import evenly_spaced
+from qqonnx.inputs.dataset import evenly_spaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ def numpy_type(value: ir.Value) -> np.dtype[Any]:
         QqonnxError: numpy has none.
     """
     if value.dtype is None or value.dtype in (ir.DataType.BFLOAT16, ir.DataType.STRING):
-        raise QqonnxError(f"calibration: numpy has no type for the input {value.name!r}")
+        raise QqonnxError(f"the input {value.name!r} has no numpy type")
     return value.dtype.numpy()
 
 
