@@ -135,6 +135,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(file)
     np.save(folder / "inputs.npy", normal(16, 3, 64, 64))
+    blocks = [token for token in tokens(ROOT / "docs" / "evaluate.md") if token.info == "python"]
+    (folder / "my_metrics.py").write_text("".join(token.content for token in blocks[:2]))
     return folder
 
 

@@ -26,8 +26,9 @@ from sections import write_section
 import qqonnx
 from qqonnx import Options, compress
 from qqonnx.config import Calibration, Target
-from qqonnx.evaluation.classifier import open_classifier
+from qqonnx.evaluation.loaded import load_model
 from qqonnx.evaluation.metrics import Counts, count
+from qqonnx.evaluation.score import class_outputs
 from qqonnx.inputs import open_dataset
 from qqonnx.inputs.dataset import batches, output_indices
 from qqonnx.inputs.preprocessing import for_model
@@ -158,22 +159,23 @@ def void(_: object) -> None:
 
 def read_images(model: Path, data: Path, limit: int | None) -> Images:
     """Return preprocessed images and their correct outputs."""
-    classifier = open_classifier(model)
-    preprocessing, _ = for_model(classifier.metadata, classifier.size)
+    loaded = load_model(model)
+    preprocessing, _ = for_model(loaded.metadata, loaded.size)
     dataset = open_dataset(data, limit)
     inputs, labels = [], []
     for batch in batches(dataset, preprocessing, 32):
         inputs.append(batch.images)
         labels.append(batch.labels)
     stacked = np.concatenate(inputs)
-    classes = classifier.run(stacked[:1]).shape[1]
+    classes = class_outputs(loaded.run({"images": stacked[:1]}), 1).shape[1]
     return Images(stacked, output_indices(dataset, classes)[np.concatenate(labels)])
 
 
 def outputs_of(model: Path, inputs: np.ndarray) -> np.ndarray:
     """Run a model on images, 25 at a time."""
-    classifier = open_classifier(model)
-    return np.concatenate([classifier.run(inputs[i : i + 25]) for i in range(0, len(inputs), 25)])
+    loaded = load_model(model)
+    parts = [inputs[i : i + 25] for i in range(0, len(inputs), 25)]
+    return np.concatenate([class_outputs(loaded.run({"images": p}), len(p)) for p in parts])
 
 
 def weight_count(model: Path) -> int:

@@ -66,7 +66,7 @@ def markdown(result: Evaluation, arguments: argparse.Namespace) -> str:
         lines.append(f"| {method} | {bits} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"`{arguments.model.name}`, {result.rows[0].images} images of `{arguments.data.name}`, "
+        f"`{arguments.model.name}`, {result.rows[0].samples} images of `{arguments.data.name}`, "
         f"granularity {arguments.granularity}. Agreement and KL compare with the float model. Load "
         "and run are times divided by the float model's in the same run, one image at a time. "
         f"ONNX Runtime {ort.__version__}, {os.cpu_count()} cores, {platform.system()} "
@@ -91,7 +91,7 @@ def main() -> None:
         write_section(arguments.markdown, "compare", markdown(result, arguments))
     else:
         Console().print(result.table())
-        print(f"{result.rows[0].images} images; load and run: ratios to the float model")
+        print(f"{result.rows[0].samples} images; load and run: ratios to the float model")
 
 
 if __name__ == "__main__":

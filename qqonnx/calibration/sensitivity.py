@@ -12,7 +12,7 @@ from qqonnx.calibration.allocation import LevelChoice
 from qqonnx.calibration.session import extended_session
 from qqonnx.codebooks import assign, fit
 from qqonnx.errors import QqonnxError
-from qqonnx.evaluation.quality import output_divergence, tells_classes_apart
+from qqonnx.evaluation.divergence import output_divergence, tells_classes_apart
 from qqonnx.inputs.dataset import evenly_spaced
 from qqonnx.inputs.read import feed_samples
 from qqonnx.model.session import run_session

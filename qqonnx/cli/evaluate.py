@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,25 +17,38 @@ from qqonnx.cli.terminal import (
     progress_bar,
     table_console,
 )
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import QqonnxError, printable
+
+if TYPE_CHECKING:
+    from qqonnx.evaluation import Evaluation
 
 
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(help="ONNX image classifiers.")],
+    models: Annotated[list[Path], typer.Argument(help="ONNX models.")],
     data: Annotated[
-        Path, typer.Option(help="Folder with one folder of images per class, or an .npz file.")
-    ],
+        str | None,
+        typer.Option(
+            help="Folder of images, with one folder per class if they have labels; .npy or .npz "
+            "file; folder of .npz files, one run each; or module:function that yields runs.",
+        ),
+    ] = None,
     baseline: Annotated[Path | None, typer.Option(help="Float model to compare with.")] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Your own metric: module:function, or an entry point's name. Repeatable."
+        ),
+    ] = None,
     preprocessing: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file: resize, crop, interpolation, mean, std.",
+            help="Of images; JSON file: resize, crop, interpolation, mean, std.",
             show_default="model's metadata",
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Images per batch.", min=1)] = 32,
     limit: Annotated[
-        int | None, typer.Option(help="Number of images.", show_default="all", min=1)
+        int | None, typer.Option(help="Number of samples.", show_default="all", min=1)
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads per run.", show_default="cores", min=1)
@@ -44,7 +57,7 @@ def evaluate(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
-    """Measure accuracy, agreement with BASELINE, size, load time and latency."""
+    """Measure quality relative to BASELINE, accuracy, your metrics, size, load time, latency."""
     from qqonnx.cli.tables import unreadable_summary
     from qqonnx.evaluation import evaluate as evaluate_models
 
@@ -54,11 +67,12 @@ def evaluate(
             models,
             data,
             baseline=baseline,
+            metric=metric or (),
             preprocessing=_read(preprocessing) if preprocessing else None,
             batch_size=batch_size,
             limit=limit,
             threads=threads,
-            progress=lambda images, total: advance("images", images, total),
+            progress=lambda samples, total: advance("samples", samples, total),
         )
     unreadable_summary(result.unreadable, Console(stderr=True))
     if as_json:
@@ -66,8 +80,22 @@ def evaluate(
     elif as_csv:
         sys.stdout.write(result.to_csv())
     else:
-        table_console().print(result.table())
-        typer.echo(f"{result.rows[0].images} images; preprocessing: {result.preprocessing_source}")
+        console = table_console()
+        console.print(result.table())
+        outputs = result.output_table()
+        if outputs is not None:
+            console.print()
+            console.print(outputs)
+        for line in (*result.interval_lines(), *_sources(result)):
+            typer.echo(line)
+
+
+def _sources(result: Evaluation) -> list[str]:
+    """Return what was measured on, and what was left out."""
+    data = [result.data] if result.data else []
+    if result.preprocessing_source:
+        data.append(f"preprocessing: {result.preprocessing_source}")
+    return [*(["; ".join(data)] if data else []), *map(printable, result.notes)]
 
 
 def _read(path: Path) -> str:

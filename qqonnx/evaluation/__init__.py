@@ -1,5 +1,7 @@
-"""Evaluation of models: accuracy, agreement with the float model, size, load time, latency."""
+"""Evaluation of models: quality of their outputs, accuracy, own metrics, size, times."""
 
-from qqonnx.evaluation.runner import Evaluation, Row, evaluate
+from qqonnx.evaluation.plugins import Metric
+from qqonnx.evaluation.results import Evaluation, Row
+from qqonnx.evaluation.runner import evaluate
 
-__all__ = ["Evaluation", "Row", "evaluate"]
+__all__ = ["Evaluation", "Metric", "Row", "evaluate"]

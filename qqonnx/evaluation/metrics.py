@@ -50,15 +50,23 @@ def count(
             as correct.
         reference: outputs of the reference model for the same samples, [n, classes].
     """
-    top1 = top5 = 0
-    if targets is not None:
-        correct = outputs[np.arange(len(targets)), targets][:, None]
-        # Among equal outputs the lowest index ranks first, as with argmax.
-        earlier = np.arange(outputs.shape[1]) < targets[:, None]
-        rank = ((outputs > correct) | ((outputs == correct) & earlier)).sum(axis=1)
-        top1, top5 = int((rank == 0).sum()), int((rank < 5).sum())
+    top1, top5 = (0, 0) if targets is None else top_counts(outputs, targets)
     agreeing = int((outputs.argmax(axis=1) == reference.argmax(axis=1)).sum())
     return Counts(len(outputs), top1, top5, agreeing, float(divergence(reference, outputs).sum()))
+
+
+def top_counts(outputs: NDArray[Any], targets: NDArray[np.int64]) -> tuple[int, int]:
+    """Return how many samples have their target first, and among the first five outputs.
+
+    Args:
+        outputs: logits or probabilities [n, classes].
+        targets: index of each sample's correct output, int64 [n].
+    """
+    correct = outputs[np.arange(len(targets)), targets][:, None]
+    # Among equal outputs the lowest index ranks first, as with argmax.
+    earlier = np.arange(outputs.shape[1]) < targets[:, None]
+    rank = ((outputs > correct) | ((outputs == correct) & earlier)).sum(axis=1)
+    return int((rank == 0).sum()), int((rank < 5).sum())
 
 
 def divergence(reference: NDArray[Any], outputs: NDArray[Any]) -> NDArray[np.float64]:

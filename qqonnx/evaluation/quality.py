@@ -1,25 +1,24 @@
-"""Distance of a model's outputs, of any form, from those of a reference model."""
+"""Quality of a model's outputs, of any form, compared with those of a reference model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.evaluation.metrics import divergence
+from qqonnx.evaluation.classes import compare_decisions
+from qqonnx.evaluation.divergence import MIN_CHANNEL_VALUES, log_spread, relative_errors
+from qqonnx.evaluation.intervals import wilson
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-MIN_CHANNEL_VALUES = 32
-"""Values that a channel needs for a variance of its own."""
-
-MIN_VARIATION = 1e-3
-"""Smallest variance of a channel, as a share of its mean square: nearly constant channels would
-count for more than all others together."""
+    from qqonnx.evaluation.intervals import Interval
 
 MAX_RELATIVE_ERROR = 0.3
 MIN_AGREEMENT = 0.95
@@ -35,12 +34,13 @@ class OutputQuality:
         relative_error: root of the mean squared error of each channel over the channel's variance,
             averaged over channels.
         worst_channel: the same of the channel with the largest error.
-        cosine: mean cosine of a run's outputs.
+        cosine: mean cosine of a sample's outputs.
         sqnr: signal-to-quantization-noise ratio in dB.
         max_difference: largest absolute difference.
-        agreement: share of samples with the same largest value; None unless the output is
-            [samples, classes].
-        kl: mean KL(reference || output) in nats; None unless the output is [samples, classes].
+        agreement: share of decisions (the class of a sample, token or pixel) that are the
+            reference's; None for an output that makes none, see `compare_decisions`.
+        agreement_interval: 95 % confidence interval of the agreement, see `OutputSums`.
+        kl: mean KL(reference || output) of a decision in nats; None without probabilities.
     """
 
     name: str
@@ -51,6 +51,7 @@ class OutputQuality:
     sqnr: float
     max_difference: float
     agreement: float | None
+    agreement_interval: Interval | None
     kl: float | None
 
     @property
@@ -61,65 +62,156 @@ class OutputQuality:
         return self.worst_channel > MAX_RELATIVE_ERROR
 
 
-def tells_classes_apart(output: NDArray[Any]) -> bool:
-    """Return whether an output is taken for logits or probabilities: floats [samples, classes]."""
-    return output.dtype.kind == "f" and output.ndim == 2 and output.shape[1] > 1
+@dataclass(frozen=True)
+class OutputSums:
+    """Sums of an output's differences over runs, which can be added up run by run.
 
-
-def output_divergence(reference: NDArray[Any], output: NDArray[Any]) -> float:
-    """Return how far an output is from the reference; 0 for outputs that are not floats.
-
-    For outputs [samples, classes] this is the mean KL(reference || output) in nats. For others it
-    is half the mean over the channels of `channel_errors`, which is the divergence of normal
-    distributions with the channels' variances.
+    Attributes:
+        samples: number of samples.
+        channels: for each axis that may hold channels, and None for the whole output as one
+            channel: number of values, their sum, the sum of their squares and that of the squared
+            differences, float64 [4, channels].
+        cosine: sum of the cosines.
+        cosines: number of cosines.
+        noise: sum of the squared differences.
+        signal: sum of the squared reference.
+        max_difference: largest absolute difference.
+        decisions: for each sample summed up: number of decisions d and of those that agree a, as
+            (d, a, d², ad, a²); None if the output makes no decisions.
+        kl: sum of the divergences of the decisions; None without.
     """
-    if reference.dtype.kind != "f" or reference.shape != output.shape or not reference.size:
-        return 0.0
-    if tells_classes_apart(reference):
-        # Rounding can take the sum of a vanishing divergence below zero.
-        return max(float(divergence(reference, output).mean()), 0.0)
-    return float(channel_errors(reference, output).mean()) / 2
+
+    samples: int
+    channels: Mapping[int | None, NDArray[np.float64]]
+    cosine: float
+    cosines: int
+    noise: float
+    signal: float
+    max_difference: float
+    decisions: tuple[float, ...] | None
+    kl: float | None
+
+    def __add__(self, other: OutputSums) -> OutputSums:
+        known = self.decisions is not None and other.decisions is not None
+        return OutputSums(
+            self.samples + other.samples,
+            {
+                axis: sums + other.channels[axis]
+                for axis, sums in self.channels.items()
+                if axis in other.channels and other.channels[axis].shape == sums.shape
+            },
+            self.cosine + other.cosine,
+            self.cosines + other.cosines,
+            self.noise + other.noise,
+            self.signal + other.signal,
+            max(self.max_difference, other.max_difference),
+            tuple(map(add, self.decisions or (), other.decisions or ())) if known else None,
+            None if self.kl is None or other.kl is None else self.kl + other.kl,
+        )
+
+    @property
+    def agreement_interval(self) -> Interval | None:
+        """Wilson interval of the agreement.
+
+        Decisions of one sample (tokens, pixels) are not independent. So the number of observations
+        is that of independent decisions whose share would have the variance of the share here,
+        which follows from the differences between samples (Kish, *Survey Sampling*, 1965). It is
+        at least the number of samples.
+        """
+        if self.decisions is None:
+            return None
+        total, agreeing, squares, products, agreeing_squares = self.decisions
+        share = agreeing / total
+        spread = agreeing_squares - 2 * share * products + share**2 * squares
+        variance = spread * self.samples / max(self.samples - 1, 1) / total**2
+        count = float(self.samples)
+        if variance > 0:
+            count = max(min(share * (1 - share) / variance, total), count)
+        return wilson(share, count)
+
+    def _channel_errors(self) -> NDArray[np.float64]:
+        """Return the errors as `channel_errors` does, over all runs."""
+        best, spread = self.channels[None], 0.0
+        for sums in self.channels.values():
+            count, total, squares, _ = sums
+            if sums.shape[1] < 2 or count.min() < MIN_CHANNEL_VALUES:
+                continue
+            deviation = log_spread(squares / count - (total / count) ** 2)
+            if deviation > spread:
+                best, spread = sums, deviation
+        count, total, squares, errors = best
+        size = squares / count
+        # Rounding can take the variance of a constant channel below zero.
+        variance = np.maximum(size - (total / count) ** 2, 0)
+        return relative_errors(errors / count, variance, size)
+
+    def quality(self, name: str) -> OutputQuality:
+        """Return the means over all runs."""
+        known = self.noise > 0 and self.signal > 0
+        total, agreeing = (self.decisions or (1.0, 0.0))[:2]
+        errors = self._channel_errors()
+        return OutputQuality(
+            name=name,
+            samples=self.samples,
+            relative_error=float(np.sqrt(errors.mean())),
+            worst_channel=float(np.sqrt(errors.max())),
+            cosine=self.cosine / self.cosines,
+            sqnr=10 * float(np.log10(self.signal / self.noise)) if known else float("inf"),
+            max_difference=self.max_difference,
+            agreement=None if self.decisions is None else agreeing / total,
+            agreement_interval=self.agreement_interval,
+            kl=None if self.kl is None else self.kl / total,
+        )
 
 
-def channel_errors(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the mean squared error of each channel over the channel's variance: [channels].
-
-    Channels lie along `channel_axis`; without one, the whole output is one channel. A variance
-    counts as at least `MIN_VARIATION` of the channel's mean square.
+def compare_run(
+    reference: NDArray[Any],
+    output: NDArray[Any],
+    name: str = "",
+    mask: NDArray[np.bool_] | None = None,
+) -> OutputSums:
+    """Compare an output of one run with the reference's.
 
     Args:
-        reference: floats [samples, ...].
-        output: floats of the same shape.
+        reference: floats or integers [samples, ...], at least one value.
+        output: the same of the other model, of the same shape.
+        name: name of the output.
+        mask: which positions count, [samples, positions]; for outputs [samples, positions, ...].
     """
-    exact = reference.astype(np.float64)
-    squared = np.square(output.astype(np.float64) - exact)
-    axis = channel_axis(exact)
-    others = None if axis is None else tuple(a for a in range(exact.ndim) if a != axis)
-    variance = np.atleast_1d(exact.var(axis=others))
-    errors = np.atleast_1d(squared.mean(axis=others))
-    size = np.atleast_1d(np.square(exact).mean(axis=others))
-    scale = np.maximum(variance, MIN_VARIATION * size)
-    # A channel of zeros counts relative to the others.
-    return np.asarray(errors / np.where(scale > 0, scale, float(scale.mean()) or 1.0))
-
-
-def channel_axis(values: NDArray[np.float64]) -> int | None:
-    """Return the axis of the channels: that whose channels differ most in variance.
-
-    Boxes in pixels beside scores up to 1 are an example. The first axis, of samples, has no
-    channels, and a channel has at least `MIN_CHANNEL_VALUES` values. None without such an axis.
-    """
-    best, spread = None, 0.0
-    for axis in range(1, values.ndim):
-        count = values.shape[axis]
-        if count < 2 or values.size // count < MIN_CHANNEL_VALUES:
-            continue
-        variance = values.var(axis=tuple(other for other in range(values.ndim) if other != axis))
-        positive = variance[variance > 0]
-        deviation = float(np.log(positive).std()) if positive.size else 0.0
-        if deviation > spread:
-            best, spread = axis, deviation
-    return best
+    reference, output = np.atleast_1d(reference), np.atleast_1d(output)
+    samples = len(reference)
+    decisions = compare_decisions(reference, output, name)
+    exact, other = reference.astype(np.float64), output.astype(np.float64)
+    same = ~np.isfinite(exact) & ((exact == other) | (np.isnan(exact) & np.isnan(other)))
+    if same.any():
+        exact, other = np.where(same, 0, exact), np.where(same, 0, other)
+    if mask is not None and reference.shape[:2] == mask.shape:
+        exact, other = exact[mask], other[mask]
+    else:
+        mask = None
+    cosines = _cosines(exact, other)
+    sums, kl = None, None
+    if decisions is not None:
+        counted = np.ones(decisions.equal.shape)
+        if mask is not None and counted.shape[:2] == mask.shape:
+            counted *= mask.reshape(mask.shape + (1,) * (counted.ndim - 2))
+        d = counted.reshape(samples, -1).sum(axis=1)
+        a = (counted * decisions.equal).reshape(samples, -1).sum(axis=1)
+        sums = tuple(float(term.sum()) for term in (d, a, d * d, a * d, a * a))
+        if decisions.divergence is not None:
+            kl = float((counted * decisions.divergence).sum())
+    axes = [axis for axis in range(1, exact.ndim) if exact.shape[axis] > 1]
+    return OutputSums(
+        samples=samples,
+        channels={axis: _channel_sums(exact, other, axis) for axis in (None, *axes)},
+        cosine=float(cosines.sum()),
+        cosines=len(cosines),
+        noise=float(np.square(exact - other).sum()),
+        signal=float(np.square(exact).sum()),
+        max_difference=float(np.abs(exact - other).max()),
+        decisions=sums,
+        kl=kl,
+    )
 
 
 def output_quality(
@@ -132,33 +224,24 @@ def output_quality(
         references: floats or integers [samples, ...] of each run, at least one run.
         outputs: the same of the other model, of the same shapes.
     """
-    pairs = [
-        (reference.astype(np.float64), output.astype(np.float64))
-        for reference, output in zip(references, outputs, strict=True)
-    ]
-    counts = np.array([len(a) if a.ndim else 1 for a, _ in pairs], np.float64)
-    errors = [channel_errors(a, b) for a, b in pairs]
-    noise = sum(float(np.square(a - b).sum()) for a, b in pairs)
-    signal = sum(float(np.square(a).sum()) for a, _ in pairs)
-    differences = [float(np.abs(a - b).max(initial=0)) for a, b in pairs]
-    agreement = kl = None
-    if all(map(tells_classes_apart, references)):
-        same = sum(int((a.argmax(axis=1) == b.argmax(axis=1)).sum()) for a, b in pairs)
-        agreement = same / float(counts.sum())
-        kl = sum(float(divergence(a, b).sum()) for a, b in pairs) / float(counts.sum())
-    return OutputQuality(
-        name=name,
-        samples=int(counts.sum()),
-        relative_error=float(np.sqrt(np.average([e.mean() for e in errors], weights=counts))),
-        worst_channel=float(np.sqrt(np.average([e.max() for e in errors], weights=counts))),
-        cosine=float(np.average([_cosine(a, b) for a, b in pairs])),
-        sqnr=10 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else float("inf"),
-        max_difference=max(differences),
-        agreement=agreement,
-        kl=kl,
-    )
+    runs = (compare_run(a, b, name) for a, b in zip(references, outputs, strict=True))
+    return reduce(add, runs).quality(name)
 
 
-def _cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return float((first * second).sum()) / lengths if lengths > 0 else 1.0
+def _channel_sums(
+    exact: NDArray[np.float64], other: NDArray[np.float64], axis: int | None
+) -> NDArray[np.float64]:
+    """Return `OutputSums.channels` of one axis: float64 [4, channels]."""
+    others = None if axis is None else tuple(a for a in range(exact.ndim) if a != axis)
+    terms = (np.ones_like(exact), exact, np.square(exact), np.square(other - exact))
+    return np.stack([np.atleast_1d(term.sum(axis=others)) for term in terms])
+
+
+def _cosines(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cosine of each sample, or one of all samples if a sample has one value."""
+    shape = (1, -1) if first.size == len(first) else (len(first), -1)
+    rows = first.reshape(shape), second.reshape(shape)
+    lengths = np.linalg.norm(rows[0], axis=1) * np.linalg.norm(rows[1], axis=1)
+    products = (rows[0] * rows[1]).sum(axis=1)
+    # A sample of zeros has no direction to lose.
+    return np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1), 1.0)

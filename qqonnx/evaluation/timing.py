@@ -7,14 +7,14 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
-from qqonnx.evaluation.classifier import Classifier, open_classifier
+from qqonnx.model.session import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from qqonnx.evaluation.loaded import LoadedModel
+    from qqonnx.inputs.feeds import Feed
 
 LOADS = 5
 WARMUP_RUNS = 3
@@ -23,12 +23,12 @@ RUNS = 30
 
 def load_ratios(models: Sequence[Path], threads: int | None) -> list[float]:
     """Return each model's median load time in ONNX Runtime, divided by that of the first."""
-    return _ratios([partial(open_classifier, model, threads) for model in models], LOADS)
+    return _ratios([partial(open_session, model, threads=threads) for model in models], LOADS)
 
 
-def latency_ratios(classifiers: Sequence[Classifier], images: NDArray[np.float32]) -> list[float]:
-    """Return each model's median time for one image [1, ...], divided by that of the first."""
-    runs = [partial(classifier.run, images) for classifier in classifiers]
+def latency_ratios(models: Sequence[LoadedModel], feed: Feed) -> list[float]:
+    """Return each model's median time for one run, divided by that of the first."""
+    runs = [partial(model.run, feed) for model in models]
     return _ratios(runs, RUNS, warmup=WARMUP_RUNS)
 
 

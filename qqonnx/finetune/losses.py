@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qqonnx.evaluation.quality import MIN_VARIATION, channel_axis
+from qqonnx.evaluation.divergence import MIN_VARIATION, channel_axis
 from qqonnx.finetune.operators import tensor_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Output:
         index: its position among the outputs.
         kind: "logits" or "probabilities" for class scores [n, classes], otherwise "values".
         variance: variance of the teacher's values, of each channel if they have channels; see
-            `qqonnx.evaluation.quality.channel_axis`. It broadcasts to the output.
+            `qqonnx.evaluation.divergence.channel_axis`. It broadcasts to the output.
     """
 
     index: int

@@ -125,18 +125,6 @@ def batches(dataset: Dataset, preprocessing: Preprocessing, size: int) -> Iterat
         yield Batch(stacked, dataset.subset(readable).labels, tuple(unreadable))
 
 
-def first_image(dataset: Dataset, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return the first readable image, float32 [1, channels, height, width].
-
-    Raises:
-        QqonnxError: no image can be read.
-    """
-    for batch in batches(dataset, preprocessing, 1):
-        if len(batch.images):
-            return batch.images
-    raise QqonnxError(f"{dataset.path}: none of its {len(dataset.items)} images can be read")
-
-
 def output_indices(dataset: Dataset, outputs: int) -> NDArray[np.int64]:
     """Return the index of the model output that belongs to each class: int64 [classes].
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import re
-import sys
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from qqonnx.errors import QqonnxError, first_line
+from qqonnx.functions import named_object
 from qqonnx.inputs.dataset import evenly_spaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -35,17 +33,17 @@ def numpy_type(value: ir.Value) -> np.dtype[Any]:
 
 
 def as_feed(declared: Sequence[ir.Value], arrays: Mapping[str, Any], where: object) -> Feed:
-    """Return the arrays that a model takes, in its types.
+    """Return the arrays that a model takes, in its types, and what else there is as it is.
 
     Args:
         declared: the model's inputs.
-        arrays: arrays by name of the input; others are ignored.
+        arrays: arrays by name of the input, and others, such as labels.
         where: what an error message calls the arrays.
 
     Raises:
         QqonnxError: an input is missing, has another rank, or has values that are not finite.
     """
-    feed: Feed = {}
+    feed: Feed = dict(arrays)
     for value in declared:
         name = value.name or ""
         if name not in arrays:
@@ -81,7 +79,7 @@ def stacked_feeds(
 
     Args:
         declared: the model's inputs.
-        arrays: one array for each input.
+        arrays: one array for each input, and others.
         batch_size: samples per run.
         max_samples: largest number of samples.
         where: what an error message calls the arrays.
@@ -94,11 +92,12 @@ def stacked_feeds(
         QqonnxError: the arrays have different numbers of samples, or too few for a run.
     """
     fixed = {v.name: v.shape[0] for v in declared if v.shape is not None and len(v.shape)}
-    lengths = {name: len(array) for name, array in arrays.items() if array.ndim}
+    inputs = {value.name or "": arrays[value.name or ""] for value in declared}
+    lengths = {name: len(array) for name, array in inputs.items() if array.ndim}
     counts = {length for name, length in lengths.items() if length != fixed.get(name)}
     if len(counts) > 1:
         raise QqonnxError(f"{where}: its arrays have different numbers of samples")
-    if not counts and (len(set(lengths.values())) != 1 or len(lengths) < len(arrays)):
+    if not counts and (len(set(lengths.values())) != 1 or len(lengths) < len(inputs)):
         # No array has a sample axis.
         return [arrays], 1
     total = counts.pop() if counts else next(iter(lengths.values()))
@@ -107,7 +106,7 @@ def stacked_feeds(
         count = count // batch_size * batch_size
     if not count:
         raise QqonnxError(f"{where}: has too few samples for a batch of {batch_size}")
-    sampled = {name for name, length in lengths.items() if length == total}
+    sampled = {name for name, array in arrays.items() if array.ndim and len(array) == total}
     feeds = [
         {
             name: array[start : min(start + batch_size, count)] if name in sampled else array
@@ -163,24 +162,14 @@ def given_feeds(
     return found
 
 
-def is_callable_name(text: str) -> bool:
-    """Return whether a text has the form module:function, and is no path."""
-    return re.fullmatch(r"[\w.]+:[\w.]+", text) is not None and not Path(text).exists()
-
-
-def feeds_of_callable(name: str) -> Iterator[Mapping[str, Any]]:
+def feeds_of_function(name: str) -> Iterator[Mapping[str, Any]]:
     """Yield the feeds of a function that is named as module:function.
-
-    The module is looked for in the working directory too.
 
     Raises:
         QqonnxError: there is no such function, or it raises an error.
     """
-    module, _, function = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
+    function = named_object(name)
     try:
-        yield from getattr(importlib.import_module(module), function)()
-    except Exception as error:  # whatever the module raises
+        yield from function()
+    except Exception as error:  # whatever the function raises
         raise QqonnxError(f"{name}: {type(error).__name__}: {first_line(error)}") from error
-    finally:
-        sys.path.remove(str(Path.cwd()))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qqonnx.errors import QqonnxError
+from qqonnx.functions import is_function_name
 from qqonnx.inputs.feeds import (
     feed_folder,
-    feeds_of_callable,
+    feeds_of_function,
     given_feeds,
-    is_callable_name,
     read_arrays,
     stacked_feeds,
 )
@@ -69,7 +69,9 @@ def model_inputs(model: ir.Model) -> list[ir.Value]:
     return declared
 
 
-def read_inputs(model: ir.Model, data: InputData, max_samples: int) -> Inputs:
+def read_inputs(
+    model: ir.Model, data: InputData, max_samples: int, *, others: bool = False
+) -> Inputs:
     """Read samples that fit the inputs of a model.
 
     Args:
@@ -79,13 +81,24 @@ def read_inputs(model: ir.Model, data: InputData, max_samples: int) -> Inputs:
             preprocessing is applied; a folder of .npz files with the inputs of one run each, or a
             function that yields such inputs, named "module:function", or the inputs themselves.
         max_samples: largest number of samples, or of runs.
+        others: keep arrays of the data that are no inputs, such as labels.
 
     Raises:
         QqonnxError: the data cannot be read, or do not fit the model's inputs.
     """
     declared = model_inputs(model)
-    if isinstance(data, str) and is_callable_name(data):
-        return _runs(given_feeds(declared, feeds_of_callable(data), max_samples, data), data)
+    inputs = _read(model, declared, data, max_samples)
+    if others:
+        return inputs
+    names = [value.name or "" for value in declared]
+    return replace(inputs, feeds=tuple({n: feed[n] for n in names} for feed in inputs.feeds))
+
+
+def _read(
+    model: ir.Model, declared: Sequence[ir.Value], data: InputData, max_samples: int
+) -> Inputs:
+    if isinstance(data, str) and is_function_name(data):
+        return _runs(given_feeds(declared, feeds_of_function(data), max_samples, data), data)
     if not isinstance(data, (str, os.PathLike)):
         return _runs(given_feeds(declared, data, max_samples, "given inputs"), "given inputs")
     path = Path(data)
@@ -110,7 +123,7 @@ def stacked_runs(
 
     Args:
         declared: the model's inputs.
-        arrays: one array for each input.
+        arrays: one array for each input, and others.
         max_samples: largest number of samples.
         where: what an error message calls the arrays.
 

@@ -11,8 +11,10 @@ import numpy as np
 
 from qqonnx.compression.pipeline import compress
 from qqonnx.config import Options
-from qqonnx.evaluation.classifier import open_classifier
-from qqonnx.evaluation.score import reference_outputs, score_models
+from qqonnx.errors import QqonnxError
+from qqonnx.evaluation.loaded import load_model
+from qqonnx.evaluation.samples import image_samples
+from qqonnx.evaluation.score import class_outputs, reference_outputs, score_models
 from qqonnx.inputs.dataset import batches, open_dataset, output_indices
 from qqonnx.inputs.preprocessing import for_model
 from qqonnx.study.jobs import Measurement
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from qqonnx.evaluation.loaded import Outputs
+    from qqonnx.evaluation.samples import Samples
     from qqonnx.inputs.dataset import Batch, Dataset
     from qqonnx.study.models import StudyModel
     from qqonnx.study.results import Row
@@ -127,36 +131,36 @@ def load_images(
     """
     dataset, parts = _batches(model, data, limit)
     images = np.concatenate([part.images for part in parts])
-    classes = open_classifier(model.path, threads=1).run(images[:1]).shape[1]
+    outputs = class_outputs(load_model(model.path, threads=1).run({"images": images[:1]}), 1)
+    if outputs is None:
+        raise QqonnxError(f"{model.path}: has no output [samples, classes]")
     labels = np.concatenate([part.labels for part in parts if part.labels is not None])
-    return images, output_indices(dataset, classes)[labels]
+    return images, output_indices(dataset, outputs.shape[1])[labels]
 
 
 @lru_cache(maxsize=2)
-def held_out(model: StudyModel) -> tuple[Dataset, list[Batch]]:
-    """Return the held-out images and their preprocessed batches."""
-    return _batches(model, model.held_out, IMAGES)
+def held_out(model: StudyModel) -> Samples:
+    """Return the held-out images, preprocessed once."""
+    dataset, parts = _batches(model, model.held_out, IMAGES)
+    return image_samples(dataset, lambda: parts)
 
 
 @lru_cache(maxsize=2)
-def float_outputs(model: StudyModel) -> list[NDArray[Any]]:
+def float_outputs(model: StudyModel) -> list[Outputs]:
     """Return the float network's outputs for each batch of held-out images."""
-    return reference_outputs(open_classifier(model.path, threads=1), held_out(model)[1])
+    return reference_outputs(load_model(model.path, threads=1), held_out(model))
 
 
 def _batches(model: StudyModel, data: Path, limit: int) -> tuple[Dataset, list[Batch]]:
     dataset = open_dataset(data, limit)
-    classifier = open_classifier(model.path, threads=1)
-    preprocessing, _ = for_model(classifier.metadata, classifier.size)
+    loaded = load_model(model.path, threads=1)
+    preprocessing, _ = for_model(loaded.metadata, loaded.size)
     return dataset, list(batches(dataset, preprocessing, BATCH_SIZE))
 
 
-def _accuracy(
-    model: StudyModel, path: Path, reference: list[NDArray[Any]] | None
-) -> dict[str, Any]:
-    dataset, parts = held_out(model)
-    classifier = open_classifier(path, threads=1)
-    (score,), _ = score_models([classifier], dataset, parts, reference=reference)
+def _accuracy(model: StudyModel, path: Path, reference: list[Outputs] | None) -> dict[str, Any]:
+    network = load_model(path, threads=1)
+    (score,) = score_models([network], held_out(model), reference=reference).scores
     return {
         "images": score.samples,
         "top1": score.top1,

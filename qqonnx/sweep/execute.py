@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 MODEL = "model.onnx"
 """Name of the model file that a run writes to a folder of its own."""
+
+
+SCORES = ("samples", "top1", "top5", "agreement", "kl")
+"""Properties of a `Score` that are columns of the results file."""
 
 
 class RunError(Exception):
@@ -154,6 +158,7 @@ def _measure(run: Run, path: Path, weights: Sequence[WeightReport]) -> dict[str,
     files = model_files(read(path), path)
     nbytes = sum(file.stat().st_size for file in files)
     count, _ = describe.size_and_squares(run.model)
+    score = score_run(path, run)
     columns: dict[str, Any] = {
         "weights": count,
         "bits_per_weight": 8 * nbytes / count if count else None,
@@ -161,7 +166,7 @@ def _measure(run: Run, path: Path, weights: Sequence[WeightReport]) -> dict[str,
         "file_sha256": model_digest(path),
         "gzip_bytes": sum(map(gzip_bytes, files)),
         "brotli_bytes": total_bytes(files, brotli_bytes),
-        **asdict(score_run(path, run)),
+        **{name: getattr(score, name) for name in SCORES},
     }
     if weights:
         columns |= {

@@ -22,7 +22,7 @@ from qqonnx.calibration.shrinkage import column_correlations, shrunk
 from qqonnx.calibration.synthetic import dead_leaves
 from qqonnx.config import Target, parse_share, parse_size
 from qqonnx.errors import QqonnxError
-from qqonnx.evaluation.quality import output_divergence
+from qqonnx.evaluation.divergence import output_divergence
 from qqonnx.model.select import select
 
 TWO = LevelChoice(2, False)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from qqonnx import Options, compress, inspect
 from qqonnx.cli.tables import compress_summary, inspection_summary
-from qqonnx.evaluation.runner import Evaluation, Row
+from qqonnx.evaluation import Evaluation, Row
 
 NAME = "features.12.block.1.attention.in_proj_weight"
 MODEL = """<ir_version: 8, opset_import: ["": 17]>
@@ -43,8 +43,25 @@ def test_weights(build: Build, tmp_path: Path, width: int) -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_evaluation(width: int) -> None:
-    row = Row(NAME, 100, 0.85, 0.96, 0.99, 0.0022, 4_872_731, 4_730_521, None, None, 2.3, 0.61)
-    table = Evaluation((row, row), True, "", "", ()).table()
+    row = Row(
+        model=NAME,
+        samples=100,
+        top1=0.85,
+        top5=0.96,
+        agreement=0.99,
+        kl=0.0022,
+        cosine=0.99,
+        sqnr=31.2,
+        relative_error=0.02,
+        max_difference=0.3,
+        bytes=4_872_731,
+        gzip_bytes=4_730_521,
+        brotli_bytes=None,
+        zstd_bytes=None,
+        load_ratio=2.3,
+        latency_ratio=0.61,
+    )
+    table = Evaluation((row, row), True, "", "", "", ()).table()
     found = text_of(width, lambda console: console.print(table))
     assert "…" not in found
     first_column = "".join(line.split()[0] for line in found.splitlines()[1:])

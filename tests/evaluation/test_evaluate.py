@@ -45,7 +45,7 @@ def test_right_answers_are_counted(folder: Path, build: Build) -> None:
     model = build(AVERAGE, {})
     result = evaluate([model], folder, baseline=model, preprocessing=PLAIN.to_json())
     (row,) = result.rows
-    assert (row.images, row.top1, row.top5, row.agreement, row.kl) == (12, 1.0, None, 1.0, 0.0)
+    assert (row.samples, row.top1, row.top5, row.agreement, row.kl) == (12, 1.0, None, 1.0, 0.0)
     assert row.load_ratio == row.latency_ratio == 1.0
 
 
@@ -64,7 +64,7 @@ def test_unreadable_images_are_named(folder: Path, build: Build) -> None:
     (folder / "a_red" / "broken.png").write_bytes(b"no image")
     result = evaluate([build(AVERAGE, {})], folder, preprocessing=PLAIN.to_json())
     assert [Path(name).name for name in result.unreadable] == ["broken.png"]
-    assert result.rows[0].images == 12
+    assert result.rows[0].samples == 12
 
 
 def damage(folder: Path) -> set[str]:

@@ -8,7 +8,8 @@ from building import normal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qqonnx.evaluation.quality import channel_errors, output_divergence, output_quality
+from qqonnx.evaluation.divergence import channel_errors, output_divergence
+from qqonnx.evaluation.quality import output_quality
 
 
 def detection(samples: int = 4) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,9 @@ import pytest
 from building import Build, normal
 
 from qqonnx import QqonnxError
-from qqonnx.evaluation.classifier import open_classifier
+from qqonnx.evaluation.loaded import load_model
 from qqonnx.evaluation.metrics import divergence
+from qqonnx.evaluation.samples import Samples, image_samples
 from qqonnx.evaluation.score import reference_outputs, score_models
 from qqonnx.inputs.dataset import Dataset, batches, open_dataset
 from qqonnx.inputs.preprocessing import Preprocessing
@@ -32,19 +33,21 @@ def dataset() -> Dataset:
     return Dataset(Path("x.npz"), tuple(images), np.arange(21) % 7)
 
 
+def samples_of(dataset: Dataset, size: int = 4) -> Samples:
+    return image_samples(dataset, lambda: batches(dataset, STEPS, size))
+
+
 def test_scores_are_those_of_all_outputs_at_once(build: Build, dataset: Dataset) -> None:
-    first, second = (open_classifier(linear(build, 7, seed)) for seed in (0, 1))
+    first, second = (load_model(linear(build, 7, seed)) for seed in (0, 1))
     seen: list[tuple[int, int]] = []
-    scores, unreadable = score_models(
-        [first, second],
-        dataset,
-        batches(dataset, STEPS, 4),
-        progress=lambda *counts: seen.append(counts),
+    result = score_models(
+        [first, second], samples_of(dataset), progress=lambda *counts: seen.append(counts)
     )
+    scores = result.scores
     assert seen == [(4, 21)] * 5 + [(1, 21)]
-    assert unreadable == []
+    assert (result.unreadable, result.notes, result.outputs) == ((), (), ((), ()))
     (whole,) = batches(dataset, STEPS, 21)
-    expected, outputs = first.run(whole.images), second.run(whole.images)
+    expected, outputs = (model.run({"x": whole.images})["y"] for model in (first, second))
     order = np.argsort(-outputs, axis=1)
     labels = dataset.labels[:, None]
     assert scores[0].samples == scores[1].samples == 21
@@ -53,45 +56,56 @@ def test_scores_are_those_of_all_outputs_at_once(build: Build, dataset: Dataset)
     assert scores[1].top5 == (order[:, :5] == labels).any(axis=1).mean()
     assert scores[1].agreement == (order[:, 0] == expected.argmax(axis=1)).mean()
     assert scores[1].kl == pytest.approx(divergence(expected, outputs).mean(), rel=1e-5)
+    assert {*scores[1].intervals} == {"top1", "top5", "agreement"}
+    for name, (low, high) in scores[1].intervals.items():
+        assert low < getattr(scores[1], name) < high
 
 
 def test_stored_outputs_replace_the_reference_model(build: Build, dataset: Dataset) -> None:
-    first, second = (open_classifier(linear(build, 7, seed)) for seed in (0, 1))
-    together, _ = score_models([first, second], dataset, batches(dataset, STEPS, 4))
-    stored = reference_outputs(first, batches(dataset, STEPS, 4))
-    alone, _ = score_models([second], dataset, batches(dataset, STEPS, 4), reference=stored)
+    first, second = (load_model(linear(build, 7, seed)) for seed in (0, 1))
+    together = score_models([first, second], samples_of(dataset)).scores
+    stored = reference_outputs(first, samples_of(dataset))
+    alone = score_models([second], samples_of(dataset), reference=stored).scores
     assert alone == together[1:]
 
 
 def test_without_labels_or_with_few_classes_metrics_are_none(
     build: Build, dataset: Dataset
 ) -> None:
-    model = open_classifier(linear(build, 7, 0))
-    plain = replace(dataset, labels=None)
-    (labeled,), _ = score_models([model], dataset, batches(dataset, STEPS, 4))
-    (score,), _ = score_models([model], plain, batches(plain, STEPS, 4))
+    model = load_model(linear(build, 7, 0))
+    (labeled,) = score_models([model], samples_of(dataset)).scores
+    (score,) = score_models([model], samples_of(replace(dataset, labels=None))).scores
     assert score == replace(labeled, top1=None, top5=None)
     few = replace(dataset, labels=dataset.labels % 3)
-    (score,), _ = score_models([open_classifier(linear(build, 3, 0))], few, batches(few, STEPS, 4))
+    (score,) = score_models([load_model(linear(build, 3, 0))], samples_of(few)).scores
     assert score.top1 is not None
     assert score.top5 is None
+
+
+def test_labels_that_do_not_fit_are_left_out_with_the_reason(
+    build: Build, dataset: Dataset
+) -> None:
+    result = score_models([load_model(linear(build, 5, 0))], samples_of(dataset))
+    assert result.scores[0].top1 is None
+    assert result.scores[0].agreement == 1
+    assert result.notes == ("labels are not used: x.npz: label 6, but the model has 5 outputs",)
 
 
 def test_models_with_different_numbers_of_outputs_are_refused(
     build: Build, dataset: Dataset
 ) -> None:
-    models = [open_classifier(linear(build, classes, 0)) for classes in (7, 8)]
+    models = [load_model(linear(build, classes, 0)) for classes in (7, 8)]
     with pytest.raises(QqonnxError, match=r"8-0\.onnx: 8 outputs, but .* has 7"):
-        score_models(models, dataset, batches(dataset, STEPS, 4))
+        score_models(models, samples_of(dataset))
 
 
 def test_no_readable_image_is_an_error(build: Build, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "broken.png").write_bytes(b"no image")
     dataset = open_dataset(tmp_path / "images", labels_required=False)
-    model = open_classifier(linear(build, 7, 0))
+    model = load_model(linear(build, 7, 0))
     with pytest.raises(QqonnxError, match="none of its 1 images can be read"):
-        score_models([model], dataset, batches(dataset, STEPS, 4))
+        score_models([model], samples_of(dataset))
 
 
 def test_images_without_labels_are_refused_where_labels_are_required(tmp_path: Path) -> None:
