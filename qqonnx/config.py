@@ -118,6 +118,8 @@ class Calibration:
         target: a size or accuracy to meet; without one, `Options` says how many levels.
         plan: JSON file with the levels of each weight: written with a target, read without one.
         finetune: fine-tune levels, scales and biases end to end afterwards (needs PyTorch).
+        loss: factors of the outputs in the loss that decides how many levels a weight gets, by
+            name of the output; 1 by default, 0 leaves an output out.
     """
 
     data: CalibrationData = None
@@ -125,6 +127,7 @@ class Calibration:
     target: Target | None = None
     plan: str | os.PathLike[str] | None = None
     finetune: bool = False
+    loss: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

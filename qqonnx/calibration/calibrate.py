@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qqonnx.calibration.matrices import encode_matrix, weight_matrices
+from qqonnx.calibration.measure import measure_weights
+from qqonnx.calibration.passes import map_with_moments, moment_passes
 from qqonnx.calibration.plan_file import read_plan, write_plan
+from qqonnx.calibration.quantize import quantize_matrix
 from qqonnx.calibration.search import (
     best_allocation,
-    expected_losses,
+    even_allocation,
     fixed_allocation,
     smallest_allocation,
 )
-from qqonnx.calibration.statistics import (
-    collect_statistics,
-    encode_matrix,
-    quantize_matrix,
-    work_size,
-)
 from qqonnx.encoding.encode import round_weight
 from qqonnx.errors import OptionError
-from qqonnx.parallel import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from qqonnx.calibration.allocation import Allocation
+    from qqonnx.calibration.allocation import Allocation, LevelChoice
     from qqonnx.calibration.context import Context
-    from qqonnx.calibration.search import Losses
-    from qqonnx.calibration.statistics import WeightStatistics
+    from qqonnx.calibration.matrices import WeightMatrix
+    from qqonnx.calibration.measure import Measurements
+    from qqonnx.calibration.moments import Moments
+    from qqonnx.calibration.passes import MomentPasses
     from qqonnx.config import Calibration
-    from qqonnx.encoding.stored import RoundedWeight, StoredWeight
+    from qqonnx.encoding.stored import CodebookWeight, RoundedWeight, StoredWeight
     from qqonnx.model.select import Weight
 
     Store = Callable[[Sequence[StoredWeight]], int]
+    Encoded = dict[str, tuple[LevelChoice, CodebookWeight]]
 
 MIN_ROUNDED = 64
 """Smallest number of elements of a bias that is rounded; smaller ones save less than the Cast
@@ -67,26 +67,28 @@ def calibrate(context: Context, request: Calibration, store: Store) -> list[Stor
             cannot be met.
     """
     target = request.target
-    statistics = collect_statistics(context)
+    weights = weight_matrices(context)
+    passes = moment_passes(context, weights)
     rounded = _rounded(context.biases)
-
-    def encode(allocation: Allocation) -> list[StoredWeight]:
-        return [*_encoded(context, statistics, allocation), *rounded]
-
-    if target is None:
-        if request.plan is not None:
-            return encode(read_plan(request.plan, statistics))
-        return encode(fixed_allocation(statistics))
-    count = sum(entry.matrix.size for entry in statistics)
-    if target.max_drop is not None:
-        losses = expected_losses(context, statistics, _TYPICAL_BITS * count // 8)
-        allocation = smallest_allocation(context, statistics, losses, target.max_drop)
-        stored = encode(allocation)
-    else:
+    count = sum(weight.size for weight in weights)
+    budget = _TYPICAL_BITS * count // 8
+    if target is not None and target.max_drop is None:
         size = target.nbytes(context.bytes_before, count)
         budget = size - _fixed_bytes(context, rounded)
-        losses = expected_losses(context, statistics, budget)
-        allocation, stored = _fit_size(size, budget, statistics, losses, encode, store)
+    probed = even_allocation(weights, budget) if target is not None else None
+    measurements = measure_weights(context, weights, passes, probed)
+
+    def encode(allocation: Allocation, previous: Encoded) -> Encoded:
+        return _encoded(context, weights, passes, measurements, allocation, previous)
+
+    if target is None:
+        fixed = read_plan(request.plan, weights) if request.plan else fixed_allocation(weights)
+        return _stored(encode(fixed, {}), rounded)
+    if target.max_drop is not None:
+        allocation = smallest_allocation(context, weights, passes, measurements, target.max_drop)
+        stored = _stored(encode(allocation, {}), rounded)
+    else:
+        allocation, stored = _fit_size(size, budget, weights, measurements, rounded, encode, store)
     if request.plan is not None:
         write_plan(request.plan, allocation)
     return stored
@@ -95,9 +97,10 @@ def calibrate(context: Context, request: Calibration, store: Store) -> list[Stor
 def _fit_size(
     size: int,
     budget: int,
-    statistics: Sequence[WeightStatistics],
-    losses: Losses,
-    encode: Callable[[Allocation], list[StoredWeight]],
+    weights: Sequence[WeightMatrix],
+    measurements: Measurements,
+    rounded: Sequence[RoundedWeight],
+    encode: Callable[[Allocation, Encoded], Encoded],
     store: Store,
 ) -> tuple[Allocation, list[StoredWeight]]:
     """Return the best allocation whose file has at most `size` bytes, and its stored weights.
@@ -106,10 +109,12 @@ def _fit_size(
     writing. The budget of the weights is corrected until the file fits.
     """
     previous: Allocation = {}
+    encoded: Encoded = {}
     overshot = False
     for _ in range(_ATTEMPTS):
-        allocation = best_allocation(statistics, losses, budget)
-        stored = encode(allocation)
+        allocation = best_allocation(weights, measurements.losses, budget)
+        encoded = encode(allocation, encoded)
+        stored = _stored(encoded, rounded)
         written = store(stored)
         largest = all(choice.levels == 256 for choice in allocation.values())
         full = written >= _FULL * size or largest or allocation == previous
@@ -126,6 +131,10 @@ def _fit_size(
     )
 
 
+def _stored(encoded: Encoded, rounded: Sequence[RoundedWeight]) -> list[StoredWeight]:
+    return [*(stored for _, stored in encoded.values()), *rounded]
+
+
 def _fixed_bytes(context: Context, rounded: Sequence[RoundedWeight]) -> int:
     """Return the approximate bytes of the file without its weights."""
     weights = sum(plan.weight.tensor.nbytes for plan in context.plans)
@@ -140,18 +149,33 @@ def _rounded(biases: Sequence[Weight]) -> list[RoundedWeight]:
 
 
 def _encoded(
-    context: Context, statistics: Sequence[WeightStatistics], allocation: Allocation
-) -> list[StoredWeight]:
-    """Quantize all weights with the levels of the allocation."""
-    total = sum(entry.matrix.size for entry in statistics)
-    quantized = in_order(
-        lambda entry: quantize_matrix(entry, allocation[entry.name]),
-        statistics,
-        size=work_size,
-        threads=context.threads,
-    )
-    stored: list[StoredWeight] = []
-    for entry, matrix in zip(statistics, quantized, strict=True):
-        context.progress(entry.name, entry.matrix.size, total)
-        stored.append(encode_matrix(entry, matrix, scaled=allocation[entry.name].scaled))
-    return stored
+    context: Context,
+    weights: Sequence[WeightMatrix],
+    passes: MomentPasses,
+    measurements: Measurements,
+    allocation: Allocation,
+    previous: Encoded,
+) -> Encoded:
+    """Quantize the weights with the levels of the allocation.
+
+    Those of `previous` with the same levels are taken over.
+    """
+    found: Encoded = {
+        weight.name: previous[weight.name]
+        for weight in weights
+        if weight.name in previous and previous[weight.name][0] == allocation[weight.name]
+    }
+    missing = [weight for weight in weights if weight.name not in found]
+    total = sum(weight.work_size for weight in missing)
+
+    def work(weight: WeightMatrix, moments: Moments | None) -> CodebookWeight:
+        shrinkage = measurements.shrinkages.get(weight.name)
+        choice = allocation[weight.name]
+        quantized = quantize_matrix(weight.values(), choice, moments, shrinkage)
+        method = "kmeans" if moments is None else "kmeans+feedback"
+        return encode_matrix(weight, quantized, scaled=choice.scaled, method=method)
+
+    for weight, stored in map_with_moments(work, missing, passes, context.threads):
+        context.progress(weight.name, weight.work_size, total)
+        found[weight.name] = (allocation[weight.name], stored)
+    return {weight.name: found[weight.name] for weight in weights}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
 
@@ -26,6 +26,7 @@ class Context:
         inputs: calibration inputs.
         bytes_before: bytes of the model's file.
         threads: number of weights processed at once.
+        importance: factors of the outputs' divergences, by name; 1 by default.
         progress: function called with the name of a step, an amount and its total.
     """
 
@@ -35,4 +36,5 @@ class Context:
     inputs: CalibrationInputs
     bytes_before: int
     threads: int
+    importance: Mapping[str, float]
     progress: Progress

@@ -75,14 +75,18 @@ def gptq(
     start = weighted_kmeans(matrix, diagonal, levels, scaled=scaled)
     codebook, scales = start.levels, start.scales
     if scaled:
-        scales = _fitted_scales(matrix, moment * np.eye(matrix.shape[2], dtype=np.float32), start)
+        weighted = start.levels[start.indices] * diagonal[:, None]
+        scales = _fitted_scales(matrix, weighted, start)
         codebook = _codebook(matrix, diagonal, scales, levels)
     result = QuantizedMatrix(codebook, scales, _gptq_indices(matrix, moment, codebook, scales))
+    wanted = matrix @ moment
     for _ in range(rounds):
+        weighted = result.levels[result.indices] @ moment
         if scaled:
-            result = replace(result, scales=_fitted_scales(matrix, moment, result))
-        result = replace(result, levels=_fitted_levels(matrix, moment, result))
-        result = replace(result, indices=_updated_indices(matrix, moment, result))
+            result = replace(result, scales=_fitted_scales(matrix, weighted, result))
+        slope = wanted - weighted * result.scales[..., None]
+        result, slope = _fitted_levels(moment, slope, result)
+        result = replace(result, indices=_updated_indices(matrix, moment, slope, result))
     return result
 
 
@@ -101,7 +105,9 @@ def weighted_kmeans(
     if scaled:
         scales = _as_float16(np.sqrt(np.square(matrix).mean(axis=2)))
     codebook = _codebook(matrix, importance, scales, levels)
-    return QuantizedMatrix(codebook, scales, _nearest(matrix / scales[..., None], codebook))
+    shares = matrix / scales[..., None]
+    indices = assign(shares, nearest(codebook.astype(np.float64)))
+    return QuantizedMatrix(codebook, scales, np.asarray(indices))
 
 
 def output_error(matrix: Floats, decoded: Floats, moment: Floats) -> float:
@@ -126,97 +132,131 @@ def _as_float16(scales: Floats) -> Floats:
     return np.clip(scales, MIN_SCALE, 65504).astype(np.float16).astype(np.float32)
 
 
-def _nearest(values: Floats, codebook: Floats) -> Indices:
-    return np.asarray(assign(values, nearest(codebook.astype(np.float64))))
+def _thresholds(codebook: Floats) -> Floats:
+    """Return the midpoints between neighboring levels."""
+    return np.asarray((codebook[1:] + codebook[:-1]) / 2)
+
+
+def _factor(moment: Floats) -> Floats:
+    """Return the unit upper triangular U of H = U D UT, float32 [groups, columns, columns]."""
+    flipped = moment[:, ::-1, ::-1]
+    try:
+        lower = np.linalg.cholesky(flipped)
+    except np.linalg.LinAlgError:
+        lower = np.linalg.cholesky(flipped.astype(np.float64)).astype(np.float32)
+    upper = lower[:, ::-1, ::-1]
+    return np.ascontiguousarray(upper / np.einsum("gii->gi", upper)[:, None, :])
 
 
 def _gptq_indices(matrix: Floats, moment: Floats, codebook: Floats, scales: Floats) -> Indices:
-    """Return indices by error feedback, from the column with the largest moment to the smallest."""
+    """Return indices by error feedback, from the column with the largest moment to the smallest.
+
+    With H = U D UT, column k of the weights is rounded after adding the sum over earlier columns j
+    of their error times U_jk. That equals the updates of GPTQ, and takes one factorization (QuIP,
+    section 4.2).
+    """
     columns = matrix.shape[2]
     order = np.argsort(-np.einsum("gii->gi", moment), axis=1, kind="stable")
     groups = np.arange(len(matrix))[:, None, None]
-    ordered = moment[groups, order[:, :, None], order[:, None, :]].astype(np.float64)
-    lower = np.linalg.cholesky(np.linalg.inv(ordered)).astype(np.float32)
-    spread = np.ascontiguousarray(lower.transpose(0, 2, 1))
-    remaining = np.take_along_axis(matrix, order[:, None, :], 2)
-    indices = np.empty(matrix.shape, np.uint8)
+    factor = _factor(moment[groups, order[:, :, None], order[:, None, :]])
+    # Columns of the weights are contiguous here.
+    wanted = np.take_along_axis(matrix.transpose(0, 2, 1), order[:, :, None], 1)
+    thresholds = _thresholds(codebook)
+    errors = np.empty_like(wanted)
+    indices = np.empty(wanted.shape, np.uint8)
     for begin in range(0, columns, BLOCK):
         end = min(begin + BLOCK, columns)
-        errors = np.empty((*matrix.shape[:2], end - begin), np.float32)
+        upper = np.ascontiguousarray(factor[:, :end, begin:end].transpose(0, 2, 1))
+        fed_back = upper[:, :, :begin] @ errors[:, :begin]
         for column in range(begin, end):
-            values = np.ascontiguousarray(remaining[:, :, column])
-            column_indices = _nearest(values / scales, codebook)
-            indices[:, :, column] = column_indices
-            decoded = codebook[column_indices] * scales
-            error = (values - decoded) / spread[:, column, column][:, None]
-            errors[:, :, column - begin] = error
-            rest = slice(column + 1, end)
-            remaining[:, :, rest] -= error[:, :, None] * spread[:, None, column, rest]
-        remaining[:, :, end:] -= errors @ spread[:, begin:end, end:]
-    return np.asarray(np.take_along_axis(indices, np.argsort(order, axis=1)[:, None, :], 2))
+            within = upper[:, column - begin, None, begin:column] @ errors[:, begin:column]
+            exact = wanted[:, column]
+            values = exact + fed_back[:, column - begin] + within[:, 0]
+            chosen = np.searchsorted(thresholds, values / scales)
+            indices[:, column] = chosen
+            errors[:, column] = exact - codebook[chosen] * scales
+    restored = np.take_along_axis(indices, np.argsort(order, axis=1)[:, :, None], 1)
+    return np.ascontiguousarray(restored.transpose(0, 2, 1))
 
 
-def _updated_indices(matrix: Floats, moment: Floats, current: QuantizedMatrix) -> Indices:
-    """Choose every index again, column by column, with the others fixed: the error never rises."""
+def _updated_indices(
+    matrix: Floats, moment: Floats, slope: Floats, current: QuantizedMatrix
+) -> Indices:
+    """Choose every index again, column by column, with the others fixed: the error never rises.
+
+    `slope` is the error of the weights times the moment, [groups, rows, columns].
+    """
     codebook, scales = current.levels, current.scales
-    indices, decoded = current.indices.copy(), current.decoded
-    slope = (matrix - decoded) @ moment
+    thresholds = _thresholds(codebook)
+    decoded = np.ascontiguousarray(current.decoded.transpose(0, 2, 1))
+    slope = np.ascontiguousarray(slope.transpose(0, 2, 1))
     diagonal = np.einsum("gii->gi", moment)
     columns = matrix.shape[2]
+    indices = np.empty(decoded.shape, np.uint8)
     for begin in range(0, columns, BLOCK):
         end = min(begin + BLOCK, columns)
-        own = slope[:, :, begin:end].copy()
-        steps = np.empty_like(own)
+        own = np.ascontiguousarray(moment[:, begin:end, begin:end])
+        steps = np.empty_like(decoded[:, begin:end])
         for column in range(begin, end):
-            best = decoded[:, :, column] + own[:, :, column - begin] / diagonal[:, None, column]
-            column_indices = _nearest(best / scales, codebook)
-            step = codebook[column_indices] * scales - decoded[:, :, column]
-            indices[:, :, column] = column_indices
-            steps[:, :, column - begin] = step
-            own -= step[:, :, None] * moment[:, None, column, begin:end]
-        slope -= steps @ moment[:, begin:end]
-    return np.asarray(indices)
+            number = column - begin
+            moved = own[:, number, None, :number] @ steps[:, :number]
+            left = slope[:, column] - moved[:, 0]
+            best = decoded[:, column] + left / diagonal[:, None, column]
+            chosen = np.searchsorted(thresholds, best / scales)
+            indices[:, column] = chosen
+            steps[:, number] = codebook[chosen] * scales - decoded[:, column]
+        slope[:, end:] -= moment[:, end:, begin:end] @ steps
+    return np.ascontiguousarray(indices.transpose(0, 2, 1))
 
 
-def _fitted_scales(matrix: Floats, moment: Floats, current: QuantizedMatrix) -> Floats:
+def _fitted_scales(matrix: Floats, weighted: Floats, current: QuantizedMatrix) -> Floats:
     """Return the scales with the least error for the indices and levels.
 
-    A scale stays as it is if the new one would not be positive.
+    `weighted` is the matrix of levels times the moment, [groups, rows, columns]. A scale stays as
+    it is if the new one would not be positive.
     """
-    levels = current.levels[current.indices]
-    weighted = levels @ moment
     dot = np.einsum("gij,gij->gi", matrix, weighted)
-    norm = np.einsum("gij,gij->gi", levels, weighted)
+    norm = np.einsum("gij,gij->gi", current.levels[current.indices], weighted)
     fitted = np.divide(dot, norm, out=current.scales.copy(), where=(norm > 0) & (dot > 0))
     return _as_float16(fitted)
 
 
-def _fitted_levels(matrix: Floats, moment: Floats, current: QuantizedMatrix) -> Floats:
+def _fitted_levels(
+    moment: Floats, slope: Floats, current: QuantizedMatrix
+) -> tuple[QuantizedMatrix, Floats]:
     """Return levels with less error for the indices and scales, by conjugate gradients.
 
-    The levels stay as they are if the new ones would not be ascending.
+    The levels stay as they are if the new ones would not be ascending. The second result is the
+    slope (see `_updated_indices`) with the levels.
     """
     indices, scales = current.indices, current.scales[..., None]
     count = current.levels.size
 
     def summed(outputs: NDArray[Any]) -> NDArray[np.float64]:
-        weights = (outputs * scales).reshape(-1).astype(np.float64)
+        weights = (outputs * scales).reshape(-1)
         return np.asarray(np.bincount(indices.reshape(-1), weights, count))
 
     levels = current.levels.astype(np.float64)
-    residual = summed((matrix - current.decoded) @ moment)
+    before, slope = slope, slope.copy()
+    residual = summed(slope)
     direction, norm = residual.copy(), float(residual @ residual)
     smallest = norm * 1e-12
     for _ in range(_GRADIENT_STEPS):
         if norm <= smallest:
             break
-        product = summed((direction.astype(np.float32)[indices] * scales) @ moment)
+        change = (direction.astype(np.float32)[indices] * scales) @ moment
+        product = summed(change)
         curvature = float(direction @ product)
         if curvature <= 0:
             break
-        levels += norm / curvature * direction
-        residual -= norm / curvature * product
+        step = norm / curvature
+        levels += step * direction
+        residual -= step * product
+        change *= np.float32(step)
+        slope -= change
         previous, norm = norm, float(residual @ residual)
         direction = residual + norm / previous * direction
     fitted = levels.astype(np.float32)
-    return fitted if (np.diff(fitted) > 0).all() else current.levels
+    if (np.diff(fitted) > 0).all():
+        return replace(current, levels=fitted), slope
+    return current, before

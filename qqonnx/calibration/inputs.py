@@ -60,7 +60,7 @@ def calibration_inputs(
     """
     if data is None:
         return _synthetic(model, model_inputs(model), min(max_samples, MAX_SYNTHETIC_SAMPLES))
-    return CalibrationInputs(**vars(read_inputs(model, data, max_samples)))
+    return CalibrationInputs(**vars(read_inputs(model, data, max_samples, shuffled=True)))
 
 
 def _synthetic(model: ir.Model, declared: Sequence[ir.Value], count: int) -> CalibrationInputs:

@@ -57,6 +57,14 @@ class Layer:
             return prod(self.shape[1:])
         return self.shape[0] if self.transposed else self.shape[1]
 
+    @property
+    def patch_key(self) -> tuple[object, ...]:
+        """Equal for layers that have the same patches."""
+        return (
+            *(self.inputs, self.operator, self.groups, self.columns, self.shape[2:]),
+            *(self.strides, self.dilations, self.pads, self.same),
+        )
+
     def matrix(self, values: NDArray[Any]) -> NDArray[Any]:
         """Reshape values of the weight's shape to [groups, rows, columns]."""
         if self.operator == "Conv":
@@ -128,9 +136,13 @@ def _layer(weight: Weight, node: ir.Node, flipped: bool) -> Layer | None:
 
 
 def patches(
-    layer: Layer, activation: FloatArray, max_positions: int, random: np.random.Generator
+    layer: Layer,
+    activation: FloatArray,
+    max_positions: int,
+    random: np.random.Generator,
+    mask: NDArray[np.bool_] | None = None,
 ) -> FloatArray:
-    """Return the vectors that the rows of the weight's matrix are multiplied with.
+    """Return the vectors that the rows of the weight's matrix are multiplied with, as columns.
 
     Args:
         layer: the layer.
@@ -138,38 +150,43 @@ def patches(
         max_positions: largest number of positions per sample; if there are more, a random subset
             is used, the same one for all samples.
         random: random generator.
+        mask: which positions are not padding, bool [samples, positions]; it counts if the
+            activation is [samples, positions, columns].
 
     Returns:
-        float32 [groups, samples x positions, columns].
+        float32 [groups, columns, samples x positions].
     """
     if layer.operator != "Conv":
         rows = activation.reshape(activation.shape[0], -1, layer.columns)
         positions = _positions(rows.shape[1], max_positions, random)
-        return rows[:, positions].reshape(1, -1, layer.columns)
+        chosen = rows[:, positions]
+        if mask is not None and activation.ndim == 3 and activation.shape[:2] == mask.shape:
+            chosen = chosen[mask[:, positions]]
+        return np.asarray(chosen.reshape(-1, layer.columns).T[None])
     kernel = layer.shape[2:]
     begins, ends = _padding(layer, activation.shape[2:])
     if any(begins) or any(ends):
         sides = [(0, 0), (0, 0), *zip(begins, ends, strict=True)]
         activation = np.pad(activation, sides)
+    size = activation.shape[2:]
     reach = [d * (k - 1) + 1 for d, k in zip(layer.dilations, kernel, strict=True)]
     output = [
-        (size - r) // stride + 1
-        for size, r, stride in zip(activation.shape[2:], reach, layer.strides, strict=True)
+        (length - r) // stride + 1
+        for length, r, stride in zip(size, reach, layer.strides, strict=True)
     ]
     corners = np.unravel_index(_positions(prod(output), max_positions, random), output)
     offsets = np.unravel_index(np.arange(prod(kernel)), kernel)
     coordinates = tuple(
-        corner[:, None] * stride + offset[None, :] * dilation
+        offset[:, None] * dilation + corner[None, :] * stride
         for corner, offset, stride, dilation in zip(
             corners, offsets, layer.strides, layer.dilations, strict=True
         )
     )
-    index: Any = (slice(None), slice(None), *coordinates)
-    windows = activation[index]
-    samples, channels, count, taps = windows.shape
-    grouped = windows.reshape(samples, layer.groups, channels // layer.groups, count, taps)
-    rows = np.ascontiguousarray(grouped.transpose(1, 0, 3, 2, 4))
-    return rows.reshape(layer.groups, samples * count, -1)
+    samples, channels = activation.shape[:2]
+    taken = np.ravel_multi_index(coordinates, size)
+    windows = activation.reshape(samples, channels, -1).take(taken.reshape(-1), axis=2)
+    columns = windows.reshape(samples, layer.groups, layer.columns, -1).transpose(1, 2, 0, 3)
+    return np.asarray(columns.reshape(layer.groups, layer.columns, -1))
 
 
 def _positions(count: int, max_positions: int, random: np.random.Generator) -> NDArray[np.intp]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qqonnx.calibration.layers import patches
+from qqonnx.calibration.masks import padding_mask
 from qqonnx.calibration.session import extended_session
 from qqonnx.errors import QqonnxError
 from qqonnx.model.session import run_session
@@ -15,18 +16,13 @@ from qqonnx.model.session import run_session
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from qqonnx.calibration.inputs import CalibrationInputs
+    from qqonnx.calibration.context import Context
     from qqonnx.calibration.layers import Layer
-    from qqonnx.config import Progress
 
 POSITIONS = 49
 """Largest number of positions per sample; neighboring positions have similar inputs."""
-
-MAX_BYTES = 1 << 30
-"""Limit on the bytes of all second moments; the widest layers beyond it get none."""
 
 INDEPENDENT_POSITIONS = 8
 """Largest number of independent samples that the positions of one sample are worth."""
@@ -53,66 +49,55 @@ class Moments:
         return np.asarray(self.halves.mean(axis=0)), np.asarray(self.means.mean(axis=0))
 
 
-def collect_moments(
-    model: ir.Model,
-    layers: Sequence[Layer],
-    inputs: CalibrationInputs,
-    progress: Progress = lambda *_: None,
-) -> dict[str, Moments]:
+def collect_moments(context: Context, layers: Sequence[Layer]) -> dict[str, Moments]:
     """Return the second moments of each layer's inputs, by the name of the layer's weight.
 
-    Only the activations of one batch are in memory at a time. The widest layers are omitted if the
-    moments of all layers exceed `MAX_BYTES`.
+    Only the activations of one batch are in memory at a time. Positions that a mask marks as
+    padding are left out.
 
     Raises:
         QqonnxError: the model does not run on the inputs, or activations are not finite.
     """
-    layers = _within_memory(layers)
-    sums = {
-        layer.name: np.zeros((2, layer.groups, layer.columns, layer.columns), np.float32)
-        for layer in layers
-    }
-    firsts = {
-        layer.name: np.zeros((2, layer.groups, layer.columns), np.float32) for layer in layers
-    }
-    counts = {name: np.zeros(2) for name in sums}
-    samples = dict.fromkeys(sums, 0.0)
-    values = list(dict.fromkeys(value for layer in layers for value in layer.inputs))
+    inputs = context.inputs
+    distinct = list({layer.patch_key: layer for layer in layers}.values())
+    sums = [
+        np.zeros((2, layer.groups, layer.columns, layer.columns), np.float32) for layer in distinct
+    ]
+    firsts = [np.zeros((2, layer.groups, layer.columns), np.float32) for layer in distinct]
+    counts = np.zeros((len(distinct), 2))
+    samples = np.zeros(len(distinct))
+    values = list(dict.fromkeys(value for layer in distinct for value in layer.inputs))
     computed = [value for value in values if not value.is_graph_input()]
     names = [value.name or "" for value in computed]
     random = np.random.default_rng(0)
-    with extended_session(model, outputs=computed) as session:
+    with extended_session(context.model, outputs=computed) as session:
         for number, batch in enumerate(inputs.batches()):
             half = number % 2
-            progress("activations", inputs.batch_size, 2 * inputs.count)
+            context.progress("activations", inputs.batch_size, inputs.count)
             outputs = run_session(session, batch, names, name="calibration: the model")
             activations = dict(zip(names, outputs, strict=True)) | batch
-            for layer in layers:
+            mask = padding_mask(batch)
+            for row, layer in enumerate(distinct):
                 for value in layer.inputs:
                     activation = activations[value.name or ""].astype(np.float32, copy=False)
-                    x = patches(layer, activation, POSITIONS, random)
-                    sums[layer.name][half] += x.transpose(0, 2, 1) @ x
-                    firsts[layer.name][half] += x.sum(axis=1)
-                    counts[layer.name][half] += x.shape[1]
-                    positions = x.shape[1] / len(activation)
-                    samples[layer.name] += len(activation) * min(positions, INDEPENDENT_POSITIONS)
-    moments = {}
-    for name, total in sums.items():
+                    x = patches(layer, activation, POSITIONS, random, mask)
+                    sums[row][half] += x @ x.transpose(0, 2, 1)
+                    firsts[row][half] += x.sum(axis=2)
+                    counts[row, half] += x.shape[2]
+                    positions = x.shape[2] / len(activation)
+                    samples[row] += len(activation) * min(positions, INDEPENDENT_POSITIONS)
+    found: dict[object, Moments] = {}
+    for row, layer in enumerate(distinct):
+        total, first = sums[row], firsts[row]
         if not np.isfinite(total).all():
-            raise QqonnxError(f"calibration: the input of weight {name!r} is not finite")
-        first, count = firsts[name], np.maximum(counts[name], 1).astype(np.float32)
+            raise QqonnxError(f"calibration: the input of weight {layer.name!r} is not finite")
+        count = np.maximum(counts[row], 1).astype(np.float32)
         total /= count[:, None, None, None]
         first /= count[:, None, None]
-        if not counts[name][1]:
+        if not counts[row, 1]:
             total[1], first[1] = total[0], first[0]
-        moments[name] = Moments(total, first, samples[name])
-    return moments
-
-
-def _within_memory(layers: Sequence[Layer]) -> list[Layer]:
-    names, total = set(), 0
-    for layer in sorted(layers, key=lambda layer: layer.columns):
-        total += 2 * 4 * layer.groups * layer.columns**2
-        if total <= MAX_BYTES:
-            names.add(layer.name)
-    return [layer for layer in layers if layer.name in names]
+        if inputs.sample_weight < 1:
+            # The means of synthetic inputs differ from those of real ones, so they are not kept.
+            first = np.zeros_like(first)
+        found[layer.patch_key] = Moments(total, first, float(samples[row]))
+    return {layer.name: found[layer.patch_key] for layer in layers}

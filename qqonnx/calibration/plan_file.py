@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from qqonnx.calibration.statistics import WeightStatistics
+    from qqonnx.calibration.matrices import WeightMatrix
 
 
 def write_plan(path: str | os.PathLike[str], allocation: Allocation) -> None:
@@ -37,7 +37,7 @@ def write_plan(path: str | os.PathLike[str], allocation: Allocation) -> None:
         written.write_text(text, "utf-8")
 
 
-def read_plan(path: str | os.PathLike[str], statistics: Sequence[WeightStatistics]) -> Allocation:
+def read_plan(path: str | os.PathLike[str], matrices: Sequence[WeightMatrix]) -> Allocation:
     """Read the allocation of the weights; the field `bits` is ignored.
 
     Raises:
@@ -51,7 +51,7 @@ def read_plan(path: str | os.PathLike[str], statistics: Sequence[WeightStatistic
     except (ValueError, KeyError, TypeError) as error:
         raise QqonnxError(f"{path}: not a plan file") from error
     allocation: Allocation = {}
-    for weight in statistics:
+    for weight in matrices:
         entry = weights.pop(weight.name, None)
         if not isinstance(entry, dict):
             raise QqonnxError(f"{path}: has no weight {weight.name!r}")

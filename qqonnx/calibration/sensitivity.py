@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.calibration.allocation import LevelChoice
+from qqonnx.calibration.masks import padding_mask, unpadded
 from qqonnx.calibration.session import extended_session
-from qqonnx.codebooks import assign, fit
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import OptionError, QqonnxError
 from qqonnx.evaluation.divergence import output_divergence, tells_classes_apart
 from qqonnx.inputs.dataset import evenly_spaced
 from qqonnx.inputs.read import feed_samples
@@ -24,17 +23,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from qqonnx.calibration.inputs import CalibrationInputs
-    from qqonnx.calibration.statistics import WeightStatistics
     from qqonnx.model.select import Weight
 
-LEVEL_COUNTS = (2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 22, 25, 32, 45, 64, 90, 128, 181, 256)
-"""Numbers of levels to choose from: the largest for each number of bits that packing supports."""
+    Feed = Mapping[str, NDArray[Any]]
 
-SAMPLES = 48
-"""Largest number of samples whose outputs are compared."""
-
-_ERROR_SAMPLE = 20_000
-"""Largest number of values from which the error of a weight is estimated."""
+SAMPLES = 8
+"""Number of samples whose outputs show the sensitivity of a weight. On EfficientNet-Lite0 the KL
+divergence at 4.4 bits is 1 to 2 % larger than with 48 samples."""
 
 
 @dataclass(frozen=True)
@@ -51,36 +46,55 @@ class OutputLoss:
     changed: float
 
 
-@contextmanager
-def output_losses(
-    model: ir.Model, weights: Sequence[Weight], inputs: CalibrationInputs
-) -> Iterator[Callable[[Mapping[str, NDArray[Any]]], OutputLoss]]:
-    """Provide a function from replaced weights, by name, to the loss of the outputs.
+def judged_batches(inputs: CalibrationInputs, samples: int) -> Sequence[Feed]:
+    """Return batches of the second half of the samples, as `collect_moments` splits them.
 
-    The outputs are compared on the second half of the samples as `collect_moments` splits them, so
-    the comparison uses no sample to which a weight was fitted.
+    No weight that is fitted to the first half has seen them.
 
     Args:
-        model: the float model.
-        weights: weights that can be replaced: initializers of the main graph.
         inputs: calibration inputs.
-
-    Raises:
-        QqonnxError: no output of the model is a tensor, or the model does not load or run.
+        samples: largest number of samples; at least one batch is returned.
     """
     batches = list(inputs.batches())
     batches = batches[1::2] or batches
-    max_batches = max(SAMPLES // inputs.batch_size, 1)
-    if max_batches < len(batches):
-        batches = [batches[index] for index in evenly_spaced(len(batches), max_batches)]
+    wanted = max(samples // inputs.batch_size, 1)
+    if wanted < len(batches):
+        batches = [batches[index] for index in evenly_spaced(len(batches), wanted)]
+    return batches
+
+
+@contextmanager
+def output_losses(
+    model: ir.Model,
+    weights: Sequence[Weight],
+    batches: Sequence[Feed],
+    importance: Mapping[str, float],
+) -> Iterator[Callable[[Mapping[str, NDArray[Any]]], OutputLoss]]:
+    """Provide a function from replaced weights, by name, to the loss of the outputs.
+
+    Args:
+        model: the float model.
+        weights: weights that can be replaced: initializers of the main graph. They make runs slow,
+            because ONNX Runtime prepares only constant weights.
+        batches: inputs of the runs.
+        importance: factors of the outputs' divergences, by name; 1 by default.
+
+    Raises:
+        OptionError: `importance` names no output of the model, or leaves all out.
+        QqonnxError: no output of the model is a tensor, or the model does not load or run.
+    """
     with extended_session(model, inputs=[weight.value for weight in weights]) as session:
         # Sequences and optional values are not compared.
         names = [out.name for out in session.get_outputs() if out.type.startswith("tensor(")]
         if not names:
             raise QqonnxError("calibration: no output of the model is a tensor")
+        factors = _factors(names, importance)
+        names = list(factors)
 
-        def run(feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-            return run_session(session, feed, names, name="calibration: the model")
+        def run(feed: Feed) -> list[NDArray[Any]]:
+            outputs = run_session(session, feed, names, name="calibration: the model")
+            mask = padding_mask(feed)
+            return [unpadded(output, mask) for output in outputs]
 
         references = [run(batch) for batch in batches]
 
@@ -89,7 +103,10 @@ def output_losses(
             for batch, reference in zip(batches, references, strict=True):
                 outputs = run({**batch, **replaced})
                 size = feed_samples(batch)
-                total += size * sum(map(output_divergence, reference, outputs))
+                divergences = map(output_divergence, reference, outputs)
+                total += size * sum(
+                    f * d for f, d in zip(factors.values(), divergences, strict=True)
+                )
                 shares = list(map(_share_changed, reference, outputs))
                 known = [share for share in shares if not np.isnan(share)]
                 changed += size * max(known, default=float("nan"))
@@ -99,31 +116,19 @@ def output_losses(
         yield loss
 
 
-def weight_errors(statistics: WeightStatistics) -> dict[LevelChoice, float]:
-    """Estimate the error of a weight for every choice, weighted by the inputs' second moments."""
-    matrix = statistics.matrix
-    importance = np.ones((len(matrix), matrix.shape[2]), np.float32)
-    if statistics.moments is not None:
-        importance = np.einsum("gii->gi", statistics.moments.all[0]) + np.float32(1e-20)
-    errors = {}
-    for scaled in (True, False) if statistics.can_scale else (False,):
-        scales = np.ones(matrix.shape[:2], np.float32)
-        if scaled:
-            scales = np.maximum(np.sqrt(np.square(matrix).mean(axis=2)), np.float32(1e-12))
-        shares = (matrix / scales[..., None]).reshape(-1)
-        weight = np.square(scales)[..., None] * importance[:, None, :]
-        weight = np.broadcast_to(weight, matrix.shape).reshape(-1)
-        factor = 1.0
-        if shares.size > _ERROR_SAMPLE:
-            sample = np.random.default_rng(0).choice(shares.size, _ERROR_SAMPLE, replace=False)
-            factor = shares.size / _ERROR_SAMPLE
-            shares, weight = shares[sample], weight[sample]
-        for levels in LEVEL_COUNTS:
-            codebook = fit(shares, "kmeans", levels, importance=weight)
-            decoded = codebook.levels[assign(shares, codebook)]
-            squared = np.square(shares - decoded) * weight
-            errors[LevelChoice(levels, scaled)] = factor * float(squared.sum())
-    return errors
+def _factors(names: Sequence[str], importance: Mapping[str, float]) -> dict[str, float]:
+    """Return the factor of each output that counts."""
+    unknown = [name for name in importance if name not in names]
+    if unknown:
+        known = ", ".join(names)
+        raise OptionError(
+            "calibration.loss", f"no output is named {unknown[0]!r}; there are {known}"
+        )
+    factors = {name: importance.get(name, 1.0) for name in names}
+    counting = {name: factor for name, factor in factors.items() if factor > 0}
+    if not counting:
+        raise OptionError("calibration.loss", "leaves out every output")
+    return counting
 
 
 def _share_changed(reference: NDArray[Any], output: NDArray[Any]) -> float:

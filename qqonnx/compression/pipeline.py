@@ -246,7 +246,9 @@ def _calibrated(
         return _store(model.clone(), weights, job)
 
     inputs = calibration_inputs(model, job.calibration.data, job.calibration.samples)
-    context = Context(model, plans, biases, inputs, bytes_before, job.threads, job.progress)
+    context = Context(
+        model, plans, biases, inputs, bytes_before, job.threads, job.calibration.loss, job.progress
+    )
     # Results of BLAS depend on its number of threads, and so would the file.
     with threadpool_limits(1, "blas"):
         stored = calibrate(context, job.calibration, store)

@@ -71,6 +71,7 @@ def stacked_feeds(
     where: object,
     *,
     whole_batches: bool,
+    shuffled: bool = False,
 ) -> tuple[list[Feed], int]:
     """Cut stacked arrays into runs.
 
@@ -84,6 +85,7 @@ def stacked_feeds(
         max_samples: largest number of samples.
         where: what an error message calls the arrays.
         whole_batches: drop the last samples if they do not fill a run.
+        shuffled: mix the samples, always in the same way.
 
     Returns:
         The runs, and the number of samples.
@@ -107,9 +109,10 @@ def stacked_feeds(
     if not count:
         raise QqonnxError(f"{where}: has too few samples for a batch of {batch_size}")
     sampled = {name for name, array in arrays.items() if array.ndim and len(array) == total}
+    order = np.random.default_rng(0).permutation(total) if shuffled else np.arange(total)
     feeds = [
         {
-            name: array[start : min(start + batch_size, count)] if name in sampled else array
+            name: array[order[start : min(start + batch_size, count)]] if name in sampled else array
             for name, array in arrays.items()
         }
         for start in range(0, count, batch_size)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from qqonnx.inputs.feeds import Feed
 
@@ -52,7 +53,7 @@ class Inputs:
         yield from self.feeds
 
 
-def feed_samples(feed: Feed) -> int:
+def feed_samples(feed: Mapping[str, NDArray[Any]]) -> int:
     """Return the number of samples of a run: the size of the largest first axis."""
     return max((len(array) for array in feed.values() if array.ndim), default=1)
 
@@ -70,7 +71,12 @@ def model_inputs(model: ir.Model) -> list[ir.Value]:
 
 
 def read_inputs(
-    model: ir.Model, data: InputData, max_samples: int, *, others: bool = False
+    model: ir.Model,
+    data: InputData,
+    max_samples: int,
+    *,
+    others: bool = False,
+    shuffled: bool = False,
 ) -> Inputs:
     """Read samples that fit the inputs of a model.
 
@@ -82,6 +88,8 @@ def read_inputs(
             function that yields such inputs, named "module:function", or the inputs themselves.
         max_samples: largest number of samples, or of runs.
         others: keep arrays of the data that are no inputs, such as labels.
+        shuffled: mix stacked samples, always in the same way, so that each run has samples of all
+            kinds.
 
     Raises:
         QqonnxError: the data cannot be read, or do not fit the model's inputs.
@@ -111,13 +119,20 @@ def _read(
         arrays = {declared[0].name or "": images}
     else:
         arrays = read_arrays(declared, path)
-    feeds, count, batch_size = stacked_runs(declared, arrays, max_samples, path)
+    feeds, count, batch_size = stacked_runs(
+        declared, arrays, max_samples, path, shuffled=shuffled
+    )
     source = f"{count} samples of {path.name}"
     return Inputs(tuple(feeds), count, batch_size, source, unreadable)
 
 
 def stacked_runs(
-    declared: Sequence[ir.Value], arrays: Feed, max_samples: int, where: object
+    declared: Sequence[ir.Value],
+    arrays: Feed,
+    max_samples: int,
+    where: object,
+    *,
+    shuffled: bool = False,
 ) -> tuple[list[Feed], int, int]:
     """Cut stacked arrays into runs of the batch size that the model fixes, or of `BATCH` samples.
 
@@ -126,6 +141,7 @@ def stacked_runs(
         arrays: one array for each input, and others.
         max_samples: largest number of samples.
         where: what an error message calls the arrays.
+        shuffled: mix the samples, always in the same way.
 
     Returns:
         The runs, the number of samples, and the samples per run.
@@ -135,7 +151,13 @@ def stacked_runs(
     """
     batch = _fixed_batch(declared)
     feeds, count = stacked_feeds(
-        declared, arrays, batch or BATCH, max_samples, where, whole_batches=batch is not None
+        declared,
+        arrays,
+        batch or BATCH,
+        max_samples,
+        where,
+        whole_batches=batch is not None,
+        shuffled=shuffled,
     )
     return feeds, count, batch or BATCH
 

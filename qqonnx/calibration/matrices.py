@@ -1,0 +1,131 @@
+"""Weights as matrices: what calibration quantizes, and how the result is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qqonnx.calibration.layers import Layer, layer_of
+from qqonnx.encoding.encode import NODE_BYTES, PLANE_BYTES, stored_weight
+from qqonnx.encoding.packing import storage_for
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qqonnx.calibration.allocation import LevelChoice
+    from qqonnx.calibration.context import Context
+    from qqonnx.calibration.gptq import QuantizedMatrix
+    from qqonnx.encoding.stored import CodebookWeight
+    from qqonnx.model.select import Weight
+
+    Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class WeightMatrix:
+    """A weight as a matrix [groups, rows, columns], with one row per output channel.
+
+    Attributes:
+        weight: the weight.
+        levels: number of levels that the options request; used without a target.
+        layer: the operator that uses the weight; None if its inputs cannot be observed.
+    """
+
+    weight: Weight
+    levels: int
+    layer: Layer | None
+
+    @property
+    def name(self) -> str:
+        """The weight's name."""
+        return self.weight.name
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.weight.shape)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of all groups."""
+        if self.layer is not None:
+            return self.size // self.layer.columns
+        axis = self.weight.channel_axis
+        return 1 if axis is None else self.weight.shape[axis]
+
+    @property
+    def can_scale(self) -> bool:
+        """Whether the rows can have scales."""
+        return self.weight.channel_axis is not None and self.rows > 1
+
+    @property
+    def work_size(self) -> int:
+        """Approximate number of values in memory while the weight is quantized."""
+        moments = self.layer.groups * self.layer.columns**2 if self.layer is not None else 0
+        return self.size + moments
+
+    def values(self) -> Floats:
+        """Return the matrix, float32 [groups, rows, columns]; a file is read again each time."""
+        tensor = self.weight.tensor
+        values = tensor.numpy().astype(np.float32)
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.release()
+        if self.layer is not None:
+            return np.ascontiguousarray(self.layer.matrix(values))
+        axis = self.weight.channel_axis
+        if axis is None:
+            return values.reshape(1, 1, -1)
+        return np.ascontiguousarray(np.moveaxis(values, axis, 0)).reshape(1, self.rows, -1)
+
+    def nbytes(self, choice: LevelChoice) -> int:
+        """Return the bytes of indices, codebook, scales and decode nodes."""
+        storage = storage_for(choice.levels)
+        scales = 2 * self.rows if choice.scaled else 0
+        codebook = storage.levels * self.weight.tensor.dtype.itemsize
+        nodes = NODE_BYTES + PLANE_BYTES * (len(storage.plane_bits) - 1)
+        return int(storage.packed_bytes(self.size) + codebook + scales + nodes)
+
+    def in_shape(self, matrix: NDArray[Any]) -> NDArray[Any]:
+        """Reshape an array from the matrix's shape to the weight's shape."""
+        if self.layer is not None:
+            return self.layer.weight(matrix)
+        axis, shape = self.weight.channel_axis, self.weight.shape
+        if axis is None:
+            return matrix.reshape(shape)
+        moved = (shape[axis], *shape[:axis], *shape[axis + 1 :])
+        return np.moveaxis(matrix.reshape(moved), 0, axis)
+
+    def decoded(self, quantized: QuantizedMatrix) -> NDArray[Any]:
+        """Return a quantized matrix decoded, in the weight's shape and dtype."""
+        return self.in_shape(quantized.decoded).astype(self.weight.tensor.dtype.numpy())
+
+
+def weight_matrices(context: Context) -> list[WeightMatrix]:
+    """Return the weights to compress as matrices."""
+    return [
+        WeightMatrix(
+            plan.weight,
+            plan.levels,
+            layer_of(plan.weight) if plan.weight.scope is context.model.graph else None,
+        )
+        for plan in context.plans
+    ]
+
+
+def encode_matrix(
+    matrix: WeightMatrix, quantized: QuantizedMatrix, *, scaled: bool, method: str
+) -> CodebookWeight:
+    """Return the stored form of a quantized weight."""
+    dtype = matrix.weight.tensor.dtype.numpy()
+    return stored_weight(
+        matrix.weight,
+        np.ascontiguousarray(matrix.in_shape(quantized.indices)),
+        quantized.levels.astype(dtype),
+        quantized.scales.reshape(-1).astype(np.float16) if scaled else None,
+        method=method,
+        granularity="scale" if scaled else "tensor",
+    )

@@ -1,0 +1,146 @@
+"""Measurement of each weight: the shrinkage of its moments, its errors, and its sensitivity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qqonnx.calibration.allocation import loss_curve
+from qqonnx.calibration.passes import map_with_moments
+from qqonnx.calibration.quantize import quantize_matrix, weight_errors
+from qqonnx.calibration.sensitivity import SAMPLES, judged_batches, output_losses
+from qqonnx.calibration.shrinkage import best_shrinkage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from qqonnx.calibration.allocation import Allocation, LevelChoice
+    from qqonnx.calibration.context import Context
+    from qqonnx.calibration.matrices import WeightMatrix
+    from qqonnx.calibration.moments import Moments
+    from qqonnx.calibration.passes import MomentPasses
+    from qqonnx.calibration.shrinkage import Shrinkage
+
+    Losses = Mapping[str, Mapping[LevelChoice, float]]
+
+_CHUNK = 8
+"""Number of weights that one session can replace: each such weight slows down the others' runs."""
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What is known of the weights before levels are allocated.
+
+    Attributes:
+        shrinkages: shrinkage of the moments, by name of the weight; weights without moments have
+            none.
+        losses: expected loss of the outputs for every choice of every weight; empty if it was not
+            asked for.
+    """
+
+    shrinkages: Mapping[str, Shrinkage]
+    losses: Losses
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is measured of one weight: `decoded` has its values with the probed levels."""
+
+    shrinkage: Shrinkage | None
+    errors: dict[LevelChoice, float]
+    decoded: NDArray[Any] | None
+
+
+def measure_weights(
+    context: Context,
+    weights: Sequence[WeightMatrix],
+    passes: MomentPasses,
+    probed: Allocation | None,
+) -> Measurements:
+    """Measure every weight.
+
+    The loss of a weight is that of the model's outputs if this weight alone is quantized, with the
+    levels of `probed` and fitted to the first half of the samples. The losses of other choices
+    follow from the weight's error; see `loss_curve`.
+
+    Args:
+        context: the model and its inputs.
+        weights: the weights.
+        passes: the second moments.
+        probed: levels at which losses are measured; None if no loss is needed.
+
+    Raises:
+        QqonnxError: the model does not run on the inputs.
+    """
+    shrinkages: dict[str, Shrinkage] = {}
+    errors: dict[str, dict[LevelChoice, float]] = {}
+    losses: dict[str, float] = {}
+    batches = judged_batches(context.inputs, SAMPLES)
+    total = sum(weight.work_size for weight in weights)
+
+    def work(weight: WeightMatrix, moments: Moments | None) -> _Measured:
+        return _measured(weight, moments, context, probed)
+
+    measured = map_with_moments(work, weights, passes, context.threads)
+    while chunk := list(islice(measured, _CHUNK)):
+        replaced: dict[str, NDArray[Any]] = {}
+        for weight, result in chunk:
+            context.progress(weight.name, weight.work_size, total)
+            if result.shrinkage is not None:
+                shrinkages[weight.name] = result.shrinkage
+            errors[weight.name] = result.errors
+            if result.decoded is not None:
+                replaced[weight.name] = result.decoded
+        if replaced:
+            inputs = [weight.weight for weight, _ in chunk if weight.name in replaced]
+            with output_losses(context.model, inputs, batches, context.importance) as loss:
+                for name, values in replaced.items():
+                    losses[name] = loss({name: values}).divergence
+    if probed is None:
+        return Measurements(shrinkages, {})
+    losses |= _guesses(losses, errors, probed)
+    curves = {name: loss_curve(errors[name], {probed[name]: losses[name]}) for name in errors}
+    return Measurements(shrinkages, curves)
+
+
+def is_replaceable(weight: WeightMatrix, context: Context) -> bool:
+    """Return whether a run can replace the weight: it is an initializer of the main graph."""
+    scope, value = weight.weight.scope, weight.weight.value
+    return scope is context.model.graph and value.is_initializer()
+
+
+def _measured(
+    weight: WeightMatrix, moments: Moments | None, context: Context, probed: Allocation | None
+) -> _Measured:
+    matrix = weight.values()
+    shrinkage = None
+    if moments is not None:
+        sample_weight = context.inputs.sample_weight
+        shrinkage = best_shrinkage(moments, matrix, sample_weight, scaled=weight.can_scale)
+    if probed is None:
+        return _Measured(shrinkage, {}, None)
+    errors = weight_errors(weight, matrix, moments)
+    if not is_replaceable(weight, context):
+        return _Measured(shrinkage, errors, None)
+    quantized = quantize_matrix(matrix, probed[weight.name], moments, shrinkage, half=True)
+    return _Measured(shrinkage, errors, weight.decoded(quantized))
+
+
+def _guesses(
+    losses: Mapping[str, float],
+    errors: Mapping[str, Mapping[LevelChoice, float]],
+    probed: Allocation,
+) -> dict[str, float]:
+    """Estimate the losses of other weights by the median loss per unit of error."""
+    rates = [
+        loss / errors[name][probed[name]]
+        for name, loss in losses.items()
+        if errors[name][probed[name]] > 0
+    ]
+    rate = float(np.median(rates)) if rates else 1.0
+    return {name: rate * errors[name][probed[name]] for name in errors if name not in losses}

@@ -1,0 +1,98 @@
+"""Quantization of one weight with the second moments of its inputs, if they are known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qqonnx.calibration.allocation import LevelChoice
+from qqonnx.calibration.gptq import gptq, weighted_kmeans
+from qqonnx.calibration.shrinkage import shrunk_moment
+from qqonnx.codebooks import assign, fit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from qqonnx.calibration.gptq import QuantizedMatrix
+    from qqonnx.calibration.matrices import WeightMatrix
+    from qqonnx.calibration.moments import Moments
+    from qqonnx.calibration.shrinkage import Shrinkage
+
+    Floats = NDArray[np.float32]
+
+LEVEL_COUNTS = (2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 22, 25, 32, 45, 64, 90, 128, 181, 256)
+"""Numbers of levels to choose from: the largest for each number of bits that packing supports."""
+
+_FITTED_COUNTS = (2, 3, 4, 6, 8, 16, 64, 256)
+"""Numbers of levels whose error is estimated; the others are interpolated."""
+
+_ERROR_SAMPLE = 8192
+"""Largest number of values from which the error of a weight is estimated."""
+
+
+def quantize_matrix(
+    matrix: Floats,
+    choice: LevelChoice,
+    moments: Moments | None,
+    shrinkage: Shrinkage | None,
+    *,
+    half: bool = False,
+) -> QuantizedMatrix:
+    """Quantize a weight: by GPTQ if second moments are known, otherwise by k-means.
+
+    Args:
+        matrix: the weight, float32 [groups, rows, columns].
+        choice: levels and scales.
+        moments: second moments of the inputs.
+        shrinkage: their shrinkage.
+        half: whether to use only the first half of the calibration samples, with one round of
+            fitted levels and scales: for the measurement of sensitivity.
+    """
+    if moments is None or shrinkage is None:
+        ones = np.ones((len(matrix), matrix.shape[2]), np.float32)
+        return weighted_kmeans(matrix, ones, choice.levels, scaled=choice.scaled)
+    moment = shrunk_moment(moments, matrix, shrinkage, half=half)
+    rounds = 1 if half else 2
+    return gptq(matrix, moment, choice.levels, scaled=choice.scaled, rounds=rounds)
+
+
+def weight_errors(
+    weight: WeightMatrix, matrix: Floats, moments: Moments | None
+) -> dict[LevelChoice, float]:
+    """Estimate the error of a weight for every choice, weighted by the inputs' second moments.
+
+    The error is that of k-means on a sample of the values. The logarithm of the error is linear in
+    that of the number of levels between the counts that are fitted.
+
+    Args:
+        weight: the weight.
+        matrix: its values, float32 [groups, rows, columns].
+        moments: second moments of the inputs; None if they are not known.
+    """
+    importance = np.ones((len(matrix), matrix.shape[2]), np.float32)
+    if moments is not None:
+        importance = np.einsum("hgii->gi", moments.halves) / 2 + np.float32(1e-20)
+    chosen = np.arange(matrix.size)
+    if matrix.size > _ERROR_SAMPLE:
+        chosen = np.random.default_rng(0).choice(matrix.size, _ERROR_SAMPLE, replace=False)
+    group, row, column = np.unravel_index(chosen, matrix.shape)
+    errors = {}
+    for scaled in (True, False) if weight.can_scale else (False,):
+        scales = np.ones(matrix.shape[:2], np.float32)
+        if scaled:
+            scales = np.maximum(np.sqrt(np.square(matrix).mean(axis=2)), np.float32(1e-12))
+        scale = scales[group, row]
+        shares = matrix[group, row, column] / scale
+        mass = np.square(scale) * importance[group, column]
+        fitted = []
+        for levels in _FITTED_COUNTS:
+            codebook = fit(shares, "kmeans", levels, importance=mass)
+            decoded = codebook.levels[assign(shares, codebook)]
+            fitted.append(float((np.square(shares - decoded) * mass).sum()))
+        logs = np.log(np.asarray(fitted) + 1e-30)
+        between = np.interp(np.log(LEVEL_COUNTS), np.log(_FITTED_COUNTS), logs)
+        factor = matrix.size / chosen.size
+        for levels, log in zip(LEVEL_COUNTS, between, strict=True):
+            errors[LevelChoice(levels, scaled)] = factor * float(np.exp(log))
+    return errors
