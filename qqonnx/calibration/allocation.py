@@ -31,6 +31,9 @@ class LevelChoice(NamedTuple):
 Allocation = dict[str, LevelChoice]
 """The choice for each weight, by the weight's name."""
 
+if TYPE_CHECKING:
+    Losses = Mapping[str, Mapping[LevelChoice, float]]
+
 
 @dataclass(frozen=True)
 class Candidate:

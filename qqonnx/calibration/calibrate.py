@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qqonnx.calibration.matrices import encode_matrix, weight_matrices
+from qqonnx.calibration.matrices import best_allocation, encode_matrix, weight_matrices
 from qqonnx.calibration.measure import measure_weights
 from qqonnx.calibration.passes import map_with_moments, moment_passes
 from qqonnx.calibration.plan_file import read_plan, write_plan
 from qqonnx.calibration.quantize import quantize_matrix
-from qqonnx.calibration.search import (
-    best_allocation,
-    even_allocation,
-    fixed_allocation,
-    smallest_allocation,
-)
+from qqonnx.calibration.search import fixed_allocation, smallest_allocation
 from qqonnx.encoding.encode import round_weight
 from qqonnx.errors import OptionError
 
@@ -75,8 +70,7 @@ def calibrate(context: Context, request: Calibration, store: Store) -> list[Stor
     if target is not None and target.max_drop is None:
         size = target.nbytes(context.bytes_before, count)
         budget = size - _fixed_bytes(context, rounded)
-    probed = even_allocation(weights, budget) if target is not None else None
-    measurements = measure_weights(context, weights, passes, probed)
+    measurements = measure_weights(context, weights, passes, budget if target else None)
 
     def encode(allocation: Allocation, previous: Encoded) -> Encoded:
         return _encoded(context, weights, passes, measurements, allocation, previous)
@@ -106,29 +100,34 @@ def _fit_size(
     """Return the best allocation whose file has at most `size` bytes, and its stored weights.
 
     The rest of the file depends on how the weights are stored, so its size is known only after
-    writing. The budget of the weights is corrected until the file fits.
+    writing. The budget of the weights is corrected until the file fits and is full.
     """
-    previous: Allocation = {}
+    fits: tuple[Allocation, list[StoredWeight]] | None = None
+    fitting, exceeding = 0, None
     encoded: Encoded = {}
-    overshot = False
+    written = 0
     for _ in range(_ATTEMPTS):
         allocation = best_allocation(weights, measurements.losses, budget)
+        if fits is not None and allocation == fits[0]:
+            break
         encoded = encode(allocation, encoded)
         stored = _stored(encoded, rounded)
         written = store(stored)
-        largest = all(choice.levels == 256 for choice in allocation.values())
-        full = written >= _FULL * size or largest or allocation == previous
-        if written <= size and (full or overshot):
-            return allocation, stored
-        previous = allocation
-        if written > size:
-            overshot = True
-            budget -= written - size + _MARGIN
-        else:
+        if written <= size:
+            fits, fitting = (allocation, stored), budget
+            if written >= _FULL * size or all(c.levels == 256 for c in allocation.values()):
+                break
             budget += size - written
-    raise OptionError(
-        "target", f"{size:,} bytes cannot be met; the last attempt gave {written:,} bytes"
-    )
+        else:
+            exceeding = budget
+            budget -= written - size + _MARGIN
+        if exceeding is not None and not fitting < budget < exceeding:
+            budget = (fitting + exceeding) // 2
+    if fits is None:
+        raise OptionError(
+            "target", f"{size:,} bytes cannot be met; the last attempt gave {written:,} bytes"
+        )
+    return fits
 
 
 def _stored(encoded: Encoded, rounded: Sequence[RoundedWeight]) -> list[StoredWeight]:

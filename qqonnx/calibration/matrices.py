@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from qqonnx.calibration.allocation import Candidate, allocate
 from qqonnx.calibration.layers import Layer, layer_of
 from qqonnx.encoding.encode import NODE_BYTES, PLANE_BYTES, stored_weight
 from qqonnx.encoding.packing import storage_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from qqonnx.calibration.allocation import LevelChoice
+    from qqonnx.calibration.allocation import Allocation, LevelChoice, Losses
     from qqonnx.calibration.context import Context
     from qqonnx.calibration.gptq import QuantizedMatrix
     from qqonnx.encoding.stored import CodebookWeight
@@ -114,6 +117,20 @@ def weight_matrices(context: Context) -> list[WeightMatrix]:
         )
         for plan in context.plans
     ]
+
+
+def best_allocation(weights: Sequence[WeightMatrix], losses: Losses, budget: int) -> Allocation:
+    """Return the allocation with the least expected loss within `budget` bytes.
+
+    Raises:
+        QqonnxError: the budget is too small.
+    """
+    candidates = [
+        [Candidate(choice, w.nbytes(choice), loss) for choice, loss in losses[w.name].items()]
+        for w in weights
+    ]
+    chosen = allocate(candidates, budget)
+    return {w.name: candidate.choice for w, candidate in zip(weights, chosen, strict=True)}
 
 
 def encode_matrix(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qqonnx.calibration.allocation import loss_curve
+from qqonnx.calibration.matrices import best_allocation
 from qqonnx.calibration.passes import map_with_moments
 from qqonnx.calibration.quantize import quantize_matrix, weight_errors
 from qqonnx.calibration.sensitivity import SAMPLES, judged_batches, output_losses
@@ -19,14 +20,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qqonnx.calibration.allocation import Allocation, LevelChoice
+    from qqonnx.calibration.allocation import Allocation, LevelChoice, Losses
     from qqonnx.calibration.context import Context
     from qqonnx.calibration.matrices import WeightMatrix
     from qqonnx.calibration.moments import Moments
     from qqonnx.calibration.passes import MomentPasses
     from qqonnx.calibration.shrinkage import Shrinkage
-
-    Losses = Mapping[str, Mapping[LevelChoice, float]]
 
 _CHUNK = 8
 """Number of weights that one session can replace: each such weight slows down the others' runs."""
@@ -52,7 +51,6 @@ class _Measured:
     """What is measured of one weight: `decoded` has its values with the probed levels."""
 
     shrinkage: Shrinkage | None
-    errors: dict[LevelChoice, float]
     decoded: NDArray[Any] | None
 
 
@@ -60,31 +58,37 @@ def measure_weights(
     context: Context,
     weights: Sequence[WeightMatrix],
     passes: MomentPasses,
-    probed: Allocation | None,
+    budget: int | None,
 ) -> Measurements:
     """Measure every weight.
 
-    The loss of a weight is that of the model's outputs if this weight alone is quantized, with the
-    levels of `probed` and fitted to the first half of the samples. The losses of other choices
-    follow from the weight's error; see `loss_curve`.
+    The loss of a weight is that of the model's outputs if this weight alone is quantized, fitted to
+    the first half of the samples. Its levels are then those of the best allocation of `budget` if
+    the relative error of each weight counted alike. The losses of other choices follow from the
+    weight's error; see `loss_curve`.
 
     Args:
         context: the model and its inputs.
         weights: the weights.
         passes: the second moments.
-        probed: levels at which losses are measured; None if no loss is needed.
+        budget: bytes of the weights near which losses are measured; None if none is needed.
 
     Raises:
-        QqonnxError: the model does not run on the inputs.
+        QqonnxError: the budget is too small, or the model does not run on the inputs.
     """
     shrinkages: dict[str, Shrinkage] = {}
-    errors: dict[str, dict[LevelChoice, float]] = {}
     losses: dict[str, float] = {}
+    errors: Losses = {}
+    probed: Allocation = {}
+    if budget is not None:
+        estimates = map_with_moments(weight_errors, weights, passes, context.threads)
+        errors = {weight.name: error for weight, error in estimates}
+        probed = best_allocation(weights, errors, budget)
     batches = judged_batches(context.inputs, SAMPLES)
     total = sum(weight.work_size for weight in weights)
 
     def work(weight: WeightMatrix, moments: Moments | None) -> _Measured:
-        return _measured(weight, moments, context, probed)
+        return _measured(weight, moments, context, probed.get(weight.name))
 
     measured = map_with_moments(work, weights, passes, context.threads)
     while chunk := list(islice(measured, _CHUNK)):
@@ -93,7 +97,6 @@ def measure_weights(
             context.progress(weight.name, weight.work_size, total)
             if result.shrinkage is not None:
                 shrinkages[weight.name] = result.shrinkage
-            errors[weight.name] = result.errors
             if result.decoded is not None:
                 replaced[weight.name] = result.decoded
         if replaced:
@@ -101,8 +104,6 @@ def measure_weights(
             with output_losses(context.model, inputs, batches, context.importance) as loss:
                 for name, values in replaced.items():
                     losses[name] = loss({name: values}).divergence
-    if probed is None:
-        return Measurements(shrinkages, {})
     losses |= _guesses(losses, errors, probed)
     curves = {name: loss_curve(errors[name], {probed[name]: losses[name]}) for name in errors}
     return Measurements(shrinkages, curves)
@@ -115,20 +116,17 @@ def is_replaceable(weight: WeightMatrix, context: Context) -> bool:
 
 
 def _measured(
-    weight: WeightMatrix, moments: Moments | None, context: Context, probed: Allocation | None
+    weight: WeightMatrix, moments: Moments | None, context: Context, probed: LevelChoice | None
 ) -> _Measured:
     matrix = weight.values()
     shrinkage = None
     if moments is not None:
         sample_weight = context.inputs.sample_weight
         shrinkage = best_shrinkage(moments, matrix, sample_weight, scaled=weight.can_scale)
-    if probed is None:
-        return _Measured(shrinkage, {}, None)
-    errors = weight_errors(weight, matrix, moments)
-    if not is_replaceable(weight, context):
-        return _Measured(shrinkage, errors, None)
-    quantized = quantize_matrix(matrix, probed[weight.name], moments, shrinkage, half=True)
-    return _Measured(shrinkage, errors, weight.decoded(quantized))
+    if probed is None or not is_replaceable(weight, context):
+        return _Measured(shrinkage, None)
+    quantized = quantize_matrix(matrix, probed, moments, shrinkage, half=True)
+    return _Measured(shrinkage, weight.decoded(quantized))
 
 
 def _guesses(

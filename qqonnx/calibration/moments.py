@@ -69,7 +69,6 @@ def collect_moments(context: Context, layers: Sequence[Layer]) -> dict[str, Mome
     values = list(dict.fromkeys(value for layer in distinct for value in layer.inputs))
     computed = [value for value in values if not value.is_graph_input()]
     names = [value.name or "" for value in computed]
-    random = np.random.default_rng(0)
     with extended_session(context.model, outputs=computed) as session:
         for number, batch in enumerate(inputs.batches()):
             half = number % 2
@@ -80,6 +79,8 @@ def collect_moments(context: Context, layers: Sequence[Layer]) -> dict[str, Mome
             for row, layer in enumerate(distinct):
                 for value in layer.inputs:
                     activation = activations[value.name or ""].astype(np.float32, copy=False)
+                    # The positions do not depend on which other layers are observed.
+                    random = np.random.default_rng(number)
                     x = patches(layer, activation, POSITIONS, random, mask)
                     sums[row][half] += x @ x.transpose(0, 2, 1)
                     firsts[row][half] += x.sum(axis=2)

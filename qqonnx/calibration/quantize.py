@@ -9,7 +9,7 @@ import numpy as np
 from qqonnx.calibration.allocation import LevelChoice
 from qqonnx.calibration.gptq import gptq, weighted_kmeans
 from qqonnx.calibration.shrinkage import shrunk_moment
-from qqonnx.codebooks import assign, fit
+from qqonnx.codebooks import approximate_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,19 +57,18 @@ def quantize_matrix(
     return gptq(matrix, moment, choice.levels, scaled=choice.scaled, rounds=rounds)
 
 
-def weight_errors(
-    weight: WeightMatrix, matrix: Floats, moments: Moments | None
-) -> dict[LevelChoice, float]:
-    """Estimate the error of a weight for every choice, weighted by the inputs' second moments.
+def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelChoice, float]:
+    """Estimate the relative error of a weight for every choice.
 
-    The error is that of k-means on a sample of the values. The logarithm of the error is linear in
-    that of the number of levels between the counts that are fitted.
+    Errors and values are weighted by the inputs' second moments, so this is about the relative
+    error of the operator's outputs. It is that of k-means on a sample of the values. Between the
+    numbers of levels that are fitted, its logarithm is linear in theirs.
 
     Args:
         weight: the weight.
-        matrix: its values, float32 [groups, rows, columns].
         moments: second moments of the inputs; None if they are not known.
     """
+    matrix = weight.values()
     importance = np.ones((len(matrix), matrix.shape[2]), np.float32)
     if moments is not None:
         importance = np.einsum("hgii->gi", moments.halves) / 2 + np.float32(1e-20)
@@ -83,16 +82,12 @@ def weight_errors(
         if scaled:
             scales = np.maximum(np.sqrt(np.square(matrix).mean(axis=2)), np.float32(1e-12))
         scale = scales[group, row]
-        shares = matrix[group, row, column] / scale
-        mass = np.square(scale) * importance[group, column]
-        fitted = []
-        for levels in _FITTED_COUNTS:
-            codebook = fit(shares, "kmeans", levels, importance=mass)
-            decoded = codebook.levels[assign(shares, codebook)]
-            fitted.append(float((np.square(shares - decoded) * mass).sum()))
+        shares = (matrix[group, row, column] / scale).astype(np.float64)
+        mass = (np.square(scale) * importance[group, column]).astype(np.float64)
+        fitted = approximate_errors(shares, mass, _FITTED_COUNTS)
         logs = np.log(np.asarray(fitted) + 1e-30)
         between = np.interp(np.log(LEVEL_COUNTS), np.log(_FITTED_COUNTS), logs)
-        factor = matrix.size / chosen.size
+        size = max(float((np.square(shares) * mass).sum()), 1e-30)
         for levels, log in zip(LEVEL_COUNTS, between, strict=True):
-            errors[LevelChoice(levels, scaled)] = factor * float(np.exp(log))
+            errors[LevelChoice(levels, scaled)] = float(np.exp(log)) / size
     return errors

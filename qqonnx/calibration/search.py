@@ -6,15 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.calibration.allocation import (
-    Allocation,
-    Candidate,
-    LevelChoice,
-    allocate,
-)
+from qqonnx.calibration.allocation import Allocation, LevelChoice
+from qqonnx.calibration.matrices import best_allocation
 from qqonnx.calibration.measure import is_replaceable
 from qqonnx.calibration.passes import map_with_moments
-from qqonnx.calibration.quantize import LEVEL_COUNTS, quantize_matrix
+from qqonnx.calibration.quantize import quantize_matrix
 from qqonnx.calibration.sensitivity import judged_batches, output_losses
 from qqonnx.errors import OptionError
 
@@ -25,7 +21,7 @@ if TYPE_CHECKING:
 
     from qqonnx.calibration.context import Context
     from qqonnx.calibration.matrices import WeightMatrix
-    from qqonnx.calibration.measure import Losses, Measurements
+    from qqonnx.calibration.measure import Measurements
     from qqonnx.calibration.moments import Moments
     from qqonnx.calibration.passes import MomentPasses
 
@@ -33,29 +29,6 @@ _SEARCH_STEPS = 6
 
 _SAMPLES = 48
 """Number of samples on which changed answers are counted."""
-
-
-def best_allocation(weights: Sequence[WeightMatrix], losses: Losses, budget: int) -> Allocation:
-    """Return the allocation with the least expected loss within `budget` bytes.
-
-    Raises:
-        QqonnxError: the budget is too small.
-    """
-    candidates = [
-        [Candidate(choice, w.nbytes(choice), loss) for choice, loss in losses[w.name].items()]
-        for w in weights
-    ]
-    chosen = allocate(candidates, budget)
-    return {w.name: candidate.choice for w, candidate in zip(weights, chosen, strict=True)}
-
-
-def even_allocation(weights: Sequence[WeightMatrix], budget: int) -> Allocation:
-    """Return the largest number of levels, equal for all weights, that fits the budget."""
-    largest = 2
-    for levels in LEVEL_COUNTS:
-        if sum(w.nbytes(LevelChoice(levels, w.can_scale)) for w in weights) <= budget:
-            largest = levels
-    return {w.name: LevelChoice(largest, w.can_scale) for w in weights}
 
 
 def fixed_allocation(weights: Sequence[WeightMatrix]) -> Allocation:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qqonnx.codebooks.bins import bin_means, cell_widths, cuts_at, edges_of
+from qqonnx.codebooks.bins import bin_means, cell_widths, cuts_at, edges_of, squared_error
 from qqonnx.codebooks.codebook import Codebook, FloatArray, nearest
 from qqonnx.codebooks.density import density_of, descend
 from qqonnx.codebooks.method import Method
@@ -14,6 +14,8 @@ from qqonnx.codebooks.sample import Atoms
 from qqonnx.codebooks.segmentation import best_cuts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from qqonnx.codebooks.bins import Cuts
@@ -70,6 +72,29 @@ def fit_kmeans(sample: Sample, levels: int) -> Codebook:
         atoms = sample.resolve(atoms, unresolved)
     centers = _exchanged(atoms, _lloyd(atoms, centers, _LLOYD_STEPS), levels)
     return nearest(centers)
+
+
+def approximate_errors(values: FloatArray, mass: FloatArray, counts: Sequence[int]) -> list[float]:
+    """Return the squared error of k-means for several numbers of levels, a few percent too high.
+
+    The levels are those of Panter and Dite after Lloyd steps: much faster than `fit_kmeans`.
+
+    Args:
+        values: float64 [n].
+        mass: weight of each value, float64 [n], not negative and not all zero.
+        counts: numbers of levels.
+    """
+    order = np.argsort(values, kind="stable")
+    rank = np.zeros(values.size, np.uint16)
+    atoms = Atoms(values[order], mass[order], rank, np.ones(values.size, np.bool_))
+    measure = np.cumsum(_level_measure(atoms))
+    errors = []
+    for levels in counts:
+        steps = (np.arange(levels) + 0.5) * (measure[-1] / levels)
+        centers = np.unique(np.interp(steps, measure, atoms.position))
+        centers = _lloyd(atoms, centers, _LLOYD_STEPS)
+        errors.append(max(squared_error(atoms, _nearest_cuts(atoms, centers)), 0.0))
+    return errors
 
 
 def _optimum_over_cells(atoms: Atoms, levels: int) -> FloatArray:

@@ -119,9 +119,7 @@ def _read(
         arrays = {declared[0].name or "": images}
     else:
         arrays = read_arrays(declared, path)
-    feeds, count, batch_size = stacked_runs(
-        declared, arrays, max_samples, path, shuffled=shuffled
-    )
+    feeds, count, batch_size = stacked_runs(declared, arrays, max_samples, path, shuffled=shuffled)
     source = f"{count} samples of {path.name}"
     return Inputs(tuple(feeds), count, batch_size, source, unreadable)
 

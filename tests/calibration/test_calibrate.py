@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qqonnx.calibration.allocation import Candidate, LevelChoice, allocate, loss_curve
+from qqonnx.calibration.context import Context
 from qqonnx.calibration.gptq import gptq, output_error, weighted_kmeans
 from qqonnx.calibration.inputs import calibration_inputs
 from qqonnx.calibration.layers import layer_of, patches
 from qqonnx.calibration.moments import collect_moments
-from qqonnx.calibration.sensitivity import output_losses
+from qqonnx.calibration.sensitivity import judged_batches, output_losses
 from qqonnx.calibration.shrinkage import column_correlations, shrunk
 from qqonnx.calibration.synthetic import dead_leaves
 from qqonnx.config import Target, parse_share, parse_size
@@ -220,7 +221,7 @@ def test_patches_times_rows_is_the_convolution(shape, attributes, groups):
     layer = layer_of(select(model)[0][0])
     assert layer is not None
     seen = patches(layer, x, 10**6, random)
-    outputs = layer.matrix(w) @ seen.transpose(0, 2, 1)
+    outputs = layer.matrix(w) @ seen
     expected = ReferenceEvaluator(ir.to_proto(model)).run(None, {"x": x})[0]
     samples, channels = expected.shape[:2]
     found = outputs.reshape(channels, samples, -1).transpose(1, 0, 2).reshape(expected.shape)
@@ -243,6 +244,10 @@ def mlp():
     return ir.from_proto(onnx.parser.parse_model(MLP % tuple(texts)))
 
 
+def context_of(model, inputs):
+    return Context(model, [], [], inputs, 0, 1, {}, lambda *_: None)
+
+
 def test_moments_are_those_of_the_activations(mlp, tmp_path):
     random = np.random.default_rng(2)
     x = random.standard_normal((64, 5)).astype(np.float32)
@@ -250,13 +255,14 @@ def test_moments_are_those_of_the_activations(mlp, tmp_path):
     inputs = calibration_inputs(mlp, tmp_path / "x.npy", 256)
     weights = select(mlp)[0]
     layers = [layer_of(weight) for weight in weights]
-    moments = collect_moments(mlp, layers, inputs)
+    moments = collect_moments(context_of(mlp, inputs), layers)
     a = mlp.graph.initializers["a"].const_value.numpy()
     hidden = np.maximum(x @ a, 0)
     np.testing.assert_allclose(moments["a"].all[0][0], x.T @ x / 64, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(moments["b"].all[0][0], hidden.T @ hidden / 64, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(moments["b"].all[1][0], hidden.mean(axis=0), rtol=1e-3, atol=1e-4)
-    even = np.concatenate([x[i : i + 8] for i in range(0, 64, 16)])
+    even = np.concatenate([batch["x"] for batch in list(inputs.batches())[::2]])
+    assert len(even) == 32
     np.testing.assert_allclose(moments["a"].halves[0][0], even.T @ even / 32, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(moments["a"].means[0][0], even.mean(axis=0), rtol=1e-3, atol=1e-4)
     assert len(mlp.graph.outputs) == 1
@@ -270,7 +276,9 @@ def test_probe_measures_what_the_definition_says(mlp, tmp_path):
     inputs = calibration_inputs(mlp, tmp_path / "x.npy", 256)
     a, b, c = (mlp.graph.initializers[name].const_value.numpy() for name in "abc")
     other = (b + 0.3 * random.standard_normal(b.shape)).astype(np.float32)
-    judged = np.concatenate([x[i : i + 8] for i in (8, 24)])
+    batches = judged_batches(inputs, 48)
+    judged = np.concatenate([batch["x"] for batch in batches])
+    assert len(judged) == 16
     hidden = np.maximum(judged @ a, 0)
 
     def probabilities(weight):
@@ -279,7 +287,7 @@ def test_probe_measures_what_the_definition_says(mlp, tmp_path):
         return share / share.sum(axis=1, keepdims=True)
 
     p, q = probabilities(b), probabilities(other)
-    with output_losses(mlp, select(mlp)[0], inputs) as compare:
+    with output_losses(mlp, select(mlp)[0], batches, {}) as compare:
         loss = compare({"b": other})
         assert compare({}).divergence == pytest.approx(0, abs=1e-9)
     expected = (p * np.log(p / q)).sum(axis=1).mean()
@@ -352,8 +360,9 @@ def test_the_probe_sees_no_sample_of_the_first_half(mlp, tmp_path):
     np.save(tmp_path / "spoiled.npy", spoiled)
     others = calibration_inputs(mlp, tmp_path / "spoiled.npy", 256)
     replaced = {"b": np.roll(mlp.graph.initializers["b"].const_value.numpy(), 1)}
+    mine, theirs = (judged_batches(given, 48) for given in (inputs, others))
     with (
-        output_losses(mlp, weights, inputs) as compare,
-        output_losses(mlp, weights, others) as again,
+        output_losses(mlp, weights, mine, {}) as compare,
+        output_losses(mlp, weights, theirs, {}) as again,
     ):
         assert compare(replaced) == again(replaced)

@@ -81,7 +81,8 @@ def test_the_file_is_no_larger_than_the_target(net, samples, tmp_path, target):
     }
     limit = next(wanted[key] for key, value in vars(target).items() if value is not None)
     assert out.stat().st_size == report.bytes_after <= limit
-    assert report.bytes_after > 0.93 * limit
+    # A storage layout that no other weight has takes some 500 bytes of nodes.
+    assert report.bytes_after > 0.9 * limit
     assert report.calibration == "64 samples of x.npy"
 
 
