@@ -95,7 +95,7 @@ def read_inputs(
         QqonnxError: the data cannot be read, or do not fit the model's inputs.
     """
     declared = model_inputs(model)
-    inputs = _read(model, declared, data, max_samples)
+    inputs = _read(model, declared, data, max_samples, shuffled)
     if others:
         return inputs
     names = [value.name or "" for value in declared]
@@ -103,7 +103,11 @@ def read_inputs(
 
 
 def _read(
-    model: ir.Model, declared: Sequence[ir.Value], data: InputData, max_samples: int
+    model: ir.Model,
+    declared: Sequence[ir.Value],
+    data: InputData,
+    max_samples: int,
+    shuffled: bool,
 ) -> Inputs:
     if isinstance(data, str) and is_function_name(data):
         return _runs(given_feeds(declared, feeds_of_function(data), max_samples, data), data)
