@@ -39,6 +39,13 @@ def evaluate(
             help="Your own metric: module:function, or an entry point's name. Repeatable."
         ),
     ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='What each model must reach, such as "agreement>=0.97", "bytes<=3MB" or your own '
+            "metric; exit code 1 if it does not. Repeatable."
+        ),
+    ] = None,
     preprocessing: Annotated[
         Path | None,
         typer.Option(
@@ -57,17 +64,25 @@ def evaluate(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
-    """Measure quality relative to BASELINE, accuracy, your metrics, size, load time, latency."""
+    """Measure quality relative to BASELINE, accuracy, your metrics, size, load time, latency.
+
+    Exits with code 1 if a model misses a requirement.
+    """
     from qqonnx.cli.tables import unreadable_summary
     from qqonnx.evaluation import evaluate as evaluate_models
+    from qqonnx.evaluation.plugins import find_metric
+    from qqonnx.evaluation.requirements import missed, parse_requirement
 
+    metrics = [find_metric(entry) for entry in metric or ()]
+    names = [entry.name for entry in metrics]
+    requirements = [parse_requirement(text, names) for text in require or ()]
     with progress_bar(quiet) as progress:
         advance = parallel_stages(progress)
         result = evaluate_models(
             models,
             data,
             baseline=baseline,
-            metric=metric or (),
+            metric=metrics,
             preprocessing=_read(preprocessing) if preprocessing else None,
             batch_size=batch_size,
             limit=limit,
@@ -75,8 +90,9 @@ def evaluate(
             progress=lambda samples, total: advance("samples", samples, total),
         )
     unreadable_summary(result.unreadable, Console(stderr=True))
+    failures = missed(result, requirements)
     if as_json:
-        print_json(result.to_dict())
+        print_json({**result.to_dict(), "missed": failures})
     elif as_csv:
         sys.stdout.write(result.to_csv())
     else:
@@ -88,6 +104,9 @@ def evaluate(
             console.print(outputs)
         for line in (*result.interval_lines(), *_sources(result)):
             typer.echo(line)
+    if failures:
+        typer.echo(f"requirements missed: {'; '.join(failures)}", err=True)
+        raise typer.Exit(1)
 
 
 def _sources(result: Evaluation) -> list[str]:

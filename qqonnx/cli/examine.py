@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +12,24 @@ from qqonnx.cli.terminal import EXTERNAL, JSON, OUTPUT, bounded, print_json, tab
 from qqonnx.errors import printable
 
 
+class State(str, Enum):
+    """What `inspect` can require of a file."""
+
+    COMPRESSED = "compressed"
+
+
 def inspect(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    require: Annotated[
+        State | None, typer.Option(help="Exit code 1 unless the file is compressed as a whole.")
+    ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Show each weight's shape, method, bits, levels, entropy, error and bytes."""
+    """Show each weight's shape, method, bits, levels, entropy, error and bytes.
+
+    With --require compressed, exits with code 1 if the file is not compressed, or if a weight is
+    stored as floats again.
+    """
     from qqonnx.cli.tables import inspection_summary
     from qqonnx.compression.inspect import inspect as inspect_file
 
@@ -25,6 +39,9 @@ def inspect(
         print_json(inspection.to_dict())
     else:
         inspection_summary(inspection, table_console())
+    if require is not None and inspection.problem is not None:
+        typer.echo(f"requirement missed: {inspection.path}: {inspection.problem}", err=True)
+        raise typer.Exit(1)
 
 
 def verify(

@@ -123,12 +123,8 @@ def inspection_summary(inspection: Inspection, console: Console) -> None:
     version = inspection.version
     state = f"compressed by qqonnx {printable(version)}" if version else "not compressed"
     _print_line(console, f"{inspection.path}: {inspection.file_bytes:,} bytes, {state}")
-    if inspection.inflated:
-        _print_line(
-            console,
-            f"{len(inspection.inflated)} weights were compressed but are stored as floats now: a "
-            "graph simplifier or an optimizer folded their decode nodes. Compress last.",
-        )
+    if inspection.inflated and inspection.problem is not None:
+        _print_line(console, inspection.problem)
 
 
 def _entropy_line(weights: Sequence[WeightReport]) -> str:

@@ -45,6 +45,16 @@ class Inspection:
     plain: tuple[Skipped, ...]
     inflated: tuple[str, ...]
 
+    @property
+    def problem(self) -> str | None:
+        """Why the model is not compressed as a whole; None if it is."""
+        if self.inflated:
+            return (
+                f"{len(self.inflated)} weights were compressed but are stored as floats now: a "
+                "graph simplifier or an optimizer folded their decode nodes. Compress last."
+            )
+        return None if self.weights else "not compressed by qqonnx, or its record was removed"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection for JSON."""
         return {**asdict(self), "path": str(self.path)}

@@ -74,6 +74,11 @@ class Row:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     outputs: tuple[OutputQuality, ...] = ()
 
+    @classmethod
+    def measured_names(cls) -> list[str]:
+        """Return the names of the numbers that every row has."""
+        return [name for name in cls.__dataclass_fields__ if name not in _NESTED]
+
     def numbers(self) -> dict[str, float | None]:
         """Return every number by name: `name`, and `output.name` for each of several outputs."""
         fields = {name: value for name, value in vars(self).items() if name not in _NESTED}

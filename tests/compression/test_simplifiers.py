@@ -45,10 +45,12 @@ def test_inspect_says_what_is_inflated_again(
     before = inspect(packed)
     names = {weight.name for weight in before.weights}
     assert before.inflated == ()
+    assert before.problem is None
     assert names
     simplify(packed, simplified)
     after = inspect(simplified)
     assert after.version == before.version
+    assert "are stored as floats now" in (after.problem or "")
     assert {weight.name for weight in after.weights} | set(after.inflated) == names
     if simplify is onnxscript:
         # It folds small tensors, and leaves the last steps of decoding large ones.
