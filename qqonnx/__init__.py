@@ -1,6 +1,7 @@
 """Make an ONNX model several times smaller and still run it in a stock ONNX Runtime.
 
-The commands as functions: `export`, `compress`, `inspect`, `verify`, `restore`, `evaluate`.
+The commands as functions: `export`, `compress`, `compress_folder`, `inspect`, `verify`, `restore`,
+`evaluate`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from qqonnx.compression.verify import verify
     from qqonnx.config import Calibration, Options, Target
     from qqonnx.evaluation import evaluate
+    from qqonnx.folders.compress import compress_folder
     from qqonnx.zoo import export
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Target",
     "__version__",
     "compress",
+    "compress_folder",
     "evaluate",
     "export",
     "inspect",
@@ -39,6 +42,7 @@ _HOMES = {
     "Options": "qqonnx.config",
     "Target": "qqonnx.config",
     "compress": "qqonnx.compression.pipeline",
+    "compress_folder": "qqonnx.folders.compress",
     "evaluate": "qqonnx.evaluation",
     "export": "qqonnx.zoo",
     "inspect": "qqonnx.compression.inspect",

@@ -31,6 +31,10 @@ class OptionError(QqonnxError):
         return type(self), (self.field, self.problem)
 
 
+class NothingToCompressError(QqonnxError):
+    """A model is complete, but holds no weight that could be made smaller."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or the error's name if it has no text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -132,6 +132,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         onnx.save(model, folder / f"{name}.onnx")
     for name in ("small", "other", "simple", "best"):
         compress(folder / "model.onnx", folder / f"{name}.onnx", Options(bits=4))
+    (folder / "REPOSITORY" / "onnx").mkdir(parents=True)
+    onnx.save(model, folder / "REPOSITORY" / "onnx" / "model.onnx")
     pixels = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
     for images in ("IMAGES", "images", "calibration-images", "imagenette2/val"):
         for number, image in enumerate(pixels):
@@ -156,7 +158,7 @@ def test_commands_run(page: Path, inside: Path) -> None:
         if words[0] == "convert-model":
             words = ["qqonnx", "convert", *words[1:]]
         line = " ".join(words)
-        offline = len(words) > 2 and words[2].endswith(".onnx")
+        offline = len(words) > 2 and words[2].endswith((".onnx", "REPOSITORY"))
         if words[0] != "qqonnx" or words[1] not in RUN or not offline:
             continue
         if any(option in line for option in NOT_RUN):

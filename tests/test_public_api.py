@@ -15,7 +15,7 @@ import qqonnx
 import qqonnx.codebooks
 
 ROOT = Path(__file__).parent.parent
-FUNCTIONS = ("compress", "evaluate", "export", "inspect", "restore", "verify")
+FUNCTIONS = ("compress", "compress_folder", "evaluate", "export", "inspect", "restore", "verify")
 
 TORCH_MODULES = (
     "qqonnx.finetune.losses",
@@ -39,6 +39,7 @@ def test_names() -> None:
         "Target",
         "__version__",
         "compress",
+        "compress_folder",
         "evaluate",
         "export",
         "inspect",

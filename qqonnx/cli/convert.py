@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from qqonnx.cli.folder import NAME, RULES, convert_folder
 from qqonnx.cli.terminal import (
     EXTERNAL,
+    FILE_OR_FOLDER,
     JSON,
-    OUTPUT,
     QUIET,
     WEIGHTS,
     bounded,
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
 
 
 def convert(
-    model: Annotated[str, typer.Argument(help="ONNX file, or name of a torchvision model.")],
-    output: Annotated[Path, OUTPUT],
+    model: Annotated[
+        str,
+        typer.Argument(help="ONNX file, folder of models, or name of a torchvision model."),
+    ],
+    output: Annotated[Path, FILE_OR_FOLDER],
     method: Annotated[
         str | None,
         typer.Option(
@@ -122,6 +126,8 @@ def convert(
         Path | None,
         typer.Option(help="JSON file of levels per weight: written with a target, read without."),
     ] = None,
+    rules: Annotated[Path | None, RULES] = None,
+    name: Annotated[str | None, NAME] = None,
     weights: Annotated[str, WEIGHTS] = "DEFAULT",
     external_data: Annotated[bool, EXTERNAL] = False,
     as_json: Annotated[bool, JSON] = False,
@@ -143,6 +149,31 @@ def convert(
         operators=cast("Operators", operators),
     )
     target = _target(target_size, target_bits, target_ratio, max_drop)
+    calibrated = _calibration(calibration, calibration_samples, target, plan, finetune)
+    # A folder may have the name of a model.
+    if Path(model).is_dir() and output.suffix != ".onnx":
+        convert_folder(
+            Path(model),
+            output,
+            options,
+            calibrated,
+            rules=rules,
+            name=name,
+            runtime_min=runtime_min,
+            threads=threads,
+            as_json=as_json,
+            quiet=quiet,
+            refused={
+                "plan": plan is not None,
+                "simplify": simplify,
+                "external_data": external_data,
+                "weights": weights != "DEFAULT",
+            },
+        )
+        return
+    for option, given in {"options": rules, "name": name}.items():
+        if given is not None:
+            raise OptionError(option, f"is for a folder, and {model} is none")
     with temporary_folder() as folder:
         source = _as_file(model, weights, simplify, folder)
         with bounded(source), progress_bar(quiet or as_json) as progress:
@@ -150,7 +181,7 @@ def convert(
                 source,
                 output,
                 options,
-                calibration=_calibration(calibration, calibration_samples, target, plan, finetune),
+                calibration=calibrated,
                 external_data=external_data,
                 runtime_min=runtime_min,
                 threads=threads,

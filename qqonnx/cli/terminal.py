@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 JSON = typer.Option("--json", help="Print the result as JSON on stdout.")
 QUIET = typer.Option("--quiet", "-q", help="No progress bar and no table.")
+FILE_OR_FOLDER = typer.Option("--output", "-o", help="File to write; for a folder, a folder.")
 OUTPUT = typer.Option("--output", "-o", help="File to write.", dir_okay=False)
 WEIGHTS = typer.Option(
     "--weights",

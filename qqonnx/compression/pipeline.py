@@ -21,7 +21,7 @@ from qqonnx.encoding.record import is_compressed
 from qqonnx.encoding.rewrite import rewrite
 from qqonnx.encoding.stored import FLOAT16, BlockWeight, StoredWeight
 from qqonnx.encoding.verify import FOLDED_UP_TO, verify_file
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import NothingToCompressError, QqonnxError
 from qqonnx.model.load import file_bytes, load
 from qqonnx.model.runtimes import fit_runtime
 from qqonnx.model.save import refuse_overwriting, staged, write, written_bytes
@@ -147,7 +147,9 @@ class _Made:
 def _write_compressed(job: _Job) -> _Made:
     model = load(job.source)
     if is_compressed(model):
-        raise QqonnxError(f"{job.source}: compressed already; `qqonnx restore` undoes it")
+        raise NothingToCompressError(
+            f"{job.source}: compressed already; `qqonnx restore` undoes it"
+        )
     if job.output is not None:
         refuse_overwriting(model, job.source, job.output)
     if job.runtime_min is not None:
@@ -292,4 +294,4 @@ def _made(
 
 def _nothing_to_compress(job: _Job, skipped: Sequence[Skipped]) -> QqonnxError:
     reasons = "; ".join(sorted({entry.reason for entry in skipped})) or "no float initializer"
-    return QqonnxError(f"{job.source}: holds no weight to compress ({reasons})")
+    return NothingToCompressError(f"{job.source}: holds no weight to compress ({reasons})")

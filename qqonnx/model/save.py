@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
@@ -14,8 +15,6 @@ from qqonnx.temporary import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import onnx
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Largest model in one file: the limit of protobuf, less some space for the graph."""
@@ -61,6 +60,26 @@ def staged(path: Path) -> Iterator[Path]:
 def data_file(path: Path) -> Path:
     """Return the path of the external data of the model at `path`."""
     return path.with_name(f"{path.name}.data")
+
+
+def rename_data(path: Path, name: str) -> Path:
+    """Give the external data of the model at `path` another name; return its path.
+
+    Args:
+        path: a model that `write` wrote with external data.
+        name: file name of the external data.
+    """
+    old, new = data_file(path), path.with_name(name)
+    if new == old:
+        return old
+    model = onnx.load(path, load_external_data=False)
+    for tensor in onnx.external_data_helper._get_all_tensors(model):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value == old.name:
+                entry.value = name
+    old.replace(new)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return new
 
 
 def written_bytes(path: Path) -> int:
