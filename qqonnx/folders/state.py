@@ -97,7 +97,15 @@ def unchanged(
             bytes_before=entry["bytes_before"],
             files=files,
             bytes_after=sum((folder / file).stat().st_size for file in files),
-            quality=OutputQuality(**quality) if quality is not None else None,
+            quality=_quality(quality) if quality is not None else None,
         )
     except (OSError, KeyError, TypeError):
         return None
+
+
+def _quality(content: Mapping[str, Any]) -> OutputQuality:
+    # JSON has no tuples.
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+    }
+    return OutputQuality(**fields)
