@@ -49,6 +49,10 @@ class Options:
         skip: patterns (`*`, `?`, `[...]`) of names of weights that stay as they are.
         bits_for: bit-widths by name pattern; the last matching pattern decides.
         include_bias: compress biases too.
+        include: patterns of names of other float tensors to compress, such as a position table that
+            is added.
+        constant_initializers: compress initializers that are also inputs of the model, which a
+            caller can set; they are then no inputs any more.
         min_size: smallest number of elements of a tensor that is compressed.
         operators: "standard" (decode nodes of standard operators) or "matmulnbits" (weights of
             MatMul and Gemm in blocks, for ONNX Runtime's own operator, which keeps them packed).
@@ -61,6 +65,8 @@ class Options:
     skip: Sequence[str] = ()
     bits_for: Mapping[str, int] = field(default_factory=dict)
     include_bias: bool = False
+    include: Sequence[str] = ()
+    constant_initializers: bool = False
     min_size: int = 1024
     operators: Operators = "standard"
 

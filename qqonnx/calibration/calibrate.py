@@ -138,7 +138,7 @@ def _fixed_bytes(context: Context, rounded: Sequence[RoundedWeight]) -> int:
     """Return the approximate bytes of the file without its weights."""
     weights = sum(plan.weight.tensor.nbytes for plan in context.plans)
     saved = sum(weight.payload_bytes - _CAST_BYTES for weight in rounded)
-    return context.bytes_before - weights - saved
+    return context.plain_bytes - weights - saved
 
 
 def _rounded(biases: Sequence[Weight]) -> list[RoundedWeight]:

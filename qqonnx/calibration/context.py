@@ -24,7 +24,8 @@ class Context:
         plans: the weights to compress, with the levels that the options request.
         biases: tensors to round to float16.
         inputs: calibration inputs.
-        bytes_before: bytes of the model's file.
+        bytes_before: bytes of the file that the model was read from.
+        plain_bytes: bytes of the file of the model as it is now, with plain weights.
         threads: number of weights processed at once.
         importance: factors of the outputs' divergences, by name; 1 by default.
         progress: function called with the name of a step, an amount and its total.
@@ -35,6 +36,7 @@ class Context:
     biases: Sequence[Weight]
     inputs: CalibrationInputs
     bytes_before: int
+    plain_bytes: int
     threads: int
     importance: Mapping[str, float]
     progress: Progress

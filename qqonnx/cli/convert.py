@@ -69,6 +69,20 @@ def convert(
     include_bias: Annotated[
         bool, typer.Option("--include-bias", help="Compress biases too.")
     ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compress float tensors whose name matches a pattern, however they are used, such "
+            "as a position table that is added."
+        ),
+    ] = None,
+    constant_initializers: Annotated[
+        bool,
+        typer.Option(
+            "--constant-initializers",
+            help="Compress initializers that are inputs of the model too; they are then constants.",
+        ),
+    ] = False,
     min_size: Annotated[int, typer.Option(help="Skip tensors with fewer elements.", min=0)] = 1024,
     operators: Annotated[
         str,
@@ -145,6 +159,8 @@ def convert(
         skip=tuple(skip or ()),
         bits_for=dict(map(_pattern_and_bits, bits_for or ())),
         include_bias=include_bias,
+        include=tuple(include or ()),
+        constant_initializers=constant_initializers,
         min_size=min_size,
         operators=cast("Operators", operators),
     )

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MAX_OUTPUTS = 4
 """Number of outputs whose quality is printed."""
 
+MAX_NAMES = 4
+"""Number of tensors that are named as a value of --include."""
+
 _COLUMNS = (
     "weight",
     "shape",
@@ -179,6 +182,11 @@ def _print_skipped(
         if entry.is_defect:
             name = printable(entry.name)
             _print_line(console, f"warning: weight {name!r} is left as it is: {entry.reason}")
+    large = sorted((entry for entry in entries if entry.can_include), key=lambda e: -e.nbytes)
+    if large:
+        names = ", ".join(f"{printable(e.name)!r} ({e.nbytes:,} bytes)" for e in large[:MAX_NAMES])
+        more = f" and {len(large) - MAX_NAMES} more" if len(large) > MAX_NAMES else ""
+        _print_line(console, f"  --include can name {names}{more}")
 
 
 def _print_line(console: Console, text: str) -> None:

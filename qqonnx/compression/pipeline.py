@@ -11,10 +11,10 @@ import onnx
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
-from qqonnx.codebooks import extremes
+from qqonnx.compression.choice import choose_weights
 from qqonnx.compression.quality import measure_quality, quality_feeds
 from qqonnx.compression.results import CompressReport, WeightReport, weight_report
-from qqonnx.config import Options, WeightPlan, bits_of, check_options, plan_weights
+from qqonnx.config import Options, WeightPlan, bits_of, check_options
 from qqonnx.encoding import matmulnbits
 from qqonnx.encoding.encode import NODE_BYTES, encode
 from qqonnx.encoding.record import is_compressed
@@ -25,7 +25,7 @@ from qqonnx.errors import NothingToCompressError, QqonnxError
 from qqonnx.model.load import file_bytes, load
 from qqonnx.model.runtimes import fit_runtime
 from qqonnx.model.save import refuse_overwriting, staged, write, written_bytes
-from qqonnx.model.select import Skipped, select
+from qqonnx.model.select import Skipped
 from qqonnx.model.source import IN_MEMORY, ModelSource, model_file
 from qqonnx.parallel import available_cores, in_order
 from qqonnx.temporary import temporary_folder
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from qqonnx.calibration.inputs import CalibrationInputs
+    from qqonnx.compression.choice import ChosenWeights
     from qqonnx.compression.quality import Feed
     from qqonnx.config import Calibration, Progress
-    from qqonnx.model.select import Weight
 
 
 def compress(
@@ -154,46 +154,25 @@ def _write_compressed(job: _Job) -> _Made:
         refuse_overwriting(model, job.source, job.output)
     if job.runtime_min is not None:
         fit_runtime(model, job.runtime_min)
+    bytes_before = file_bytes(model, job.source)
     calibrated = job.calibration is not None
-    selected, skipped = select(model, include_bias=job.options.include_bias or calibrated)
-    # With calibration, biases are rounded to float16 at least.
-    biases = [w for w in selected if w.is_bias and not job.options.include_bias]
-    plans, left_out = plan_weights([w for w in selected if w not in biases], job.options)
-    plans, defects = _finite(plans)
-    skipped += left_out + defects
-    if not plans:
-        raise _nothing_to_compress(job, skipped)
-    return (_calibrated if calibrated else _encoded)(job, model, plans, biases, skipped)
-
-
-def _finite(plans: Sequence[WeightPlan]) -> tuple[list[WeightPlan], list[Skipped]]:
-    """Return the plans of finite weights, and the other weights."""
-    finite, defects = [], []
-    for plan in plans:
-        weight = plan.weight
-        try:
-            extremes(weight.tensor.numpy().reshape(-1))
-            finite.append(plan)
-        except QqonnxError as error:
-            nbytes = weight.tensor.nbytes
-            defects.append(Skipped(weight.name, weight.shape, nbytes, str(error), is_defect=True))
-        if isinstance(weight.tensor, ir.ExternalTensor):
-            weight.tensor.release()
-    return finite, defects
+    chosen = choose_weights(model, job.options, calibrated=calibrated)
+    if not chosen.plans:
+        raise _nothing_to_compress(job, chosen, chosen.skipped)
+    return (_calibrated if calibrated else _encoded)(job, model, chosen, bytes_before)
 
 
 def _encoded(
     job: _Job,
     model: ir.Model,
-    plans: Sequence[WeightPlan],
-    biases: Sequence[Weight],
-    skipped: list[Skipped],
+    chosen: ChosenWeights,
+    bytes_before: int,
 ) -> _Made:
     """Write the model with each weight encoded as planned."""
-    assert not biases
-    # The model is still the original here.
+    assert not chosen.biases
+    plans, skipped = chosen.plans, list(chosen.skipped)
+    # The model has plain weights here.
     feeds = quality_feeds(model, None)
-    bytes_before = file_bytes(model, job.source)
     # Work on arrays of a channel's size is Python's more than numpy's: threads would only wait.
     threads = 1 if job.options.granularity == "channel" else job.threads
     total = sum(plan.weight.tensor.size for plan in plans)
@@ -213,10 +192,10 @@ def _encoded(
             reason = "compressed it would be no smaller"
             skipped.append(Skipped(weight.name, weight.shape, weight.float_bytes, reason))
     if not stored:
-        raise _nothing_to_compress(job, skipped)
+        raise _nothing_to_compress(job, chosen, skipped)
     stored.sort(key=lambda weight: isinstance(weight, BlockWeight))
     _store(model, stored, job)
-    return _made(feeds, bytes_before, stored, skipped)
+    return _made(feeds, bytes_before, stored, [*skipped, *chosen.integers])
 
 
 def _encode(plan: WeightPlan, options: Options) -> StoredWeight:
@@ -232,9 +211,8 @@ def _encode(plan: WeightPlan, options: Options) -> StoredWeight:
 def _calibrated(
     job: _Job,
     model: ir.Model,
-    plans: Sequence[WeightPlan],
-    biases: Sequence[Weight],
-    skipped: list[Skipped],
+    chosen: ChosenWeights,
+    bytes_before: int,
 ) -> _Made:
     """Write the model with levels that are calibrated on activations."""
     from qqonnx.calibration.calibrate import calibrate
@@ -242,14 +220,23 @@ def _calibrated(
     from qqonnx.calibration.inputs import calibration_inputs
 
     assert job.calibration is not None
-    bytes_before = file_bytes(model, job.source)
+    plans, biases, skipped = chosen.plans, chosen.biases, list(chosen.skipped)
 
     def store(weights: Sequence[StoredWeight]) -> int:
         return _store(model.clone(), weights, job)
 
     inputs = calibration_inputs(model, job.calibration.data, job.calibration.samples)
+    plain_bytes = bytes_before - chosen.bytes_removed
     context = Context(
-        model, plans, biases, inputs, bytes_before, job.threads, job.calibration.loss, job.progress
+        model=model,
+        plans=plans,
+        biases=biases,
+        inputs=inputs,
+        bytes_before=bytes_before,
+        plain_bytes=plain_bytes,
+        threads=job.threads,
+        importance=job.calibration.loss,
+        progress=job.progress,
     )
     # Results of BLAS depend on its number of threads, and so would the file.
     with threadpool_limits(1, "blas"):
@@ -264,6 +251,7 @@ def _calibrated(
         reason = "a bias, stored as float16" if bias.name in rounded else "a bias"
         nbytes = bias.tensor.size * 2 if bias.name in rounded else bias.tensor.nbytes
         skipped.append(Skipped(bias.name, bias.shape, nbytes, reason))
+    skipped += chosen.integers
     return _made(quality_feeds(model, inputs), bytes_before, stored, skipped, inputs)
 
 
@@ -292,6 +280,14 @@ def _made(
     )
 
 
-def _nothing_to_compress(job: _Job, skipped: Sequence[Skipped]) -> QqonnxError:
+def _nothing_to_compress(
+    job: _Job, chosen: ChosenWeights, skipped: Sequence[Skipped]
+) -> QqonnxError:
+    if chosen.integers:
+        kinds = "; ".join(sorted({entry.reason for entry in chosen.integers}))
+        return QqonnxError(
+            f"{job.source}: holds no float weight to compress: {len(chosen.integers)} weights are "
+            f"integers ({kinds}); compress the float model that it was made from"
+        )
     reasons = "; ".join(sorted({entry.reason for entry in skipped})) or "no float initializer"
     return NothingToCompressError(f"{job.source}: holds no weight to compress ({reasons})")

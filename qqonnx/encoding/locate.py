@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.model.scopes import FLOAT_TYPES, Scope, scopes
+from qqonnx.model.scopes import FLOAT_TYPES, Scope, ancestors, scopes
 from qqonnx.model.session import open_session
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def decode_graphs(model: ir.Model, names: Collection[str]) -> Iterator[DecodeGra
                 if output.name is None or output.name not in pending:
                     continue
                 pending.discard(output.name)
-                nodes, constants = _ancestors(output)
+                nodes, constants = ancestors(output)
                 foreign = {n.op_type for n in nodes if not _is_decode_node(n)}
                 if foreign:
                     raise QqonnxError(
@@ -224,23 +224,3 @@ def _serialized(name: str, tensor: ir.TensorProtocol) -> onnx.TensorProto:
 
 def _is_decode_node(node: ir.Node) -> bool:
     return node.domain == "" and node.op_type in DECODE_OPERATORS
-
-
-def _ancestors(value: ir.Value) -> tuple[tuple[ir.Node, ...], tuple[ir.Value, ...]]:
-    """Return the nodes that compute `value`, in order, and the constants that they read."""
-    nodes: dict[ir.Node, None] = {}
-    constants: dict[ir.Value, None] = {}
-    pending: list[tuple[ir.Value, bool]] = [(value, False)]
-    while pending:
-        current, expanded = pending.pop()
-        producer = current.producer()
-        if producer is None:
-            constants[current] = None
-        elif expanded:
-            nodes[producer] = None
-            if producer.op_type == "Constant":
-                constants[current] = None
-        elif producer not in nodes:
-            pending.append((current, True))
-            pending.extend((entry, False) for entry in producer.inputs if entry is not None)
-    return tuple(nodes), tuple(constants)

@@ -89,6 +89,12 @@ def read(path: Path) -> ir.Model:
     return model
 
 
+def fix_initializers(model: ir.Model) -> None:
+    """Make initializers that are also inputs of the model constants, in place."""
+    initializers = set(model.graph.initializers.values())
+    model.graph.inputs[:] = [v for v in model.graph.inputs if v not in initializers]
+
+
 def model_files(model: ir.Model, path: Path) -> list[Path]:
     """Return the file `path` that `model` was read from, and the files of its external data."""
     tensors = (v.const_value for g in model.graphs() for v in g.initializers.values())

@@ -56,6 +56,29 @@ def tensor_of(value: ir.Value) -> ir.TensorProtocol:
     return tensor
 
 
+def ancestors(value: ir.Value) -> tuple[tuple[ir.Node, ...], tuple[ir.Value, ...]]:
+    """Return the nodes that compute `value`, in order, and the constants that they read.
+
+    Constants are the values without a producer, and the outputs of Constant nodes.
+    """
+    nodes: dict[ir.Node, None] = {}
+    constants: dict[ir.Value, None] = {}
+    pending: list[tuple[ir.Value, bool]] = [(value, False)]
+    while pending:
+        current, expanded = pending.pop()
+        producer = current.producer()
+        if producer is None:
+            constants[current] = None
+        elif expanded:
+            nodes[producer] = None
+            if producer.op_type == "Constant":
+                constants[current] = None
+        elif producer not in nodes:
+            pending.append((current, True))
+            pending.extend((entry, False) for entry in producer.inputs if entry is not None)
+    return tuple(nodes), tuple(constants)
+
+
 def number_of(node: ir.Node, name: str, default: float) -> float | None:
     """Return the value of a number attribute.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -10,9 +12,9 @@ import onnx_ir as ir
 from qqonnx.model.scopes import Scope, named_float_constants, number_of, tensor_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-_PASS_THROUGH = {
+REARRANGING = {
     "Cast",
     "Flatten",
     "Identity",
@@ -23,6 +25,7 @@ _PASS_THROUGH = {
     "Transpose",
     "Unsqueeze",
 }
+"""Operators that keep a tensor's values, with the tensor as their first input."""
 
 _BIAS_INPUTS = {
     "Conv": (2,),
@@ -36,6 +39,9 @@ _BIAS_INPUTS = {
     "RNN": (3,),
     "Attention": (2,),
 }
+
+LARGE = 1024
+"""Number of elements from which a tensor that is no weight is worth naming."""
 
 Axis = int | None
 
@@ -82,6 +88,7 @@ class Skipped:
         nbytes: the tensor's size in bytes.
         reason: the reason in a few words.
         is_defect: whether something is wrong with the tensor, so that the user should hear of it.
+        can_include: whether the tensor is compressed if the user names it; see `select`.
     """
 
     name: str
@@ -89,63 +96,95 @@ class Skipped:
     nbytes: int
     reason: str
     is_defect: bool = False
+    can_include: bool = False
 
 
 @dataclass(frozen=True)
-class _Use:
-    op_type: str
+class Use:
+    """A node that uses a value as a weight.
+
+    Attributes:
+        node: the node.
+        channel_axis: axis of the value that has the output channels; None if there is none.
+        is_bias: whether the node uses the value as a bias.
+    """
+
+    node: ir.Node
     channel_axis: Axis
     is_bias: bool
 
 
-def select(model: ir.Model, *, include_bias: bool = False) -> tuple[list[Weight], list[Skipped]]:
+def select(
+    model: ir.Model, *, include_bias: bool = False, include: Sequence[str] = ()
+) -> tuple[list[Weight], list[Skipped]]:
     """Return the weights of a model and its other float tensors, in graph order.
 
     Args:
         model: the model; it does not change.
         include_bias: whether biases are weights.
+        include: patterns (`*`, `?`, `[...]`) of names of tensors that are weights however they are
+            used.
     """
     weights: list[Weight] = []
     skipped: list[Skipped] = []
     for name, value, scope in named_float_constants(model):
         tensor = tensor_of(value)
         shape = tuple(tensor.shape.numpy())
-        uses = list(_uses(model, value, len(shape)))
-        reason = _reason_to_skip(value, scope, uses, include_bias)
-        if reason:
-            skipped.append(Skipped(name, shape, tensor.nbytes, reason))
+        uses = list(uses_as_weight(model, value, len(shape)))
+        included = any(fnmatchcase(name, pattern) for pattern in include)
+        reason = None if included and value.uses() else _reason_to_skip(uses, include_bias)
+        fixed = _reason_to_stay(value, scope)
+        if reason or fixed:
+            is_table = not uses or sum(size > 1 for size in shape) > 1
+            can_include = is_table and not fixed and bool(value.uses()) and prod(shape) >= LARGE
+            if can_include:
+                reason = f"{reason}; --include NAME compresses it"
+            text = fixed if fixed and not reason else reason or ""
+            skipped.append(Skipped(name, shape, tensor.nbytes, text, can_include=can_include))
             continue
         axes = {use.channel_axis for use in uses if not use.is_bias}
+        users = {use.node.op_type for use in uses} or {node.op_type for node, _ in value.uses()}
         weights.append(
             Weight(
                 name=name,
                 value=value,
                 scope=scope,
-                users=tuple(sorted({use.op_type for use in uses})),
+                users=tuple(sorted(users)),
                 channel_axis=axes.pop() if len(axes) == 1 else None,
-                is_bias=all(use.is_bias for use in uses),
+                is_bias=bool(uses) and all(use.is_bias for use in uses),
             )
         )
     return weights, skipped
 
 
-def _reason_to_skip(
-    value: ir.Value, scope: Scope, uses: list[_Use], include_bias: bool
-) -> str | None:
+def _reason_to_skip(uses: list[Use], include_bias: bool) -> str | None:
     if not uses:
         return "no operator uses it as a weight"
     if not include_bias and all(use.is_bias for use in uses):
         return "a bias"
+    return None
+
+
+def _reason_to_stay(value: ir.Value, scope: Scope) -> str | None:
     if value.is_graph_input():
-        return "also an input of the model, which a caller can set"
+        return (
+            "also an input of the model, which a caller can set; "
+            "--constant-initializers takes it as a constant"
+        )
     opset = scope.opset_imports.get("", 0) if isinstance(scope, ir.Function) else None
     if opset is not None and opset < 13:
         return f"in a function of opset {opset}; decoding needs opset 13"
     return None
 
 
-def _uses(model: ir.Model, value: ir.Value, rank: int) -> Iterator[_Use]:
-    """Yield the uses of `value` as a weight, also behind operators that only rearrange it."""
+def uses_as_weight(model: ir.Model, value: ir.Value, rank: int) -> Iterator[Use]:
+    """Yield the uses of `value` as a weight, also behind operators that only rearrange it.
+
+    Args:
+        model: the model.
+        value: a value of the model.
+        rank: number of the value's dimensions.
+    """
     pending: list[tuple[ir.Value, Callable[[Axis], Axis]]] = [(value, lambda axis: axis)]
     seen: set[ir.Value] = set()
     while pending:
@@ -161,13 +200,13 @@ def _uses(model: ir.Model, value: ir.Value, rank: int) -> Iterator[_Use]:
                 through = _through(node, axis_before, rank)
                 pending.extend((output, through) for output in node.outputs)
             elif index in _BIAS_INPUTS.get(node.op_type, ()) or _is_added_bias(node, index):
-                yield _Use(node.op_type, None, is_bias=True)
+                yield Use(node, None, is_bias=True)
             elif (axis := _weight_axis(node, index)) is not False:
                 channel_axis = axis_before(axis)
                 if channel_axis is not None:
                     in_range = -rank <= channel_axis < rank
                     channel_axis = channel_axis % rank if in_range else None
-                yield _Use(node.op_type, channel_axis, is_bias=False)
+                yield Use(node, channel_axis, is_bias=False)
 
 
 def _rearranges(node: ir.Node, index: int) -> bool:
@@ -176,14 +215,14 @@ def _rearranges(node: ir.Node, index: int) -> bool:
     # Exporters split the gates of a recurrent layer and join them in another order.
     if node.op_type == "Concat":
         return all(value is not None and _is_constant(value) for value in node.inputs)
-    return node.op_type in _PASS_THROUGH and index == 0
+    return node.op_type in REARRANGING and index == 0
 
 
 def _is_constant(value: ir.Value) -> bool:
     producer = value.producer()
     if producer is None:
         return value.is_initializer() and not value.is_graph_input()
-    if producer.op_type not in (*_PASS_THROUGH, "Concat", "Constant"):
+    if producer.op_type not in (*REARRANGING, "Concat", "Constant"):
         return False
     return all(entry is None or _is_constant(entry) for entry in producer.inputs)
 

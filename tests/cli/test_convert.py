@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from building import Build, normal
 
 from qqonnx import Options, compress
 from qqonnx.cli import convert_model, main
@@ -107,6 +108,7 @@ def test_commands_in_turn(
         (["--levels", "300"], "--levels: must be 2 to 256, not 300"),
         (["--method", "pwlq-paper", "--bits", "8"], "pwlq-paper"),
         (["--skip", "nothing*"], "--skip: no weight has a name like nothing*"),
+        (["--include", "position*"], "--include: no float tensor has a name like position*"),
         (["--bits-for", "classifier"], "--bits-for: must be PATTERN=N"),
         (["--min-size", "100000000"], "no weight to compress"),
         (["--bits", "4", "--levels", "6"], "--bits: would be ignored: levels is given"),
@@ -176,3 +178,28 @@ def test_help_does_not_wait_for_onnx() -> None:
     code = f"import sys, qqonnx.cli; sys.exit(' '.join({slow} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stderr.strip(), done.returncode) == ("", 0)
+
+
+def test_initializers_that_are_inputs(
+    build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    m (float[N,64] x, float[64,64] w) => (float[N,64] y) { y = MatMul(x, w) }"""
+    path, output = build(text, {"w": normal(64, 64)}), tmp_path / "o.onnx"
+    code, _, error = command(capsys, "convert", path, "-o", output)
+    assert code == 2
+    assert "--constant-initializers takes it as a constant" in error
+    assert command(capsys, "convert", path, "-o", output, "--constant-initializers")[0] == 0
+
+
+def test_large_tables_are_named(
+    build: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    m (float[N,30,64] x) => (float[N,30,64] y) {
+      a = MatMul(x, w)  t = Tanh(a)  b = Add(t, table)  y = Mul(b, small) }"""
+    arrays = {"w": normal(64, 64), "table": normal(30, 64), "small": normal(64)}
+    out = command(capsys, "convert", build(text, arrays), "-o", tmp_path / "o.onnx")[1]
+    (line,) = (line for line in out.splitlines() if "--include can name" in line)
+    assert "'table' (7,680 bytes)" in line
+    assert "small" not in line
