@@ -20,7 +20,7 @@ from qqonnx.calibration.layers import layer_of, patches
 from qqonnx.calibration.moments import collect_moments
 from qqonnx.calibration.sensitivity import judged_batches, output_losses
 from qqonnx.calibration.shrinkage import column_correlations, shrunk
-from qqonnx.calibration.synthetic import dead_leaves
+from qqonnx.calibration.synthetic.generators import dead_leaves
 from qqonnx.config import Target, parse_share, parse_size
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.divergence import output_divergence

@@ -12,7 +12,8 @@ import pytest
 from building import Build, normal
 
 from qqonnx import Calibration, Options, QqonnxError, Target, compress
-from qqonnx.calibration.inputs import SYMBOLIC_SIZES, calibration_inputs
+from qqonnx.calibration.inputs import calibration_inputs
+from qqonnx.calibration.synthetic.feeds import SIZES
 from qqonnx.cli import convert_model
 from qqonnx.model.load import load
 
@@ -103,14 +104,15 @@ def test_what_cannot_be_used_says_why(model: Path, data: object, message: str) -
         compress(model, options=OPTIONS, calibration=Calibration(data))
 
 
-@pytest.mark.parametrize("samples", [300, 1000, 5000])
+@pytest.mark.parametrize("samples", [300, 1000, 5000, 100_000])
 def test_open_axes_get_a_size_that_runs(build: Build, samples: int) -> None:
     text = f"""<ir_version: 8, opset_import: ["": 17]>
     m (float[b,n] x) => (float[b,64,f] y) {{
-      u = Unsqueeze(x, axis)  y = Conv<strides = [{samples // 2}]>(u, w) }}"""
-    path = build(text, {"w": normal(64, 1, samples), "axis": np.array([1])})
+      u = Unsqueeze(x, axis)
+      y = Conv<dilations = [{samples // 15}], strides = [{samples // 2}]>(u, w) }}"""
+    path = build(text, {"w": normal(64, 1, 16), "axis": np.array([1])})
     inputs = calibration_inputs(load(path), None, 16)
-    if samples > max(SYMBOLIC_SIZES):
+    if samples > max(SIZES["waveform"]):
         with pytest.raises(QqonnxError, match="the model: does not run"):
             compress(path, options=OPTIONS, calibration=Calibration())
         return
