@@ -22,29 +22,47 @@ RATE = 16_000
 """Samples per second of synthetic sounds."""
 
 
+_TEXTURES = 8
+"""Number of textures of an image; every shape shows one of them at a random place."""
+
+
 def dead_leaves(
     height: int, width: int, channels: int, random: np.random.Generator
 ) -> NDArray[np.float32]:
     """Return one image: float32 [channels, height, width] with values in [0, 1]."""
+    textures = [_texture(height, width, random) for _ in range(_TEXTURES)]
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     columns = np.linspace(0, 1, width, dtype=np.float32)[None, :]
-    image = _textured(np.full((channels, 1, 1), 0.5, np.float32), height, width, random)
+    image = np.full((channels, 1, 1), 0.5, np.float32) + _amplitude(random) * textures[0]
     for _ in range(_SHAPES):
         # Radii r have the density 1/r^3, so the image looks the same at every scale.
         radius = _SMALLEST / np.sqrt(1 - random.random() * (1 - (_SMALLEST / 0.6) ** 2))
         x, y = random.random(2)
         aspect = np.exp(random.normal(0, 0.4))
         angle = random.random() * np.pi
-        u = (columns - x) * np.cos(angle) + (rows - y) * np.sin(angle)
-        v = (rows - y) * np.cos(angle) - (columns - x) * np.sin(angle)
+        reach = 1.5 * radius * max(aspect, 1)
+        box = (_within(rows[:, 0], y, reach), _within(columns[0], x, reach))
+        u = (columns[:, box[1]] - x) * np.cos(angle) + (rows[box[0]] - y) * np.sin(angle)
+        v = (rows[box[0]] - y) * np.cos(angle) - (columns[:, box[1]] - x) * np.sin(angle)
         if random.random() < 0.5:
             inside = (u / aspect) ** 2 + (v * aspect) ** 2 < radius**2
         else:
             inside = np.maximum(np.abs(u / aspect), np.abs(v * aspect)) < radius
-        color = _color(channels, random)
-        image = np.where(inside, _textured(color, height, width, random), image)
+        texture = textures[random.integers(_TEXTURES)]
+        down, right = random.integers(height), random.integers(width)
+        texture = texture.take(np.arange(height)[box[0]] + down, axis=0, mode="wrap")
+        texture = texture.take(np.arange(width)[box[1]] + right, axis=1, mode="wrap")
+        leaf = _color(channels, random) + _amplitude(random) * texture
+        place = image[:, box[0], box[1]]
+        np.copyto(place, leaf, where=inside)
     clipped: NDArray[np.float32] = np.clip(image, 0, 1)
     return clipped
+
+
+def _within(positions: NDArray[np.float32], center: float, reach: float) -> slice:
+    """Return the slice of ascending positions that are at most `reach` from a center."""
+    start, stop = np.searchsorted(positions, (center - reach, center + reach))
+    return slice(int(start), int(stop))
 
 
 def _color(channels: int, random: np.random.Generator) -> NDArray[np.float32]:
@@ -54,18 +72,19 @@ def _color(channels: int, random: np.random.Generator) -> NDArray[np.float32]:
     return np.asarray(brightness + hue, np.float32)[:, None, None]
 
 
-def _textured(
-    color: NDArray[np.float32], height: int, width: int, random: np.random.Generator
-) -> NDArray[np.float32]:
-    """Add a texture to a color [channels, 1, 1]: float32 [channels, height, width]."""
+def _amplitude(random: np.random.Generator) -> float:
+    return float(random.exponential(0.06))
+
+
+def _texture(height: int, width: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """Return a texture of deviation 1 that repeats at its edges, float32 [height, width]."""
     noise = random.standard_normal((height, width), np.float32)
     spectrum = np.fft.rfft2(noise)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     exponent = random.uniform(0.6, 1.6)
     spectrum *= 1 / np.maximum(frequency, 1 / max(height, width)) ** exponent
     texture = np.fft.irfft2(spectrum, s=(height, width)).astype(np.float32)
-    texture *= np.float32(random.exponential(0.06) / max(float(texture.std()), 1e-6))
-    return color + texture[None]
+    return np.asarray(texture / max(float(texture.std()), 1e-6))
 
 
 def speech_like(samples: int, random: np.random.Generator) -> NDArray[np.float32]:
