@@ -29,7 +29,12 @@ Value = TypeVar("Value")
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 OPERATORS: tuple[Operators, ...] = get_args(Operators)
 
-DEFAULT_METHOD = "kmeans"
+AUTO = "auto"
+"""The default method: the best file of the size of the plain one. See `is_automatic`."""
+
+PLAIN_METHOD = "kmeans"
+"""The codebook method where codebooks are plain and none is named."""
+
 DEFAULT_BITS = 8
 DEFAULT_GRANULARITY: Granularity = "tensor"
 
@@ -41,11 +46,14 @@ class Options:
     """How weights are compressed.
 
     Attributes:
-        method: name of a codebook method; by default "kmeans".
-        bits: bit-width, 1 to 8; by default 8.
+        method: "auto" (the default without a granularity), or the name of a codebook method. "auto"
+            quantizes by GPTQ, on synthetic inputs unless there are others, and distributes levels
+            over the weights.
+        bits: bit-width, 1 to 8; by default 8. With "auto", the mean over all weights.
         levels: number of levels, 2 to 256, instead of `bits`.
-        granularity: "tensor" (one codebook; the default), "channel" (a codebook for each output
-            channel) or "scale" (one codebook, and a scale for each output channel).
+        granularity: "tensor" (one codebook; the default of a codebook method), "channel" (a
+            codebook for each output channel) or "scale" (one codebook, and a scale for each output
+            channel). With one and no method, the method is "kmeans".
         skip: patterns (`*`, `?`, `[...]`) of names of weights that stay as they are.
         bits_for: bit-widths by name pattern; the last matching pattern decides.
         include_bias: compress biases too.
@@ -145,12 +153,20 @@ class WeightPlan:
         method: name of the codebook method.
         levels: largest number of levels of a codebook.
         granularity: as asked for, but "tensor" for a weight without a channel axis.
+        fixed: whether a pattern of `Options.bits_for` chose the levels.
     """
 
     weight: Weight
     method: str
     levels: int
     granularity: str
+    fixed: bool = False
+
+
+def is_automatic(options: Options) -> bool:
+    """Return whether calibration chooses codebooks, levels and scales of each weight."""
+    plain = options.granularity is not None or options.operators != "standard"
+    return options.method == AUTO or (options.method is None and not plain)
 
 
 def check_options(options: Options, calibration: Calibration | None) -> None:
@@ -159,7 +175,7 @@ def check_options(options: Options, calibration: Calibration | None) -> None:
     Raises:
         OptionError: an option is unknown, out of range, or of no effect beside another one.
     """
-    method = method_named(_or_default(options.method, DEFAULT_METHOD))
+    method = method_named(_method(options))
     widths = [*options.bits_for.values()]
     if options.levels is None:
         widths.append(_or_default(options.bits, DEFAULT_BITS))
@@ -176,10 +192,10 @@ def check_options(options: Options, calibration: Calibration | None) -> None:
     for name, reason in _ignored(options, calibration).items():
         if getattr(options, name) not in (None, {}):
             raise OptionError(name, f"would be ignored: {reason}")
-    if calibration is not None and options.operators != "standard":
-        raise OptionError(
-            "operators", f"{options.operators} takes neither calibration nor a target"
-        )
+    if options.operators != "standard":
+        reason = f"{options.operators} takes neither calibration nor a target"
+        if calibration is not None or options.method == AUTO:
+            raise OptionError("operators", reason)
 
 
 def plan_weights(
@@ -208,11 +224,12 @@ def plan_weights(
         if reason:
             skipped.append(Skipped(weight.name, weight.shape, weight.tensor.nbytes, reason))
             continue
-        method = _or_default(options.method, DEFAULT_METHOD)
         granularity: str = _or_default(options.granularity, DEFAULT_GRANULARITY)
         if weight.channel_axis is None or len(weight.shape) < 2:
             granularity = "tensor"
-        plans.append(WeightPlan(weight, method, _levels(weight, options), granularity))
+        fixed = any(fnmatchcase(weight.name, pattern) for pattern in options.bits_for)
+        levels = _levels(weight, options)
+        plans.append(WeightPlan(weight, _method(options), levels, granularity, fixed))
     return plans, skipped
 
 
@@ -252,8 +269,12 @@ def _or_default(value: Value | None, default: Value) -> Value:
     return default if value is None else value
 
 
+def _method(options: Options) -> str:
+    return PLAIN_METHOD if options.method in (None, AUTO) else options.method
+
+
 def _levels(weight: Weight, options: Options) -> int:
-    method = method_named(_or_default(options.method, DEFAULT_METHOD))
+    method = method_named(_method(options))
     levels = options.levels or method.levels_for(_or_default(options.bits, DEFAULT_BITS))
     for pattern, bits in options.bits_for.items():
         if fnmatchcase(weight.name, pattern):
@@ -268,9 +289,13 @@ def _ignored(options: Options, calibration: Calibration | None) -> dict[str, str
         ignored["bits"] = "levels is given"
     if options.operators == "matmulnbits":
         ignored["levels"] = "matmulnbits takes bits"
+    if options.method == AUTO:
+        ignored["granularity"] = "the method auto chooses where a channel gets a scale"
     if calibration is not None:
         reason = "calibration chooses codebooks, and where a channel gets a scale"
-        ignored |= dict.fromkeys(("method", "granularity"), reason)
+        ignored["granularity"] = reason
+        if options.method != AUTO:
+            ignored["method"] = reason
         if calibration.target is not None or calibration.plan is not None:
             source = "target" if calibration.target is not None else "plan"
             reason = f"the {source} decides how many levels a weight has"

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qqonnx.calibration.allocation import LevelChoice
 from qqonnx.calibration.matrices import best_allocation, encode_matrix, weight_matrices
 from qqonnx.calibration.measure import measure_weights
 from qqonnx.calibration.passes import map_with_moments, moment_passes
 from qqonnx.calibration.plan_file import read_plan, write_plan
 from qqonnx.calibration.quantize import quantize_matrix
-from qqonnx.calibration.search import fixed_allocation, smallest_allocation
+from qqonnx.calibration.search import smallest_allocation
 from qqonnx.encoding.encode import round_weight
 from qqonnx.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from qqonnx.calibration.allocation import Allocation, LevelChoice
+    from qqonnx.calibration.allocation import Allocation
     from qqonnx.calibration.context import Context
     from qqonnx.calibration.matrices import WeightMatrix
     from qqonnx.calibration.measure import Measurements
     from qqonnx.calibration.moments import Moments
     from qqonnx.calibration.passes import MomentPasses
-    from qqonnx.config import Calibration
+    from qqonnx.config import Calibration, Target
     from qqonnx.encoding.stored import CodebookWeight, RoundedWeight, StoredWeight
     from qqonnx.model.select import Weight
 
@@ -66,26 +67,43 @@ def calibrate(context: Context, request: Calibration, store: Store) -> list[Stor
     passes = moment_passes(context, weights)
     rounded = _rounded(context.biases)
     count = sum(weight.size for weight in weights)
-    budget = _TYPICAL_BITS * count // 8
-    if target is not None and target.max_drop is None:
-        size = target.nbytes(context.bytes_before, count)
-        budget = size - _fixed_bytes(context, rounded)
-    measurements = measure_weights(context, weights, passes, budget if target else None)
+    budget = _budget(context, weights, rounded, target)
+    planned = target is None and request.plan is not None
+    measurements = measure_weights(context, weights, passes, None if planned else budget)
 
     def encode(allocation: Allocation, previous: Encoded) -> Encoded:
         return _encoded(context, weights, passes, measurements, allocation, previous)
 
-    if target is None:
-        fixed = read_plan(request.plan, weights) if request.plan else fixed_allocation(weights)
-        return _stored(encode(fixed, {}), rounded)
-    if target.max_drop is not None:
-        allocation = smallest_allocation(context, weights, passes, measurements, target.max_drop)
-        stored = _stored(encode(allocation, {}), rounded)
-    else:
+    if target is not None and target.max_drop is None:
+        size = target.nbytes(context.bytes_before, count)
         allocation, stored = _fit_size(size, budget, weights, measurements, rounded, encode, store)
-    if request.plan is not None:
+    else:
+        if target is not None and target.max_drop is not None:
+            drop = target.max_drop
+            allocation = smallest_allocation(context, weights, passes, measurements, drop)
+        elif request.plan is not None:
+            allocation = read_plan(request.plan, weights)
+        else:
+            allocation = best_allocation(weights, measurements.losses, budget)
+        stored = _stored(encode(allocation, {}), rounded)
+    if request.plan is not None and not planned:
         write_plan(request.plan, allocation)
     return stored
+
+
+def _budget(
+    context: Context,
+    weights: Sequence[WeightMatrix],
+    rounded: Sequence[RoundedWeight],
+    target: Target | None,
+) -> int:
+    """Return the bytes of all weights: those of the levels that the options request, or a guess."""
+    count = sum(weight.size for weight in weights)
+    if target is None:
+        return sum(w.nbytes(LevelChoice(w.levels, w.can_scale)) for w in weights)
+    if target.max_drop is not None:
+        return _TYPICAL_BITS * count // 8
+    return target.nbytes(context.bytes_before, count) - _fixed_bytes(context, rounded)
 
 
 def _fit_size(

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from qqonnx.calibration.synthetic.feeds import synthetic_feeds
+from qqonnx.inputs.dataset import evenly_spaced
 from qqonnx.inputs.read import Inputs, model_inputs, read_inputs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from qqonnx.config import CalibrationData
+    from qqonnx.inputs.feeds import Feed
 
 SYNTHETIC_WEIGHT = 1 / 30
 """Number of real samples that a synthetic one is worth: the best of 1/3, 1/10, 1/30 and 1/100 on
 EfficientNet-Lite0."""
 
-MAX_SYNTHETIC_SAMPLES = 128
+MAX_SYNTHETIC_SAMPLES = 64
+
+HELD_OUT = 32
+"""Largest number of samples that are held out."""
+
+SYNTHETIC_HELD_OUT = 16
+
+_FEWEST_RUNS = 4
+"""From this many runs on, some are held out."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +38,16 @@ class CalibrationInputs(Inputs):
 
     Attributes:
         sample_weight: number of real samples that a sample is worth: 1, or less if synthetic.
+        held_out: runs that no weight is fitted to, for the judgement of the result. They are not
+            among `feeds`, except if there are too few to spare some.
     """
 
     sample_weight: float = 1.0
+    held_out: tuple[Feed, ...] = ()
+
+
+NO_INPUTS = CalibrationInputs((), 0, 1, "the weights alone", sample_weight=0.0)
+"""For models that run on no inputs that can be made."""
 
 
 def calibration_inputs(
@@ -45,8 +64,35 @@ def calibration_inputs(
         QqonnxError: the data cannot be read, or do not fit the model's inputs.
     """
     if data is None:
-        return _synthetic(model, min(max_samples, MAX_SYNTHETIC_SAMPLES))
-    return CalibrationInputs(**vars(read_inputs(model, data, max_samples, shuffled=True)))
+        count = min(max_samples, MAX_SYNTHETIC_SAMPLES) + SYNTHETIC_HELD_OUT
+        return _with_held_out(_synthetic(model, count), SYNTHETIC_HELD_OUT)
+    read = read_inputs(model, data, max_samples + HELD_OUT, shuffled=True)
+    return _with_held_out(CalibrationInputs(**vars(read)), HELD_OUT)
+
+
+def _with_held_out(inputs: CalibrationInputs, samples: int) -> CalibrationInputs:
+    """Hold out at most `samples` samples, and at most an eighth of the runs."""
+    runs = len(inputs.feeds)
+    if runs < _FEWEST_RUNS:
+        return replace(inputs, held_out=inputs.feeds)
+    wanted = min(max(samples // inputs.batch_size, 1), -(-runs // 8))
+    chosen = evenly_spaced(runs, wanted)
+    fitted = tuple(feed for run, feed in enumerate(inputs.feeds) if run not in chosen)
+    held_out = tuple(inputs.feeds[run] for run in chosen)
+    if inputs.sample_weight < 1:
+        random = np.random.default_rng(1)
+        held_out = tuple(_perturbed(feed, random) for feed in held_out)
+    return replace(inputs, feeds=fitted, held_out=held_out)
+
+
+def _perturbed(feed: Feed, random: np.random.Generator) -> Feed:
+    """Lower the contrast of synthetic floats: the result must hold on other inputs as well."""
+    return {
+        name: array * array.dtype.type(np.exp2(random.uniform(-1, 0)))
+        if array.dtype.kind == "f"
+        else array
+        for name, array in feed.items()
+    }
 
 
 def _synthetic(model: ir.Model, count: int) -> CalibrationInputs:

@@ -34,13 +34,16 @@ class WeightMatrix:
 
     Attributes:
         weight: the weight.
-        levels: number of levels that the options request; used without a target.
+        levels: number of levels that the options request; without a target, the size of all weights
+            with these levels is the budget.
         layer: the operator that uses the weight; None if its inputs cannot be observed.
+        fixed: whether the weight must have these levels.
     """
 
     weight: Weight
     levels: int
     layer: Layer | None
+    fixed: bool = False
 
     @property
     def name(self) -> str:
@@ -114,6 +117,7 @@ def weight_matrices(context: Context) -> list[WeightMatrix]:
             plan.weight,
             plan.levels,
             layer_of(plan.weight) if plan.weight.scope is context.model.graph else None,
+            plan.fixed,
         )
         for plan in context.plans
     ]

@@ -123,7 +123,8 @@ def _measured(
     if moments is not None:
         sample_weight = context.inputs.sample_weight
         shrinkage = best_shrinkage(moments, matrix, sample_weight, scaled=weight.can_scale)
-    if probed is None or not is_replaceable(weight, context):
+    runs = is_replaceable(weight, context) and context.inputs.feeds
+    if probed is None or not runs:
         return _Measured(shrinkage, None)
     quantized = quantize_matrix(matrix, probed, moments, shrinkage, half=True)
     return _Measured(shrinkage, weight.decoded(quantized))

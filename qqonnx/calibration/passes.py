@@ -29,11 +29,12 @@ def moment_passes(context: Context, weights: Sequence[WeightMatrix]) -> MomentPa
 
     The moments of one group are in memory at a time. If one group holds all layers, its moments are
     collected once; otherwise, each call runs the model on the inputs again, group by group. Weights
-    without a layer come last and have no moments.
+    without a layer come last and have no moments; without inputs, these are all.
     """
     by_name = {weight.name: weight for weight in weights}
-    layers = [weight.layer for weight in weights if weight.layer is not None]
-    others = [weight for weight in weights if weight.layer is None]
+    observed = [weight for weight in weights if weight.layer is not None and context.inputs.feeds]
+    layers = [weight.layer for weight in observed if weight.layer is not None]
+    others = [weight for weight in weights if weight not in observed]
 
     def collected(layers: Sequence[Layer]) -> Group:
         return [by_name[layer.name] for layer in layers], collect_moments(context, layers)

@@ -31,11 +31,6 @@ _SAMPLES = 48
 """Number of samples on which changed answers are counted."""
 
 
-def fixed_allocation(weights: Sequence[WeightMatrix]) -> Allocation:
-    """Return the levels that the options request, with scales where weights can have them."""
-    return {w.name: LevelChoice(w.levels, w.can_scale) for w in weights}
-
-
 def smallest_allocation(
     context: Context,
     weights: Sequence[WeightMatrix],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.calibration.masks import padding_mask, unpadded
+from qqonnx.inputs.masks import padding_mask, unpadded
 from qqonnx.calibration.session import extended_session
 from qqonnx.errors import OptionError, QqonnxError
 from qqonnx.evaluation.divergence import output_divergence, tells_classes_apart

@@ -21,7 +21,7 @@ from qqonnx.cli.terminal import (
     table_console,
 )
 from qqonnx.codebooks import METHODS
-from qqonnx.config import DEFAULT_BITS, DEFAULT_METHOD, GRANULARITIES, OPERATORS, Options
+from qqonnx.config import AUTO, DEFAULT_BITS, GRANULARITIES, OPERATORS, Options
 from qqonnx.errors import OptionError, QqonnxError
 from qqonnx.temporary import temporary_folder
 
@@ -38,8 +38,9 @@ def convert(
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"Codebook method: {', '.join(METHODS)}, or a plug-in's.",
-            show_default=DEFAULT_METHOD,
+            help="auto: GPTQ, with levels where they matter; or a codebook method: "
+            f"{', '.join(METHODS)}, or a plug-in's.",
+            show_default=AUTO,
         ),
     ] = None,
     bits: Annotated[

@@ -14,7 +14,9 @@ from threadpoolctl import threadpool_limits
 from qqonnx.compression.choice import choose_weights
 from qqonnx.compression.quality import measure_quality, quality_feeds
 from qqonnx.compression.results import CompressReport, WeightReport, weight_report
-from qqonnx.config import Options, WeightPlan, bits_of, check_options
+from qqonnx.compression.job import Job, Made, nothing_to_compress
+from qqonnx.compression.plain import write_plain
+from qqonnx.config import Options, check_options, is_automatic
 from qqonnx.encoding import matmulnbits
 from qqonnx.encoding.encode import NODE_BYTES, encode
 from qqonnx.encoding.record import is_compressed
@@ -78,7 +80,7 @@ def compress(
     options = options or Options()
     check_options(options, calibration)
     with model_file(model) as source, _output(output) as written:
-        job = _Job(
+        job = Job(
             source,
             written,
             Path(output) if output is not None else None,
@@ -103,6 +105,7 @@ def compress(
             quality=quality,
             calibration=made.calibration,
             unreadable=made.unreadable,
+            doubt=made.doubt,
             model=onnx.load(written) if output is None else None,
         )
 
@@ -118,33 +121,7 @@ def _output(output: str | os.PathLike[str] | None) -> Iterator[Path]:
             yield folder / IN_MEMORY
 
 
-@dataclass(frozen=True)
-class _Job:
-    source: Path
-    written: Path
-    output: Path | None
-    options: Options
-    calibration: Calibration | None
-    external_data: bool
-    runtime_min: str | None
-    threads: int
-    progress: Progress
-
-
-@dataclass(frozen=True)
-class _Made:
-    """What was written, without the arrays: they are let go before the file is verified."""
-
-    bytes_before: int
-    weights: tuple[WeightReport, ...]
-    skipped: tuple[Skipped, ...]
-    digests: dict[str, bytes]
-    feeds: tuple[list[Feed], str]
-    calibration: str | None = None
-    unreadable: tuple[str, ...] = ()
-
-
-def _write_compressed(job: _Job) -> _Made:
+def _write_compressed(job: Job) -> Made:
     model = load(job.source)
     if is_compressed(model):
         raise NothingToCompressError(
@@ -155,139 +132,13 @@ def _write_compressed(job: _Job) -> _Made:
     if job.runtime_min is not None:
         fit_runtime(model, job.runtime_min)
     bytes_before = file_bytes(model, job.source)
-    calibrated = job.calibration is not None
+    calibrated = job.calibration is not None or is_automatic(job.options)
     chosen = choose_weights(model, job.options, calibrated=calibrated)
     if not chosen.plans:
-        raise _nothing_to_compress(job, chosen, chosen.skipped)
-    return (_calibrated if calibrated else _encoded)(job, model, chosen, bytes_before)
+        raise nothing_to_compress(job, chosen, chosen.skipped)
+    if calibrated:
+        # The steps of calibration load only for those who calibrate.
+        from qqonnx.compression.calibrated import write_calibrated
 
-
-def _encoded(
-    job: _Job,
-    model: ir.Model,
-    chosen: ChosenWeights,
-    bytes_before: int,
-) -> _Made:
-    """Write the model with each weight encoded as planned."""
-    assert not chosen.biases
-    plans, skipped = chosen.plans, list(chosen.skipped)
-    # The model has plain weights here.
-    feeds = quality_feeds(model, None)
-    # Work on arrays of a channel's size is Python's more than numpy's: threads would only wait.
-    threads = 1 if job.options.granularity == "channel" else job.threads
-    total = sum(plan.weight.tensor.size for plan in plans)
-    results = in_order(
-        lambda plan: _encode(plan, job.options),
-        plans,
-        size=lambda plan: plan.weight.tensor.size,
-        threads=threads,
-    )
-    stored: list[StoredWeight] = []
-    for plan, weight in zip(plans, results, strict=True):
-        job.progress(weight.name, plan.weight.tensor.size, total)
-        smaller = weight.payload_bytes + NODE_BYTES < weight.float_bytes
-        if smaller or isinstance(weight, BlockWeight):
-            stored.append(weight)
-        else:
-            reason = "compressed it would be no smaller"
-            skipped.append(Skipped(weight.name, weight.shape, weight.float_bytes, reason))
-    if not stored:
-        raise _nothing_to_compress(job, chosen, skipped)
-    stored.sort(key=lambda weight: isinstance(weight, BlockWeight))
-    _store(model, stored, job)
-    return _made(feeds, bytes_before, stored, [*skipped, *chosen.integers])
-
-
-def _encode(plan: WeightPlan, options: Options) -> StoredWeight:
-    tensor = plan.weight.tensor
-    if options.operators == "matmulnbits" and matmulnbits.fits(plan.weight):
-        return matmulnbits.encode_blocks(plan.weight, bits_of(plan.weight, options))
-    weight = encode(plan)
-    if isinstance(tensor, ir.ExternalTensor):
-        tensor.release()
-    return weight
-
-
-def _calibrated(
-    job: _Job,
-    model: ir.Model,
-    chosen: ChosenWeights,
-    bytes_before: int,
-) -> _Made:
-    """Write the model with levels that are calibrated on activations."""
-    from qqonnx.calibration.calibrate import calibrate
-    from qqonnx.calibration.context import Context
-    from qqonnx.calibration.inputs import calibration_inputs
-
-    assert job.calibration is not None
-    plans, biases, skipped = chosen.plans, chosen.biases, list(chosen.skipped)
-
-    def store(weights: Sequence[StoredWeight]) -> int:
-        return _store(model.clone(), weights, job)
-
-    inputs = calibration_inputs(model, job.calibration.data, job.calibration.samples)
-    plain_bytes = bytes_before - chosen.bytes_removed
-    context = Context(
-        model=model,
-        plans=plans,
-        biases=biases,
-        inputs=inputs,
-        bytes_before=bytes_before,
-        plain_bytes=plain_bytes,
-        threads=job.threads,
-        importance=job.calibration.loss,
-        progress=job.progress,
-    )
-    # Results of BLAS depend on its number of threads, and so would the file.
-    with threadpool_limits(1, "blas"):
-        stored = calibrate(context, job.calibration, store)
-    if job.calibration.finetune:
-        from qqonnx.finetune.weights import finetune_weights
-
-        stored = finetune_weights(model, stored, list(inputs.batches()), progress=job.progress)
-    store(stored)
-    rounded = {weight.name for weight in stored if weight.method == FLOAT16}
-    for bias in biases:
-        reason = "a bias, stored as float16" if bias.name in rounded else "a bias"
-        nbytes = bias.tensor.size * 2 if bias.name in rounded else bias.tensor.nbytes
-        skipped.append(Skipped(bias.name, bias.shape, nbytes, reason))
-    skipped += chosen.integers
-    return _made(quality_feeds(model, inputs), bytes_before, stored, skipped, inputs)
-
-
-def _store(model: ir.Model, weights: Sequence[StoredWeight], job: _Job) -> int:
-    """Write the model with its weights in their stored form; return the bytes of the file."""
-    rewrite(model, weights)
-    write(model, job.written, external_data=job.external_data)
-    return written_bytes(job.written)
-
-
-def _made(
-    feeds: tuple[list[Feed], str],
-    bytes_before: int,
-    stored: Sequence[StoredWeight],
-    skipped: Sequence[Skipped],
-    inputs: CalibrationInputs | None = None,
-) -> _Made:
-    return _Made(
-        bytes_before=bytes_before,
-        weights=tuple(weight_report(weight) for weight in stored if weight.method != FLOAT16),
-        skipped=tuple(skipped),
-        digests={weight.name: weight.digest() for weight in stored},
-        feeds=feeds,
-        calibration=inputs.source if inputs is not None else None,
-        unreadable=inputs.unreadable if inputs is not None else (),
-    )
-
-
-def _nothing_to_compress(
-    job: _Job, chosen: ChosenWeights, skipped: Sequence[Skipped]
-) -> QqonnxError:
-    if chosen.integers:
-        kinds = "; ".join(sorted({entry.reason for entry in chosen.integers}))
-        return QqonnxError(
-            f"{job.source}: holds no float weight to compress: {len(chosen.integers)} weights are "
-            f"integers ({kinds}); compress the float model that it was made from"
-        )
-    reasons = "; ".join(sorted({entry.reason for entry in skipped})) or "no float initializer"
-    return NothingToCompressError(f"{job.source}: holds no weight to compress ({reasons})")
+        return write_calibrated(job, model, chosen, bytes_before)
+    return write_plain(job, model, chosen, bytes_before)

@@ -59,27 +59,41 @@ def quality_feeds(model: ir.Model, inputs: CalibrationInputs | None) -> tuple[li
 
     Args:
         model: the original model.
-        inputs: calibration inputs; without them, the inputs are synthetic.
+        inputs: calibration inputs, whose held-out part is taken; without them, the inputs are
+            synthetic.
     """
     if inputs is None:
         try:
             inputs = calibration_inputs(model, None, SYNTHETIC_SAMPLES)
         except QqonnxError:
             return [], "synthetic inputs"
-    batches = list(inputs.batches())
-    # Weights are fitted to the first half first; see `qqonnx.calibration.sensitivity`.
-    batches = (batches[1::2] or batches)[: max(MAX_SAMPLES // inputs.batch_size, 1)]
-    return batches, inputs.source
+        return list(inputs.batches())[: max(MAX_SAMPLES // inputs.batch_size, 1)], inputs.source
+    held_out = inputs.held_out is not inputs.feeds
+    source = f"held out of {inputs.source}" if held_out else inputs.source
+    return list(inputs.held_out), source
 
 
 def measure_quality(
     original: Path, compressed: Path, feeds: Sequence[Feed], source: str, *, optimized: bool
 ) -> Quality:
-    """Run both models, one after the other, and compare their outputs.
+    """Compare the outputs of a model with those of the original; see `measure_qualities`."""
+    (quality,) = measure_qualities(original, [compressed], feeds, source, optimized=optimized)
+    return quality
+
+
+def measure_qualities(
+    original: Path,
+    compressed: Sequence[Path],
+    feeds: Sequence[Feed],
+    source: str,
+    *,
+    optimized: bool,
+) -> list[Quality]:
+    """Run models, one after the other, and compare their outputs with those of the original.
 
     Args:
         original: the original model.
-        compressed: the compressed model.
+        compressed: the compressed models.
         feeds: inputs of some runs; without any, or where the original does not run on them, seeded
             noise is used.
         source: description of the inputs.
@@ -89,12 +103,29 @@ def measure_quality(
         session = open_for_comparison(original, optimized=optimized)
         names = [entry.name for entry in session.get_outputs()]
         references, feeds, source = _references(session, feeds, source)
-        # Only one of two models, which may be large, is in memory at a time.
-        del session
-        session = open_for_comparison(compressed, optimized=optimized)
-        outputs = [run_limited(session, feed) for feed in feeds]
     except Exception as error:  # ONNX Runtime's errors have no common class
-        return Quality((), source, first_line(error))
+        return [Quality((), source, first_line(error))] * len(compressed)
+    # Only one of the models, which may be large, is in memory at a time.
+    del session
+    qualities = []
+    for path in compressed:
+        try:
+            session = open_for_comparison(path, optimized=optimized)
+            outputs = [run_limited(session, feed) for feed in feeds]
+            del session
+        except Exception as error:
+            qualities.append(Quality((), source, first_line(error)))
+            continue
+        qualities.append(_quality(names, references, outputs, source))
+    return qualities
+
+
+def _quality(
+    names: Sequence[str],
+    references: Sequence[Sequence[Any]],
+    outputs: Sequence[Sequence[Any]],
+    source: str,
+) -> Quality:
     compared = [
         output_quality(name, exact, other)
         for name, exact, other in zip(

@@ -70,6 +70,7 @@ class CompressReport:
         quality: what the outputs of the original model became.
         calibration: description of the calibration inputs; None without calibration.
         unreadable: calibration images that could not be read.
+        doubt: why calibration did less than usual; None if it did not.
         model: the compressed model; None if it was written to a file.
     """
 
@@ -82,6 +83,7 @@ class CompressReport:
     quality: Quality
     calibration: str | None = None
     unreadable: tuple[str, ...] = ()
+    doubt: str | None = None
     model: onnx.ModelProto | None = None
 
     def to_dict(self) -> dict[str, Any]:

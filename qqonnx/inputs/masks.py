@@ -23,3 +23,15 @@ def padding_mask(feed: Mapping[str, Any]) -> NDArray[np.bool_] | None:
     if len(masks) != 1 or masks[0].all() or not masks[0].any():
         return None
     return masks[0].astype(np.bool_)
+
+
+def unpadded(values: NDArray[Any], mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """Return the values [positions, ...] that are not padding.
+
+    Args:
+        values: [samples, positions, ...]; of another shape, they come back as they are.
+        mask: bool [samples, positions].
+    """
+    if mask is None or values.ndim < 3 or values.shape[:2] != mask.shape:
+        return values
+    return np.asarray(values[mask])
