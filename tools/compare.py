@@ -39,7 +39,8 @@ def compare(arguments: argparse.Namespace) -> Evaluation:
         files = []
         for method, bits in track(cases, "compressing", console=Console(stderr=True)):
             file = Path(folder) / f"{method} {bits} bits"
-            options = Options(method=method, bits=bits, granularity=arguments.granularity)
+            granularity = None if method == "auto" else arguments.granularity
+            options = Options(method=method, bits=bits, granularity=granularity)
             compress(arguments.model, file, options)
             files.append(file)
         return evaluate(files, arguments.data, baseline=arguments.model, limit=arguments.limit)
@@ -67,8 +68,9 @@ def markdown(result: Evaluation, arguments: argparse.Namespace) -> str:
     lines += [
         "",
         f"`{arguments.model.name}`, {result.rows[0].samples} images of `{arguments.data.name}`, "
-        f"granularity {arguments.granularity}. Agreement and KL compare with the float model. Load "
-        "and run are times divided by the float model's in the same run, one image at a time. "
+        f"granularity {arguments.granularity} except for auto, which calibrates without data here. "
+        "Agreement and KL compare with the float model. Load and run are times divided by the "
+        "float model's in the same run, one image at a time. "
         f"ONNX Runtime {ort.__version__}, {os.cpu_count()} cores, {platform.system()} "
         f"{platform.machine()}.",
     ]
@@ -80,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--methods", default="uq,pwlq,qq,kmeans")
+    parser.add_argument("--methods", default="auto,uq,pwlq,qq,kmeans")
     parser.add_argument("--bits", default="2,3,4,6,8")
     parser.add_argument("--granularity", default="tensor")
     parser.add_argument("--limit", type=int)

@@ -87,13 +87,17 @@ class WeightMatrix:
             return values.reshape(1, 1, -1)
         return np.ascontiguousarray(np.moveaxis(values, axis, 0)).reshape(1, self.rows, -1)
 
-    def nbytes(self, choice: LevelChoice) -> int:
-        """Return the bytes of indices, codebook, scales and decode nodes."""
+    def payload_bytes(self, choice: LevelChoice) -> int:
+        """Return the bytes of indices, codebook and scales."""
         storage = storage_for(choice.levels)
         scales = 2 * self.rows if choice.scaled else 0
         codebook = storage.levels * self.weight.tensor.dtype.itemsize
-        nodes = NODE_BYTES + PLANE_BYTES * (len(storage.plane_bits) - 1)
-        return int(storage.packed_bytes(self.size) + codebook + scales + nodes)
+        return int(storage.packed_bytes(self.size) + codebook + scales)
+
+    def nbytes(self, choice: LevelChoice) -> int:
+        """Return the bytes of indices, codebook, scales and decode nodes."""
+        planes = len(storage_for(choice.levels).plane_bits)
+        return self.payload_bytes(choice) + NODE_BYTES + PLANE_BYTES * (planes - 1)
 
     def in_shape(self, matrix: NDArray[Any]) -> NDArray[Any]:
         """Reshape an array from the matrix's shape to the weight's shape."""

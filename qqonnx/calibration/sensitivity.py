@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.inputs.masks import padding_mask, unpadded
 from qqonnx.calibration.session import extended_session
 from qqonnx.errors import OptionError, QqonnxError
 from qqonnx.evaluation.divergence import output_divergence, tells_classes_apart
 from qqonnx.inputs.dataset import evenly_spaced
+from qqonnx.inputs.masks import padding_mask, unpadded
 from qqonnx.inputs.read import feed_samples
 from qqonnx.model.session import run_session
 

@@ -21,7 +21,7 @@ from qqonnx.cli.terminal import (
     table_console,
 )
 from qqonnx.codebooks import METHODS
-from qqonnx.config import AUTO, DEFAULT_BITS, GRANULARITIES, OPERATORS, Options
+from qqonnx.config import AUTO, DEFAULT_BITS, GRANULARITIES, OPERATORS, PLAIN_METHOD, Options
 from qqonnx.errors import OptionError, QqonnxError
 from qqonnx.temporary import temporary_folder
 
@@ -67,6 +67,10 @@ def convert(
         list[str] | None,
         typer.Option(help="Bits per weight for weights whose name matches.", metavar="PATTERN=N"),
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="k-means with scales, without calibration: in a second."),
+    ] = False,
     include_bias: Annotated[
         bool, typer.Option("--include-bias", help="Compress biases too.")
     ] = False,
@@ -137,6 +141,13 @@ def convert(
             help="Fine-tune levels, scales and biases afterwards; pays at few bits; needs PyTorch.",
         ),
     ] = False,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How much an output counts when levels are distributed; 0 leaves it out.",
+            metavar="OUTPUT=FACTOR",
+        ),
+    ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(help="JSON file of levels per weight: written with a target, read without."),
@@ -152,6 +163,10 @@ def convert(
     from qqonnx.cli.tables import compress_summary
     from qqonnx.compression.pipeline import compress
 
+    if fast:
+        if method is not None or granularity is not None:
+            raise OptionError("fast", "has a method and a granularity: kmeans and scale")
+        method, granularity = PLAIN_METHOD, "scale"
     options = Options(
         method=method,
         bits=bits,
@@ -166,7 +181,9 @@ def convert(
         operators=cast("Operators", operators),
     )
     target = _target(target_size, target_bits, target_ratio, max_drop)
-    calibrated = _calibration(calibration, calibration_samples, target, plan, finetune)
+    calibrated = _calibration(calibration, calibration_samples, target, plan, loss, finetune)
+    if fast and calibrated is not None:
+        raise OptionError("fast", "takes neither calibration nor a target")
     # A folder may have the name of a model.
     if Path(model).is_dir() and output.suffix != ".onnx":
         convert_folder(
@@ -255,11 +272,16 @@ def _target(
 
 
 def _calibration(
-    data: str | None, samples: int | None, target: Target | None, plan: Path | None, finetune: bool
+    data: str | None,
+    samples: int | None,
+    target: Target | None,
+    plan: Path | None,
+    loss: list[str] | None,
+    finetune: bool,
 ) -> Calibration | None:
-    if data is None and target is None and plan is None and not finetune:
+    if data is None and target is None and plan is None and not (finetune or loss):
         if samples is not None:
-            raise OptionError("calibration.samples", "would be ignored: nothing is calibrated")
+            raise OptionError("calibration.samples", "would be ignored: there are no inputs")
         return None
     from qqonnx.config import Calibration
 
@@ -269,7 +291,19 @@ def _calibration(
         target=target,
         plan=plan,
         finetune=finetune,
+        loss=dict(map(_output_and_factor, loss or ())),
     )
+
+
+def _output_and_factor(text: str) -> tuple[str, float]:
+    name, _, factor = text.rpartition("=")
+    try:
+        value = float(factor)
+    except ValueError:
+        value = -1.0
+    if not name or not 0 <= value < float("inf"):
+        raise OptionError("calibration.loss", f"must be OUTPUT=FACTOR, not {text}")
+    return name, value
 
 
 def _pattern_and_bits(text: str) -> tuple[str, int]:

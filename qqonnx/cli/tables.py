@@ -52,6 +52,8 @@ def compress_summary(report: CompressReport, console: Console) -> None:
     _print_skipped(report.skipped, console)
     if report.calibration is not None:
         _print_line(console, f"calibrated with {report.calibration}")
+    if report.doubt is not None:
+        _print_line(console, printable(report.doubt))
     unreadable_summary(report.unreadable, console)
     ratio = report.bytes_before / report.bytes_after
     checked = "runs as its decoded weights do"
@@ -99,7 +101,7 @@ def _way_out(report: CompressReport) -> str:
     weights = sum(prod(weight.shape) for weight in report.weights)
     bits = 8 * report.bytes_after / weights
     if report.calibration is None:
-        return f"--target-bits {bits:.1f} loses less at this size, with --calibration INPUTS least"
+        return "--method auto loses less at this size, with --calibration INPUTS least"
     if "data-free" in report.calibration:
         return "--calibration INPUTS, with inputs that the model will meet, loses less"
     return f"--target-bits {bits + 1:.1f} loses less"

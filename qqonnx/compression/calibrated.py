@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
@@ -9,8 +11,9 @@ from threadpoolctl import threadpool_limits
 from qqonnx.calibration.calibrate import calibrate
 from qqonnx.calibration.context import Context
 from qqonnx.calibration.inputs import NO_INPUTS, calibration_inputs
+from qqonnx.calibration.plain import plain_weights
 from qqonnx.compression.job import Made, made_of, store
-from qqonnx.compression.judge import lost_output, plain_weights
+from qqonnx.compression.judge import lost_output
 from qqonnx.compression.quality import quality_feeds
 from qqonnx.config import Calibration
 from qqonnx.encoding.stored import FLOAT16
@@ -26,17 +29,23 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from qqonnx.calibration.inputs import CalibrationInputs
     from qqonnx.compression.choice import ChosenWeights
     from qqonnx.compression.job import Job
     from qqonnx.compression.quality import Feed
     from qqonnx.encoding.stored import StoredWeight
 
+_SAME_SIZE = 1.02
+"""Ratio of sizes up to which files count as equally large."""
+
+_ATTEMPTS = 4
+"""Numbers of levels to try until the plain file is no larger than that."""
+
 
 def write_calibrated(job: Job, model: ir.Model, chosen: ChosenWeights, bytes_before: int) -> Made:
     """Write the model with calibrated levels, or plain ones of the same size if they lose less."""
     request = job.calibration or Calibration()
-    inputs, stored, doubt = _calibrated(job, request, model, chosen, bytes_before)
+    context, stored, doubt = _calibrated(job, request, model, chosen, bytes_before)
+    inputs = context.inputs
     if request.finetune:
         from qqonnx.finetune.weights import finetune_weights
 
@@ -45,11 +54,10 @@ def write_calibrated(job: Job, model: ir.Model, chosen: ChosenWeights, bytes_bef
     feeds = quality_feeds(model, inputs)
     # A plan that is read is the user's own choice.
     if request.plan is None or request.target is not None:
-        plain = plain_weights(chosen.plans, stored, job.threads)
-        lost = _lost_output(job, model, plain, feeds[0], bytes_before)
-        if lost is not None:
+        better = _better_plain(job, context, stored, feeds[0])
+        if better is not None:
+            lost, stored = better
             doubt = f"k-means with scales: calibration lost more of the output {lost!r}"
-            stored = plain
             store(model.clone(), stored, job, job.written)
     skipped = [*chosen.skipped, *_biases(chosen, stored), *chosen.integers]
     return made_of(feeds, bytes_before, stored, skipped, inputs, doubt)
@@ -57,55 +65,58 @@ def write_calibrated(job: Job, model: ir.Model, chosen: ChosenWeights, bytes_bef
 
 def _calibrated(
     job: Job, request: Calibration, model: ir.Model, chosen: ChosenWeights, bytes_before: int
-) -> tuple[CalibrationInputs, list[StoredWeight], str | None]:
-    """Return the inputs, the stored weights, and why calibration did less than usual."""
+) -> tuple[Context, list[StoredWeight], str | None]:
+    """Return the model with its inputs, the weights, and why calibration did less than usual."""
+    context = Context(
+        model=model,
+        plans=chosen.plans,
+        biases=chosen.biases,
+        inputs=NO_INPUTS,
+        bytes_before=bytes_before,
+        plain_bytes=bytes_before - chosen.bytes_removed,
+        threads=job.threads,
+        importance=request.loss,
+        progress=job.progress,
+    )
 
-    def on(inputs: CalibrationInputs) -> list[StoredWeight]:
-        context = Context(
-            model=model,
-            plans=chosen.plans,
-            biases=chosen.biases,
-            inputs=inputs,
-            bytes_before=bytes_before,
-            plain_bytes=bytes_before - chosen.bytes_removed,
-            threads=job.threads,
-            importance=request.loss,
-            progress=job.progress,
-        )
+    def calibrated(context: Context) -> list[StoredWeight]:
         # Results of BLAS depend on its number of threads, and so would the file.
         with threadpool_limits(1, "blas"):
             return calibrate(
-                context,
-                request,
-                lambda weights: store(model.clone(), weights, job, job.written),
+                context, request, lambda weights: store(model.clone(), weights, job, job.written)
             )
 
     try:
         inputs = calibration_inputs(model, request.data, request.samples)
-        return inputs, on(inputs), None
+        with_inputs = replace(context, inputs=inputs)
+        return with_inputs, calibrated(with_inputs), None
     except QqonnxError as error:
         drops = request.target is not None and request.target.max_drop is not None
         needs_runs = request.data is not None or request.finetune or drops
         if needs_runs or isinstance(error, OptionError):
             raise
         doubt = f"levels were chosen from the weights alone: {error}"
-        return NO_INPUTS, on(NO_INPUTS), doubt
+        return context, calibrated(context), doubt
 
 
-def _lost_output(
-    job: Job,
-    model: ir.Model,
-    plain: Sequence[StoredWeight],
-    feeds: Sequence[Feed],
-    bytes_before: int,
-) -> str | None:
-    """Return an output that the written file lost more of than the plain file of its size."""
+def _better_plain(
+    job: Job, context: Context, stored: Sequence[StoredWeight], feeds: Sequence[Feed]
+) -> tuple[str, list[StoredWeight]] | None:
+    """Return the plain weights of the same size if they lose less, and of which output."""
+    optimized = context.bytes_before <= FOLDED_UP_TO
+    limit = int(_SAME_SIZE * written_bytes(job.written))
+    budget = _SAME_SIZE * sum(w.payload_bytes for w in stored if w.method != FLOAT16)
+    target = job.calibration.target if job.calibration is not None else None
+    if target is not None and target.max_drop is None:
+        count = sum(plan.weight.tensor.size for plan in context.plans)
+        limit = target.nbytes(context.bytes_before, count)
     with temporary_folder() as folder:
         path = folder / IN_MEMORY
-        if store(model.clone(), plain, job, path) > written_bytes(job.written):
-            return None
-        optimized = bytes_before <= FOLDED_UP_TO
-        return lost_output(job.source, job.written, path, feeds, optimized=optimized)
+        for plain in islice(plain_weights(context, stored, budget), _ATTEMPTS):
+            if store(context.model.clone(), plain, job, path) <= limit:
+                lost = lost_output(job.source, job.written, path, feeds, optimized=optimized)
+                return None if lost is None else (lost, plain)
+    return None
 
 
 def _biases(chosen: ChosenWeights, stored: Sequence[StoredWeight]) -> list[Skipped]:

@@ -87,9 +87,7 @@ def made_of(
     )
 
 
-def nothing_to_compress(
-    job: Job, chosen: ChosenWeights, skipped: Sequence[Skipped]
-) -> QqonnxError:
+def nothing_to_compress(job: Job, chosen: ChosenWeights, skipped: Sequence[Skipped]) -> QqonnxError:
     """Return the error of a model without a weight to compress."""
     if chosen.integers:
         kinds = "; ".join(sorted({entry.reason for entry in chosen.integers}))

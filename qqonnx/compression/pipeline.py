@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-import onnx_ir as ir
-from threadpoolctl import threadpool_limits
 
 from qqonnx.compression.choice import choose_weights
-from qqonnx.compression.quality import measure_quality, quality_feeds
-from qqonnx.compression.results import CompressReport, WeightReport, weight_report
 from qqonnx.compression.job import Job, Made, nothing_to_compress
 from qqonnx.compression.plain import write_plain
+from qqonnx.compression.quality import measure_quality
+from qqonnx.compression.results import CompressReport
 from qqonnx.config import Options, check_options, is_automatic
-from qqonnx.encoding import matmulnbits
-from qqonnx.encoding.encode import NODE_BYTES, encode
 from qqonnx.encoding.record import is_compressed
-from qqonnx.encoding.rewrite import rewrite
-from qqonnx.encoding.stored import FLOAT16, BlockWeight, StoredWeight
 from qqonnx.encoding.verify import FOLDED_UP_TO, verify_file
-from qqonnx.errors import NothingToCompressError, QqonnxError
+from qqonnx.errors import NothingToCompressError
 from qqonnx.model.load import file_bytes, load
 from qqonnx.model.runtimes import fit_runtime
-from qqonnx.model.save import refuse_overwriting, staged, write, written_bytes
-from qqonnx.model.select import Skipped
+from qqonnx.model.save import refuse_overwriting, staged, written_bytes
 from qqonnx.model.source import IN_MEMORY, ModelSource, model_file
-from qqonnx.parallel import available_cores, in_order
+from qqonnx.parallel import available_cores
 from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from qqonnx.calibration.inputs import CalibrationInputs
-    from qqonnx.compression.choice import ChosenWeights
-    from qqonnx.compression.quality import Feed
     from qqonnx.config import Calibration, Progress
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
+from qqonnx.config import AUTO
 from qqonnx.report import svg
 from qqonnx.report.formatting import METRICS, percent
 from qqonnx.report.score_axis import HEIGHT, WIDTH, score_axis, score_scale, tooltip
@@ -72,7 +73,7 @@ def bits_charts(name: str, comparison: Comparison) -> list[tuple[str, Markup, st
 
 
 def _methods(runs: Iterable[Outcome], granularity: str) -> list[str]:
-    codebooks = (o for o in runs if not o.is_baseline and o.method != TARGET)
+    codebooks = (o for o in runs if not o.is_baseline and o.method not in (TARGET, AUTO))
     return sorted({o.method for o in codebooks if o.granularity == granularity})
 
 
@@ -88,9 +89,10 @@ def _series(runs: Sequence[Outcome], granularity: str) -> list[Series]:
             plugins += 1
         members = (o for o in runs if (o.method, o.granularity) == (method, granularity))
         series.append(Series(method[:18], f"c{color}", shape, _by_bits(members)))
-    targets = _by_bits(o for o in runs if o.method == TARGET)
-    if targets:
-        series.append(Series("calibrated", "calibrated", "up", targets))
+    for method, name, shape in ((AUTO, AUTO, "diamond"), (TARGET, "calibrated", "up")):
+        calibrated = _by_bits(o for o in runs if o.method == method)
+        if calibrated:
+            series.append(Series(name, "calibrated", shape, calibrated))
     for method in sorted({o.method for o in runs if o.is_baseline}):
         members = (o for o in runs if o.method == method and o.is_baseline)
         series.append(Series(method[:18], "baseline", "square", _by_bits(members)))

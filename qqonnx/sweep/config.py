@@ -7,7 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.codebooks import METHODS, method_named
-from qqonnx.config import GRANULARITIES, Granularity, Options, Target, parse_share, parse_size
+from qqonnx.config import (
+    AUTO,
+    GRANULARITIES,
+    Granularity,
+    Options,
+    Target,
+    parse_share,
+    parse_size,
+)
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.sweep.baselines import BASELINES, FLOAT32
 
@@ -163,11 +171,16 @@ def _one_of(noun: str, known: tuple[str, ...]) -> Callable[[str], None]:
     return check
 
 
+def _method(name: str) -> None:
+    if name != AUTO:
+        method_named(name)
+
+
 KEYS = {
     "results": Key(str),
     "models": Key(str, is_list=True),
     "datasets": Key(str, is_list=True),
-    "methods": Key(str, method_named, is_list=True),
+    "methods": Key(str, _method, is_list=True),
     "bits": Key(int, _between(1, 8), is_list=True),
     "granularities": Key(str, _one_of("granularity", tuple(GRANULARITIES)), is_list=True),
     "budgets": Key(str, target_of, is_list=True),

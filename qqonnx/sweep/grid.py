@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.codebooks import method_named
+from qqonnx.config import AUTO
 from qqonnx.errors import QqonnxError
 from qqonnx.model.load import model_files, read
 from qqonnx.sweep.baselines import BASELINES
@@ -282,12 +283,17 @@ def _baselines(
     return entries, skipped
 
 
-def _codebooks(config: SweepConfig) -> tuple[list[tuple[str, Granularity, int]], list[str]]:
+def _codebooks(
+    config: SweepConfig,
+) -> tuple[list[tuple[str, Granularity | None, int]], list[str]]:
     """Return methods with granularity and bits, and messages about those that are left out."""
-    entries: list[tuple[str, Granularity, int]] = []
+    entries: list[tuple[str, Granularity | None, int]] = []
     skipped: list[str] = []
     for method in config.methods:
         for bits in config.bits:
+            if method == AUTO:
+                entries.append((method, None, bits))
+                continue
             try:
                 method_named(method).levels_for(bits)
             except QqonnxError as error:
