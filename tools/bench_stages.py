@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 STAGES = {
     "load": (
         "compression.pipeline.load",
-        "compression.pipeline.select",
-        "compression.pipeline.plan_weights",
+        "compression.choice.select",
+        "compression.choice.plan_weights",
     ),
     "codebook": ("encoding.encode.fit",),
     "indices": (
@@ -48,14 +48,15 @@ STAGES = {
         "encoding.encode.distortion",
         "encoding.encode.digest",
     ),
-    "rewrite, write": ("compression.pipeline.rewrite", "compression.pipeline.write"),
+    "rewrite, write": ("compression.job.rewrite", "compression.job.write"),
     "verify weights": ("encoding.verify.restore_weights", "encoding.verify.write"),
     "verify outputs": ("encoding.verify.compare_outputs",),
-    "quality": ("compression.pipeline.quality_feeds", "compression.pipeline.measure_quality"),
+    "quality": ("compression.plain.quality_feeds", "compression.pipeline.measure_quality"),
 }
 """Stage -> its timed functions, by the module that calls them."""
 
 MODEL_NAMES = ("resnet50", "vit_b_16")
+OPTIONS = Options(method="kmeans", bits=4)
 LARGE = 268_000_000
 """Number of weights in the 1 GiB model."""
 
@@ -81,7 +82,7 @@ def profile(model: Path, output: Path) -> dict[str, float]:
                 found = getattr(importlib.import_module(module), function)
                 patches.enter_context(patch(f"{module}.{function}", timed(stage, found)))
         start = time.perf_counter()
-        compress(model, output, Options(bits=4), threads=1)
+        compress(model, output, OPTIONS, threads=1)
         whole = time.perf_counter() - start
     return {**{stage: spent[stage] for stage in STAGES}, "other": whole - sum(spent.values())}
 
@@ -98,7 +99,7 @@ def sorting(model: Path) -> float:
 def on_all_cores(model: Path, output: Path) -> float:
     """Return the seconds of a whole conversion with one thread per core."""
     start = time.perf_counter()
-    compress(model, output, Options(bits=4))
+    compress(model, output, OPTIONS)
     return time.perf_counter() - start
 
 

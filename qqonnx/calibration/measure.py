@@ -12,7 +12,7 @@ from qqonnx.calibration.allocation import loss_curve
 from qqonnx.calibration.matrices import best_allocation
 from qqonnx.calibration.passes import map_with_moments
 from qqonnx.calibration.quantize import quantize_matrix, weight_errors
-from qqonnx.calibration.sensitivity import SAMPLES, SYNTHETIC_SAMPLES, judged_batches, output_losses
+from qqonnx.calibration.sensitivity import SAMPLES, judged_batches, output_losses
 from qqonnx.calibration.shrinkage import best_shrinkage
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def measure_weights(
         estimates = map_with_moments(weight_errors, weights, passes, context.threads)
         errors = {weight.name: error for weight, error in estimates}
         probed = best_allocation(weights, errors, budget)
-    synthetic = context.inputs.sample_weight < 1
-    batches = judged_batches(context.inputs, SYNTHETIC_SAMPLES if synthetic else SAMPLES)
+    batches = judged_batches(context.inputs, SAMPLES)
     total = sum(weight.work_size for weight in weights)
 
     def work(weight: WeightMatrix, moments: Moments | None) -> _Measured:

@@ -27,11 +27,8 @@ if TYPE_CHECKING:
 
     Feed = Mapping[str, NDArray[Any]]
 
-SAMPLES = 16
+SAMPLES = 8
 """Number of samples whose outputs show the sensitivity of a weight."""
-
-SYNTHETIC_SAMPLES = 8
-"""The same for synthetic samples, which are worth less."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ _HOLDOUT_LEVELS = 8
 _HOLDOUT_ROWS = 64
 """Largest number of groups, and of rows of a group, for these comparisons."""
 
+_HOLDOUT_COLUMNS = 1152
+"""Largest number of columns for these comparisons."""
+
 _CHUNK = 256
 """Rows of a moment in work at once."""
 
@@ -146,7 +149,7 @@ def best_shrinkage(
 ) -> Shrinkage:
     """Return the shrinkage with the least error on one half of the samples, fitted to the other.
 
-    Some rows of the weight stand for all of them.
+    Some rows and the first columns of the weight stand for all of them.
 
     Args:
         moments: second moments of the inputs.
@@ -155,10 +158,12 @@ def best_shrinkage(
         scaled: whether each row has a scale.
     """
     groups, rows = _some(len(matrix)), _some(matrix.shape[1])
-    prior = column_correlations(matrix[groups])
-    some = np.ascontiguousarray(matrix[groups][:, rows])
-    first, second = moments.halves[0][groups], moments.halves[1][groups]
-    mean = moments.means[0][groups]
+    columns = slice(_HOLDOUT_COLUMNS)
+    narrow = matrix[groups][:, :, columns]
+    prior = column_correlations(narrow)
+    some = np.ascontiguousarray(narrow[:, rows])
+    first, second = (half[groups][:, columns, columns] for half in moments.halves)
+    mean = moments.means[0][groups][:, columns]
 
     @cache
     def error(divisor: float, prior_weight: float) -> float:
