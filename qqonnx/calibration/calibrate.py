@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qqonnx.calibration.matrices import best_allocation, encode_matrix, weight_matrices
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from qqonnx.calibration.allocation import Allocation, LevelChoice
     from qqonnx.calibration.context import Context
+    from qqonnx.calibration.drop import Drop
     from qqonnx.calibration.matrices import WeightMatrix
     from qqonnx.calibration.measure import Measurements
     from qqonnx.calibration.moments import Moments
@@ -48,7 +50,20 @@ _TYPICAL_BITS = 4
 """Bits per weight for which losses are measured if the target is no size."""
 
 
-def calibrate(context: Context, request: Calibration, store: Store) -> list[StoredWeight]:
+@dataclass(frozen=True)
+class Calibrated:
+    """Result of a calibration.
+
+    Attributes:
+        stored: the stored weights.
+        drop: what a target of a largest drop measured; None for other targets.
+    """
+
+    stored: list[StoredWeight]
+    drop: Drop | None = None
+
+
+def calibrate(context: Context, request: Calibration, store: Store) -> Calibrated:
     """Return the stored weights, with levels that are calibrated on the inputs.
 
     Args:
@@ -77,15 +92,23 @@ def calibrate(context: Context, request: Calibration, store: Store) -> list[Stor
 
     if target is None:
         fixed = read_plan(request.plan, weights) if request.plan else fixed_allocation(weights)
-        return _stored(encode(fixed, {}), rounded)
+        return Calibrated(_stored(encode(fixed, {}), rounded))
+    drop = None
     if target.max_drop is not None:
-        allocation = smallest_allocation(context, weights, passes, measurements, target.max_drop)
+        allocation, drop = smallest_allocation(
+            context,
+            weights,
+            passes,
+            measurements,
+            target,
+            lambda a: _stored(encode(a, {}), rounded),
+        )
         stored = _stored(encode(allocation, {}), rounded)
     else:
         allocation, stored = _fit_size(size, budget, weights, measurements, rounded, encode, store)
     if request.plan is not None:
         write_plan(request.plan, allocation)
-    return stored
+    return Calibrated(stored, drop)
 
 
 def _fit_size(

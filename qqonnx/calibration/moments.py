@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qqonnx.calibration.layers import patches
-from qqonnx.calibration.masks import padding_mask
 from qqonnx.calibration.session import extended_session
 from qqonnx.errors import QqonnxError
+from qqonnx.inputs.masks import padding_mask
 from qqonnx.model.session import run_session
 
 if TYPE_CHECKING:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
 
+    from qqonnx.calibration.drop import Drop
     from qqonnx.calibration.inputs import CalibrationInputs
     from qqonnx.compression.choice import ChosenWeights
     from qqonnx.compression.quality import Feed
@@ -103,6 +104,7 @@ def compress(
             quality=quality,
             calibration=made.calibration,
             unreadable=made.unreadable,
+            drop=made.drop,
             model=onnx.load(written) if output is None else None,
         )
 
@@ -142,6 +144,7 @@ class _Made:
     feeds: tuple[list[Feed], str]
     calibration: str | None = None
     unreadable: tuple[str, ...] = ()
+    drop: Drop | None = None
 
 
 def _write_compressed(job: _Job) -> _Made:
@@ -240,7 +243,8 @@ def _calibrated(
     )
     # Results of BLAS depend on its number of threads, and so would the file.
     with threadpool_limits(1, "blas"):
-        stored = calibrate(context, job.calibration, store)
+        calibrated = calibrate(context, job.calibration, store)
+    stored = calibrated.stored
     if job.calibration.finetune:
         from qqonnx.finetune.weights import finetune_weights
 
@@ -252,7 +256,8 @@ def _calibrated(
         nbytes = bias.tensor.size * 2 if bias.name in rounded else bias.tensor.nbytes
         skipped.append(Skipped(bias.name, bias.shape, nbytes, reason))
     skipped += chosen.integers
-    return _made(quality_feeds(model, inputs), bytes_before, stored, skipped, inputs)
+    feeds = quality_feeds(model, inputs)
+    return _made(feeds, bytes_before, stored, skipped, inputs, calibrated.drop)
 
 
 def _store(model: ir.Model, weights: Sequence[StoredWeight], job: _Job) -> int:
@@ -268,6 +273,7 @@ def _made(
     stored: Sequence[StoredWeight],
     skipped: Sequence[Skipped],
     inputs: CalibrationInputs | None = None,
+    drop: Drop | None = None,
 ) -> _Made:
     return _Made(
         bytes_before=bytes_before,
@@ -277,6 +283,7 @@ def _made(
         feeds=feeds,
         calibration=inputs.source if inputs is not None else None,
         unreadable=inputs.unreadable if inputs is not None else (),
+        drop=drop,
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from qqonnx.calibration.drop import Drop
     from qqonnx.compression.quality import Quality
     from qqonnx.encoding.stored import StoredWeight
     from qqonnx.model.compare import OutputCheck
@@ -70,6 +71,7 @@ class CompressReport:
         quality: what the outputs of the original model became.
         calibration: description of the calibration inputs; None without calibration.
         unreadable: calibration images that could not be read.
+        drop: what was lost on held-out samples, for a target of a largest drop.
         model: the compressed model; None if it was written to a file.
     """
 
@@ -82,6 +84,7 @@ class CompressReport:
     quality: Quality
     calibration: str | None = None
     unreadable: tuple[str, ...] = ()
+    drop: Drop | None = None
     model: onnx.ModelProto | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,6 +97,7 @@ class CompressReport:
             "skipped": [asdict(entry) for entry in self.skipped],
             "outputs": asdict(self.outputs),
             "quality": asdict(self.quality),
+            "drop": None if self.drop is None else asdict(self.drop),
         }
 
 

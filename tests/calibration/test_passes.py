@@ -10,10 +10,10 @@ from building import Build, normal
 
 from qqonnx import Options, compress
 from qqonnx.calibration import passes
-from qqonnx.calibration.masks import padding_mask, unpadded
 from qqonnx.calibration.passes import moment_groups
 from qqonnx.config import Calibration, Target
 from qqonnx.errors import QqonnxError
+from qqonnx.inputs.masks import padding_mask, unpadded
 
 if TYPE_CHECKING:
     from pathlib import Path
