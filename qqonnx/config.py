@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from qqonnx.codebooks import MAX_LEVELS, method_named
 from qqonnx.errors import OptionError
@@ -14,7 +14,6 @@ from qqonnx.errors import OptionError
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import Any
 
     from qqonnx.model.select import Skipped, Weight
 
@@ -87,21 +86,29 @@ class Target:
         size: bytes of the file.
         bits: bits of the file per weight.
         ratio: bytes of the input file over bytes of the output file.
-        max_drop: largest share of answers that may change, between 0 and 1.
+        max_drop: largest share, between 0 and 1, of answers that may change, or of the float
+            model's value of `metric` that may be lost.
+        metric: for `max_drop`: "module:function", the name of an entry point of the group
+            `qqonnx.metrics`, a function, or a `Metric`; None for answers (the classes of samples,
+            tokens or pixels).
     """
 
     size: int | None = None
     bits: float | None = None
     ratio: float | None = None
     max_drop: float | None = None
+    metric: Any = None
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not None}
+        numbers = {name: value for name, value in vars(self).items() if name != "metric"}
+        given = {name: value for name, value in numbers.items() if value is not None}
         if len(given) != 1:
             raise OptionError("target", "is exactly one of size, bits, ratio and max_drop")
         ((name, value),) = given.items()
         if not 0 < value < float("inf"):
             raise OptionError(f"target.{name}", f"must be a positive number, not {value}")
+        if self.metric is not None and self.max_drop is None:
+            raise OptionError("target.metric", "would be ignored: only max_drop takes a metric")
         if self.max_drop is not None and self.max_drop >= 1:
             raise OptionError("target.max_drop", "must be below 100 %")
 

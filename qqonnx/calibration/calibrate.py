@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qqonnx.calibration.allocation import LevelChoice
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from qqonnx.calibration.allocation import Allocation
     from qqonnx.calibration.context import Context
+    from qqonnx.calibration.drop import Drop
     from qqonnx.calibration.matrices import WeightMatrix
     from qqonnx.calibration.measure import Measurements
     from qqonnx.calibration.moments import Moments
@@ -49,7 +51,20 @@ _TYPICAL_BITS = 4
 """Bits per weight for which losses are measured if the target is no size."""
 
 
-def calibrate(context: Context, request: Calibration, store: Store) -> list[StoredWeight]:
+@dataclass(frozen=True)
+class Calibrated:
+    """Result of a calibration.
+
+    Attributes:
+        stored: the stored weights.
+        drop: what a target of a largest drop measured; None for other targets.
+    """
+
+    stored: list[StoredWeight]
+    drop: Drop | None = None
+
+
+def calibrate(context: Context, request: Calibration, store: Store) -> Calibrated:
     """Return the stored weights, with levels that are calibrated on the inputs.
 
     Args:
@@ -74,13 +89,20 @@ def calibrate(context: Context, request: Calibration, store: Store) -> list[Stor
     def encode(allocation: Allocation, previous: Encoded) -> Encoded:
         return _encoded(context, weights, passes, measurements, allocation, previous)
 
+    drop = None
     if target is not None and target.max_drop is None:
         size = target.nbytes(context.bytes_before, count)
         allocation, stored = _fit_size(size, budget, weights, measurements, rounded, encode, store)
     else:
-        if target is not None and target.max_drop is not None:
-            drop = target.max_drop
-            allocation = smallest_allocation(context, weights, passes, measurements, drop)
+        if target is not None:
+            allocation, drop = smallest_allocation(
+                context,
+                weights,
+                passes,
+                measurements,
+                target,
+                lambda a: _stored(encode(a, {}), rounded),
+            )
         elif request.plan is not None:
             allocation = read_plan(request.plan, weights)
         else:
@@ -88,7 +110,7 @@ def calibrate(context: Context, request: Calibration, store: Store) -> list[Stor
         stored = _stored(encode(allocation, {}), rounded)
     if request.plan is not None and not planned:
         write_plan(request.plan, allocation)
-    return stored
+    return Calibrated(stored, drop)
 
 
 def _budget(

@@ -78,11 +78,12 @@ def _with_held_out(inputs: CalibrationInputs, samples: int) -> CalibrationInputs
     wanted = min(max(samples // inputs.batch_size, 1), -(-runs // 8))
     chosen = evenly_spaced(runs, wanted)
     fitted = tuple(feed for run, feed in enumerate(inputs.feeds) if run not in chosen)
+    others = tuple(other for run, other in enumerate(inputs.others) if run not in chosen)
     held_out = tuple(inputs.feeds[run] for run in chosen)
     if inputs.sample_weight < 1:
         random = np.random.default_rng(1)
         held_out = tuple(_perturbed(feed, random) for feed in held_out)
-    return replace(inputs, feeds=fitted, held_out=held_out)
+    return replace(inputs, feeds=fitted, others=others, held_out=held_out)
 
 
 def _perturbed(feed: Feed, random: np.random.Generator) -> Feed:

@@ -103,7 +103,7 @@ def measure_weights(
             inputs = [weight.weight for weight, _ in chunk if weight.name in replaced]
             with output_losses(context.model, inputs, batches, context.importance) as loss:
                 for name, values in replaced.items():
-                    losses[name] = loss({name: values}).divergence
+                    losses[name] = loss({name: values})
     losses |= _guesses(losses, errors, probed)
     curves = {name: loss_curve(errors[name], {probed[name]: losses[name]}) for name in errors}
     return Measurements(shrinkages, curves)

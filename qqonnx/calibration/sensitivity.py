@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from qqonnx.calibration.session import extended_session
 from qqonnx.errors import OptionError, QqonnxError
-from qqonnx.evaluation.divergence import output_divergence, tells_classes_apart
+from qqonnx.evaluation.divergence import output_divergence
 from qqonnx.inputs.dataset import evenly_spaced
 from qqonnx.inputs.masks import padding_mask, unpadded
 from qqonnx.inputs.read import feed_samples
@@ -31,20 +28,6 @@ SAMPLES = 8
 """Number of samples whose outputs show the sensitivity of a weight."""
 
 
-@dataclass(frozen=True)
-class OutputLoss:
-    """The difference of the outputs from those of the float model.
-
-    Attributes:
-        divergence: mean divergence of the outputs; see `output_divergence`.
-        changed: share of samples with a different largest output; NaN without an output
-            [samples, classes].
-    """
-
-    divergence: float
-    changed: float
-
-
 def judged_batches(inputs: CalibrationInputs, samples: int) -> Sequence[Feed]:
     """Return batches of the second half of the samples, as `collect_moments` splits them.
 
@@ -54,12 +37,17 @@ def judged_batches(inputs: CalibrationInputs, samples: int) -> Sequence[Feed]:
         inputs: calibration inputs.
         samples: largest number of samples; at least one batch is returned.
     """
-    batches = list(inputs.batches())
-    batches = batches[1::2] or batches
+    return [inputs.feeds[index] for index in judged_indices(inputs, samples)]
+
+
+def judged_indices(inputs: CalibrationInputs, samples: int) -> list[int]:
+    """Return the indices of the batches that `judged_batches` returns."""
+    indices = list(range(len(inputs.feeds)))
+    indices = indices[1::2] or indices
     wanted = max(samples // inputs.batch_size, 1)
-    if wanted < len(batches):
-        batches = [batches[index] for index in evenly_spaced(len(batches), wanted)]
-    return batches
+    if wanted < len(indices):
+        indices = [indices[index] for index in evenly_spaced(len(indices), wanted)]
+    return indices
 
 
 @contextmanager
@@ -68,8 +56,10 @@ def output_losses(
     weights: Sequence[Weight],
     batches: Sequence[Feed],
     importance: Mapping[str, float],
-) -> Iterator[Callable[[Mapping[str, NDArray[Any]]], OutputLoss]]:
+) -> Iterator[Callable[[Mapping[str, NDArray[Any]]], float]]:
     """Provide a function from replaced weights, by name, to the loss of the outputs.
+
+    The loss is the mean divergence of the outputs; see `output_divergence`.
 
     Args:
         model: the float model.
@@ -97,8 +87,8 @@ def output_losses(
 
         references = [run(batch) for batch in batches]
 
-        def loss(replaced: Mapping[str, NDArray[Any]]) -> OutputLoss:
-            total = changed = count = 0.0
+        def loss(replaced: Mapping[str, NDArray[Any]]) -> float:
+            total = count = 0.0
             for batch, reference in zip(batches, references, strict=True):
                 outputs = run({**batch, **replaced})
                 size = feed_samples(batch)
@@ -106,11 +96,8 @@ def output_losses(
                 total += size * sum(
                     f * d for f, d in zip(factors.values(), divergences, strict=True)
                 )
-                shares = list(map(_share_changed, reference, outputs))
-                known = [share for share in shares if not np.isnan(share)]
-                changed += size * max(known, default=float("nan"))
                 count += size
-            return OutputLoss(total / count, changed / count)
+            return total / count
 
         yield loss
 
@@ -128,9 +115,3 @@ def _factors(names: Sequence[str], importance: Mapping[str, float]) -> dict[str,
     if not counting:
         raise OptionError("calibration.loss", "leaves out every output")
     return counting
-
-
-def _share_changed(reference: NDArray[Any], output: NDArray[Any]) -> float:
-    if not tells_classes_apart(reference) or reference.shape != output.shape:
-        return float("nan")
-    return float((reference.argmax(axis=1) != output.argmax(axis=1)).mean())

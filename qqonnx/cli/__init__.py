@@ -38,6 +38,7 @@ FLAGS = {
     "calibration.samples": "--calibration-samples",
     "target": "the target",
     "target.max_drop": "--max-drop",
+    "target.metric": "--metric",
 }
 """Flags whose names differ from those of the library's options."""
 

@@ -119,7 +119,14 @@ def convert(
     ] = None,
     max_drop: Annotated[
         str | None,
-        typer.Option(help="Smallest file that changes at most a share of answers, such as 1%."),
+        typer.Option(
+            help="Smallest file that changes at most a share of answers, such as 1%, or with "
+            "--metric loses at most a share of the float model's value."
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="For --max-drop: module:function, or the name of an entry point."),
     ] = None,
     calibration: Annotated[
         str | None,
@@ -180,7 +187,7 @@ def convert(
         min_size=min_size,
         operators=cast("Operators", operators),
     )
-    target = _target(target_size, target_bits, target_ratio, max_drop)
+    target = _target(target_size, target_bits, target_ratio, max_drop, metric)
     calibrated = _calibration(calibration, calibration_samples, target, plan, loss, finetune)
     if fast and calibrated is not None:
         raise OptionError("fast", "takes neither calibration nor a target")
@@ -257,9 +264,15 @@ def _as_file(model: str, weights: str, simplify: bool, folder: Path) -> Path:
 
 
 def _target(
-    size: str | None, bits: float | None, ratio: float | None, max_drop: str | None
+    size: str | None,
+    bits: float | None,
+    ratio: float | None,
+    max_drop: str | None,
+    metric: str | None,
 ) -> Target | None:
     if size is None and bits is None and ratio is None and max_drop is None:
+        if metric is not None:
+            raise OptionError("target.metric", "would be ignored without --max-drop")
         return None
     from qqonnx.config import Target, parse_share, parse_size
 
@@ -268,6 +281,7 @@ def _target(
         bits=bits,
         ratio=ratio,
         max_drop=None if max_drop is None else parse_share(max_drop),
+        metric=metric,
     )
 
 

@@ -63,10 +63,26 @@ def compress_summary(report: CompressReport, console: Console) -> None:
         f"file check: every weight decodes as planned; the file {checked}",
         f"{report.path}: {report.bytes_after:,} bytes, {ratio:.2f} times smaller than "
         f"{report.bytes_before:,}",
+        *_drop_lines(report),
         *_quality_lines(report),
     ]
     for line in lines:
         _print_line(console, line)
+
+
+def _drop_lines(report: CompressReport) -> list[str]:
+    """Return what was lost on the samples that no weight was fitted to."""
+    drop = report.drop
+    if drop is None:
+        return []
+    lost = f"{100 * drop.lost:.2f} % of the {printable(drop.metric)}"
+    lost = f"{lost} {'changed' if drop.metric == 'answers' else 'lost'}"
+    if drop.interval is not None:
+        low, high = drop.interval
+        lost += f" (95 % interval {100 * low:.2f} to {100 * high:.2f} %)"
+    if not drop.samples:
+        return [f"measured on the file: {lost}"]
+    return [f"measured on {drop.samples} held-out samples, with weights fitted to others: {lost}"]
 
 
 def _quality_lines(report: CompressReport) -> list[str]:

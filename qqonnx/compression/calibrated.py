@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
 
-from qqonnx.calibration.calibrate import calibrate
+from qqonnx.calibration.calibrate import Calibrated, calibrate
 from qqonnx.calibration.context import Context
 from qqonnx.calibration.inputs import NO_INPUTS, calibration_inputs
 from qqonnx.calibration.plain import plain_weights
@@ -44,28 +44,29 @@ _ATTEMPTS = 4
 def write_calibrated(job: Job, model: ir.Model, chosen: ChosenWeights, bytes_before: int) -> Made:
     """Write the model with calibrated levels, or plain ones of the same size if they lose less."""
     request = job.calibration or Calibration()
-    context, stored, doubt = _calibrated(job, request, model, chosen, bytes_before)
-    inputs = context.inputs
+    context, calibrated, doubt = _calibrated(job, request, model, chosen, bytes_before)
+    inputs, stored = context.inputs, calibrated.stored
     if request.finetune:
         from qqonnx.finetune.weights import finetune_weights
 
         stored = finetune_weights(model, stored, list(inputs.batches()), progress=job.progress)
     store(model.clone(), stored, job, job.written)
     feeds = quality_feeds(model, inputs)
-    # A plan that is read is the user's own choice.
-    if request.plan is None or request.target is not None:
+    # A plan that is read is the user's own choice, and a largest drop has been judged.
+    drops = request.target is not None and request.target.max_drop is not None
+    if (request.plan is None or request.target is not None) and not drops:
         better = _better_plain(job, context, stored, feeds[0])
         if better is not None:
             lost, stored = better
             doubt = f"k-means with scales: calibration lost more of the output {lost!r}"
             store(model.clone(), stored, job, job.written)
     skipped = [*chosen.skipped, *_biases(chosen, stored), *chosen.integers]
-    return made_of(feeds, bytes_before, stored, skipped, inputs, doubt)
+    return made_of(feeds, bytes_before, stored, skipped, inputs, doubt, calibrated.drop)
 
 
 def _calibrated(
     job: Job, request: Calibration, model: ir.Model, chosen: ChosenWeights, bytes_before: int
-) -> tuple[Context, list[StoredWeight], str | None]:
+) -> tuple[Context, Calibrated, str | None]:
     """Return the model with its inputs, the weights, and why calibration did less than usual."""
     context = Context(
         model=model,
@@ -79,7 +80,7 @@ def _calibrated(
         progress=job.progress,
     )
 
-    def calibrated(context: Context) -> list[StoredWeight]:
+    def calibrated(context: Context) -> Calibrated:
         # Results of BLAS depend on its number of threads, and so would the file.
         with threadpool_limits(1, "blas"):
             return calibrate(

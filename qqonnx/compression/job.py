@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from qqonnx.calibration.drop import Drop
     from qqonnx.calibration.inputs import CalibrationInputs
     from qqonnx.compression.choice import ChosenWeights
     from qqonnx.compression.quality import Feed
@@ -57,6 +58,7 @@ class Made:
     calibration: str | None = None
     unreadable: tuple[str, ...] = ()
     doubt: str | None = None
+    drop: Drop | None = None
 
 
 def store(model: ir.Model, weights: Sequence[StoredWeight], job: Job, path: Path) -> int:
@@ -73,6 +75,7 @@ def made_of(
     skipped: Sequence[Skipped],
     inputs: CalibrationInputs | None = None,
     doubt: str | None = None,
+    drop: Drop | None = None,
 ) -> Made:
     """Describe what was written."""
     return Made(
@@ -84,6 +87,7 @@ def made_of(
         calibration=inputs.source if inputs is not None else None,
         unreadable=inputs.unreadable if inputs is not None else (),
         doubt=doubt,
+        drop=drop,
     )
 
 

@@ -95,6 +95,7 @@ def compress(
             calibration=made.calibration,
             unreadable=made.unreadable,
             doubt=made.doubt,
+            drop=made.drop,
             model=onnx.load(written) if output is None else None,
         )
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from qqonnx.calibration.drop import Drop
     from qqonnx.compression.quality import Quality
     from qqonnx.encoding.stored import StoredWeight
     from qqonnx.model.compare import OutputCheck
@@ -71,6 +72,7 @@ class CompressReport:
         calibration: description of the calibration inputs; None without calibration.
         unreadable: calibration images that could not be read.
         doubt: why calibration did less than usual; None if it did not.
+        drop: what was lost on held-out samples, for a target of a largest drop.
         model: the compressed model; None if it was written to a file.
     """
 
@@ -84,6 +86,7 @@ class CompressReport:
     calibration: str | None = None
     unreadable: tuple[str, ...] = ()
     doubt: str | None = None
+    drop: Drop | None = None
     model: onnx.ModelProto | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,6 +99,7 @@ class CompressReport:
             "skipped": [asdict(entry) for entry in self.skipped],
             "outputs": asdict(self.outputs),
             "quality": asdict(self.quality),
+            "drop": None if self.drop is None else asdict(self.drop),
         }
 
 

@@ -20,9 +20,14 @@ from qqonnx.functions import is_function_name, named_object
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from qqonnx.evaluation.intervals import Interval
 
 GROUP = "qqonnx.metrics"
+
+LABELS = "labels"
+"""Name of the array of the data with the class of each sample."""
 
 PARAMETERS = ("outputs", "references", "feeds", "labels", "session", "path")
 """Names of the parameters that a metric can have."""
@@ -112,12 +117,30 @@ def measure(metric: Metric, given: Mapping[str, Any]) -> MetricValue:
         given: what its parameters get, by name.
 
     Raises:
-        QqonnxError: the function raises an error, or returns no finite number.
+        QqonnxError: as for `metric_values`.
+    """
+    values = metric_values(metric, given)
+    if not values.ndim:
+        return MetricValue(float(values), None)
+    mean, variance = float(values.mean()), float(values.var(ddof=1)) if values.size > 1 else 0.0
+    return MetricValue(mean, mean_interval(mean, variance, values.size))
+
+
+def metric_values(metric: Metric, given: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return what a metric returns: a number, float64 [], or one per sample, float64 [samples].
+
+    Args:
+        metric: the metric.
+        given: what its parameters get, by name.
+
+    Raises:
+        QqonnxError: the function raises an error, or returns no finite number; or something that
+            it takes is not given.
     """
     missing = sorted(name for name in metric.parameters if given.get(name) is None)
     if missing:
-        needs = {"references": "a baseline", "session": "a model", "path": "a model"}
-        need = needs.get(missing[0], "data" if missing[0] != "labels" else "data with labels")
+        sources = {"references": "a baseline", "labels": "data with labels"}
+        need = sources.get(missing[0], "data")
         raise QqonnxError(f"metric {metric.name}: takes {missing[0]!r}, which needs {need}")
     try:
         result = metric.function(**{name: given[name] for name in metric.parameters})
@@ -127,12 +150,29 @@ def measure(metric: Metric, given: Mapping[str, Any]) -> MetricValue:
         raise QqonnxError(f"metric {metric.name}: {text}") from error
     if values.ndim > 1 or not values.size or not np.isfinite(values).all():
         raise QqonnxError(f"metric {metric.name}: returns no finite number and no list of them")
-    if not values.ndim:
-        return MetricValue(float(values), None)
-    variance = float(values.var(ddof=1)) if values.size > 1 else 0.0
-    return MetricValue(
-        float(values.mean()), mean_interval(float(values.mean()), variance, values.size)
-    )
+    return values
+
+
+def of_runs(
+    outputs: Sequence[Mapping[str, Any]],
+    references: Sequence[Mapping[str, Any]] | None,
+    feeds: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return what the parameters of a metric of outputs get, by name.
+
+    Args:
+        outputs: outputs of the model for each run.
+        references: the same of the baseline; None without one.
+        feeds: inputs of each run, with everything else that the data hold.
+    """
+    labels = [np.asarray(feed[LABELS]) for feed in feeds if LABELS in feed]
+    known = len(labels) == len(feeds) and all(array.ndim == 1 for array in labels)
+    return {
+        "outputs": list(outputs),
+        "references": None if references is None else list(references),
+        "feeds": list(feeds),
+        "labels": np.concatenate(labels) if known and labels else None,
+    }
 
 
 def needs(metrics: Sequence[Metric], *names: str) -> bool:

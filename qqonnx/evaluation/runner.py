@@ -7,13 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from qqonnx.errors import OptionError
 from qqonnx.evaluation.loaded import load_model
-from qqonnx.evaluation.plugins import Metric, find_metric, measure, needs
+from qqonnx.evaluation.plugins import LABELS, Metric, find_metric, measure, needs, of_runs
 from qqonnx.evaluation.results import Evaluation, Row, worst
-from qqonnx.evaluation.samples import BATCH_SIZE, LABELS, first_feed, open_samples
+from qqonnx.evaluation.samples import BATCH_SIZE, first_feed, open_samples
 from qqonnx.evaluation.score import score_models
 from qqonnx.evaluation.timing import latency_ratios, load_ratios
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes, zstd_bytes
@@ -143,24 +141,15 @@ def _measured(
 ) -> dict[str, MetricValue]:
     """Return the values of the metrics for one model, by name."""
     given: dict[str, Any] = {"session": model.session, "path": model.path}
-    if scores is not None and scores.outputs:
-        given |= {
-            "outputs": list(scores.outputs[number]),
-            "references": list(scores.outputs[0]) if compared else None,
-            "feeds": [_everything(run) for run in scores.runs],
-            "labels": _labels(scores.runs),
-        }
+    if scores is not None and scores.runs:
+        references = scores.outputs[0] if compared else None
+        given |= of_runs(scores.outputs[number], references, list(map(_everything, scores.runs)))
     return {metric.name: measure(metric, given) for metric in metrics}
 
 
 def _everything(run: LabeledFeed) -> Mapping[str, Any]:
     labels = {} if run.labels is None else {LABELS: run.labels}
     return {**run.feed, **labels, **(run.others or {})}
-
-
-def _labels(runs: Sequence[LabeledFeed]) -> Any:
-    labels = [run.labels for run in runs if run.labels is not None]
-    return np.concatenate(labels) if labels and len(labels) == len(runs) else None
 
 
 def _row(

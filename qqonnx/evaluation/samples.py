@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qqonnx.errors import QqonnxError
+from qqonnx.evaluation.plugins import LABELS
 from qqonnx.functions import is_function_name
 from qqonnx.inputs.dataset import SUFFIXES, batches, open_dataset, output_indices
 from qqonnx.inputs.images import holds_images
@@ -18,7 +19,7 @@ from qqonnx.inputs.read import feed_samples, read_inputs
 from qqonnx.model.load import read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from qqonnx.inputs.read import InputData
 
 BATCH_SIZE = 32
-
-LABELS = "labels"
-"""Name of the array with the index of each sample's class."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class LabeledFeed:
     feed: Feed
     samples: int
     labels: NDArray[np.int64] | None = None
-    others: Feed | None = None
+    others: Mapping[str, Any] | None = None
     unreadable: tuple[str, ...] = ()
 
 
@@ -125,8 +123,8 @@ def open_samples(
         return image_samples(dataset, lambda: batches(dataset, steps, size), steps, source)
     if preprocessing is not None:
         raise QqonnxError(f"preprocessing is for images, and {data} holds none")
-    inputs = read_inputs(read(model.path), data, limit or 2**62, others=True)
-    feeds = [_labeled(model, feed) for feed in inputs.feeds]
+    inputs = read_inputs(read(model.path), data, limit or 2**62)
+    feeds = [_labeled(*run) for run in zip(inputs.feeds, inputs.others, strict=True)]
     name = str(data) if isinstance(data, (str, os.PathLike)) else "the inputs"
     unit = "runs" if inputs.batch_size == 1 else "samples"
     return Samples(name, sum(feed.samples for feed in feeds), unit, lambda: iter(feeds))
@@ -176,13 +174,11 @@ def _holds_images(data: str | os.PathLike[str]) -> bool:
     return any(file.suffix.lower() in SUFFIXES for file in path.rglob("*"))
 
 
-def _labeled(model: LoadedModel, feed: Feed) -> LabeledFeed:
-    inputs = {name: feed[name] for name in model.dtypes}
-    others = {name: array for name, array in feed.items() if name not in inputs}
-    lengths = {len(array) for array in inputs.values() if np.ndim(array)}
-    samples = feed_samples(inputs) if len(lengths) == 1 else 1
+def _labeled(feed: Feed, others: Mapping[str, Any]) -> LabeledFeed:
+    lengths = {len(array) for array in feed.values() if array.ndim}
+    samples = feed_samples(feed) if len(lengths) == 1 else 1
     labels: Any = others.get(LABELS)
     fits = isinstance(labels, np.ndarray) and labels.dtype.kind in "iu"
     if not fits or labels.shape != (samples,):
         labels = None
-    return LabeledFeed(inputs, samples, labels, others)
+    return LabeledFeed(feed, samples, labels, others)

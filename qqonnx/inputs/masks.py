@@ -1,4 +1,4 @@
-"""Masks of padded positions among the inputs of a run."""
+"""Padding in the inputs of a run, as its mask tells."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def padding_mask(feed: Mapping[str, Any]) -> NDArray[np.bool_] | None:
-    """Return which positions of a run are no padding: bool [samples, positions].
+def padding_mask(feed: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_] | None:
+    """Return which positions of a run are not padding, bool [samples, positions].
 
-    The mask is the only input of two dimensions whose name contains "mask" and whose values are 0
-    and 1, if it masks anything.
+    They are the ones of the input whose name has "mask" in it. None if there is no such input, or
+    if it masks nothing or everything.
     """
-    masks = [np.asarray(array) for name, array in feed.items() if "mask" in name.lower()]
-    masks = [mask for mask in masks if mask.ndim == 2 and np.isin(mask, (0, 1)).all()]
-    if len(masks) != 1 or masks[0].all() or not masks[0].any():
-        return None
-    return masks[0].astype(np.bool_)
+    for name, values in feed.items():
+        if "mask" not in name.lower() or values.ndim != 2 or not np.isin(values, (0, 1)).all():
+            continue
+        mask = values.astype(np.bool_)
+        if mask.any() and not mask.all():
+            return mask
+    return None
 
 
 def unpadded(values: NDArray[Any], mask: NDArray[np.bool_] | None) -> NDArray[Any]:

@@ -40,6 +40,7 @@ class Inputs:
         batch_size: samples per run; the last run can have fewer.
         source: description of the inputs for the user.
         unreadable: image files that could not be read.
+        others: what else the data hold, such as labels, by name, for each run.
     """
 
     feeds: tuple[Feed, ...]
@@ -47,6 +48,7 @@ class Inputs:
     batch_size: int
     source: str
     unreadable: tuple[str, ...] = ()
+    others: tuple[Mapping[str, Any], ...] = ()
 
     def batches(self) -> Iterator[Feed]:
         """Yield the inputs of each run."""
@@ -71,12 +73,7 @@ def model_inputs(model: ir.Model) -> list[ir.Value]:
 
 
 def read_inputs(
-    model: ir.Model,
-    data: InputData,
-    max_samples: int,
-    *,
-    others: bool = False,
-    shuffled: bool = False,
+    model: ir.Model, data: InputData, max_samples: int, *, shuffled: bool = False
 ) -> Inputs:
     """Read samples that fit the inputs of a model.
 
@@ -87,7 +84,6 @@ def read_inputs(
             preprocessing is applied; a folder of .npz files with the inputs of one run each, or a
             function that yields such inputs, named "module:function", or the inputs themselves.
         max_samples: largest number of samples, or of runs.
-        others: keep arrays of the data that are no inputs, such as labels.
         shuffled: mix stacked samples, always in the same way, so that each run has samples of all
             kinds.
 
@@ -96,10 +92,12 @@ def read_inputs(
     """
     declared = model_inputs(model)
     inputs = _read(model, declared, data, max_samples, shuffled)
-    if others:
-        return inputs
-    names = [value.name or "" for value in declared]
-    return replace(inputs, feeds=tuple({n: feed[n] for n in names} for feed in inputs.feeds))
+    names = {value.name or "" for value in declared}
+    return replace(
+        inputs,
+        feeds=tuple({n: feed[n] for n in feed if n in names} for feed in inputs.feeds),
+        others=tuple({n: feed[n] for n in feed if n not in names} for feed in inputs.feeds),
+    )
 
 
 def _read(

@@ -94,7 +94,7 @@ def test_commands_in_turn(
     assert row["top1"] > 0.95
     assert row["bytes"] < base["bytes"] / 6
     code, out, _ = command(capsys, "evaluate", packed, "--data", digits_data, "--csv")
-    assert out.splitlines()[0].startswith("model,images,top1")
+    assert out.splitlines()[0].startswith("model,samples,top1")
 
 
 @pytest.mark.parametrize(
