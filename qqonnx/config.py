@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
@@ -37,22 +36,18 @@ PLAIN_METHOD = "kmeans"
 DEFAULT_BITS = 8
 DEFAULT_GRANULARITY: Granularity = "tensor"
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20}
-
 
 @dataclass(frozen=True)
 class Options:
     """How weights are compressed.
 
     Attributes:
-        method: "auto" (the default without a granularity), or the name of a codebook method. "auto"
-            quantizes by GPTQ, on synthetic inputs unless there are others, and distributes levels
-            over the weights.
+        method: "auto" (GPTQ, with levels distributed over the weights; the default without a
+            granularity), or the name of a codebook method.
         bits: bit-width, 1 to 8; by default 8. With "auto", the mean over all weights.
         levels: number of levels, 2 to 256, instead of `bits`.
-        granularity: "tensor" (one codebook; the default of a codebook method), "channel" (a
-            codebook for each output channel) or "scale" (one codebook, and a scale for each output
-            channel). With one and no method, the method is "kmeans".
+        granularity: "tensor" (one codebook), "channel" (a codebook for each output channel) or
+            "scale" (one codebook, and a scale for each output channel), for codebook methods.
         skip: patterns (`*`, `?`, `[...]`) of names of weights that stay as they are.
         bits_for: bit-widths by name pattern; the last matching pattern decides.
         include_bias: compress biases too.
@@ -244,32 +239,6 @@ def bits_of(weight: Weight, options: Options) -> int:
     """Return the bit-width that the options give a weight; `levels` is not looked at."""
     matching = (n for pattern, n in options.bits_for.items() if fnmatchcase(weight.name, pattern))
     return [_or_default(options.bits, DEFAULT_BITS), *matching][-1]
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of a size such as 2.5MB, 800kB, 3MiB or 120000.
-
-    Raises:
-        OptionError: the text is not a size.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if match is None or match[2].upper() not in _UNITS:
-        raise OptionError("target.size", f"must be a size such as 2.5MB, not {text}")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def parse_share(text: str) -> float:
-    """Return a share such as 1% or 0.01 as a number.
-
-    Raises:
-        OptionError: the text is not a share.
-    """
-    number = text.strip().removesuffix("%")
-    try:
-        value = float(number)
-    except ValueError as error:
-        raise OptionError("target.max_drop", f"must be a share such as 1%, not {text}") from error
-    return value / 100 if text.strip().endswith("%") else value
 
 
 def _or_default(value: Value | None, default: Value) -> Value:

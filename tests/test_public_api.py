@@ -61,6 +61,7 @@ def test_names_of_codebooks() -> None:
         "Method",
         "Sample",
         "Weights",
+        "approximate_errors",
         "assign",
         "distortion",
         "extremes",

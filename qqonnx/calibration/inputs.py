@@ -9,7 +9,7 @@ import numpy as np
 
 from qqonnx.calibration.synthetic.feeds import synthetic_feeds
 from qqonnx.inputs.dataset import evenly_spaced
-from qqonnx.inputs.read import Inputs, model_inputs, read_inputs
+from qqonnx.inputs.read import Inputs, feed_samples, model_inputs, read_inputs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -51,7 +51,7 @@ NO_INPUTS = CalibrationInputs((), 0, 1, "the weights alone", sample_weight=0.0)
 
 
 def calibration_inputs(
-    model: ir.Model, data: CalibrationData, max_samples: int
+    model: ir.Model, data: CalibrationData, max_samples: int, *, hold_out: bool = True
 ) -> CalibrationInputs:
     """Return samples for the calibration of a model.
 
@@ -59,31 +59,35 @@ def calibration_inputs(
         model: the model.
         data: inputs as `read_inputs` takes them, or None for synthetic inputs.
         max_samples: largest number of samples, or of runs.
+        hold_out: hold out some samples besides.
 
     Raises:
         QqonnxError: the data cannot be read, or do not fit the model's inputs.
     """
     if data is None:
-        count = min(max_samples, MAX_SYNTHETIC_SAMPLES) + SYNTHETIC_HELD_OUT
-        return _with_held_out(_synthetic(model, count), SYNTHETIC_HELD_OUT)
-    read = read_inputs(model, data, max_samples + HELD_OUT, shuffled=True)
-    return _with_held_out(CalibrationInputs(**vars(read)), HELD_OUT)
+        count = min(max_samples, MAX_SYNTHETIC_SAMPLES) + SYNTHETIC_HELD_OUT * hold_out
+        return _with_held_out(_synthetic(model, count), SYNTHETIC_HELD_OUT * hold_out)
+    read = read_inputs(model, data, max_samples + HELD_OUT * hold_out, shuffled=True)
+    return _with_held_out(CalibrationInputs(**vars(read)), HELD_OUT * hold_out)
 
 
 def _with_held_out(inputs: CalibrationInputs, samples: int) -> CalibrationInputs:
-    """Hold out at most `samples` samples, and at most an eighth of the runs."""
+    """Hold out `samples` samples, but at most an eighth of the runs unless they are synthetic."""
     runs = len(inputs.feeds)
-    if runs < _FEWEST_RUNS:
-        return replace(inputs, held_out=inputs.feeds)
-    wanted = min(max(samples // inputs.batch_size, 1), -(-runs // 8))
+    if runs < _FEWEST_RUNS or not samples:
+        return replace(inputs, held_out=inputs.feeds[1::2] or inputs.feeds)
+    wanted = max(samples // inputs.batch_size, 1)
+    if inputs.sample_weight == 1:
+        wanted = min(wanted, -(-runs // 8))
     chosen = evenly_spaced(runs, wanted)
     fitted = tuple(feed for run, feed in enumerate(inputs.feeds) if run not in chosen)
+    count = sum(map(feed_samples, fitted))
     others = tuple(other for run, other in enumerate(inputs.others) if run not in chosen)
     held_out = tuple(inputs.feeds[run] for run in chosen)
     if inputs.sample_weight < 1:
         random = np.random.default_rng(1)
         held_out = tuple(_perturbed(feed, random) for feed in held_out)
-    return replace(inputs, feeds=fitted, others=others, held_out=held_out)
+    return replace(inputs, feeds=fitted, count=count, others=others, held_out=held_out)
 
 
 def _perturbed(feed: Feed, random: np.random.Generator) -> Feed:

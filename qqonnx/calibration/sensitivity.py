@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from qqonnx.calibration.session import extended_session
 from qqonnx.errors import OptionError, QqonnxError
 from qqonnx.evaluation.divergence import output_divergence
@@ -92,7 +94,7 @@ def output_losses(
             for batch, reference in zip(batches, references, strict=True):
                 outputs = run({**batch, **replaced})
                 size = feed_samples(batch)
-                divergences = map(output_divergence, reference, outputs)
+                divergences = map(_divergence, reference, outputs)
                 total += size * sum(
                     f * d for f, d in zip(factors.values(), divergences, strict=True)
                 )
@@ -115,3 +117,13 @@ def _factors(names: Sequence[str], importance: Mapping[str, float]) -> dict[str,
     if not counting:
         raise OptionError("calibration.loss", "leaves out every output")
     return counting
+
+
+def _divergence(reference: NDArray[Any], output: NDArray[Any]) -> float:
+    """Return the divergence of an output, where both are finite."""
+    if reference.dtype.kind != "f" or reference.shape != output.shape:
+        return 0.0
+    finite = np.isfinite(reference) & np.isfinite(output)
+    if not finite.all():
+        reference, output = np.where(finite, reference, 0), np.where(finite, output, 0)
+    return output_divergence(reference, output)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from qqonnx.cli.folder import NAME, RULES, convert_folder
+from qqonnx.cli.parsing import as_file, calibration_of, pattern_and_bits, target_of
 from qqonnx.cli.terminal import (
     EXTERNAL,
     FILE_OR_FOLDER,
@@ -22,11 +23,11 @@ from qqonnx.cli.terminal import (
 )
 from qqonnx.codebooks import METHODS
 from qqonnx.config import AUTO, DEFAULT_BITS, GRANULARITIES, OPERATORS, PLAIN_METHOD, Options
-from qqonnx.errors import OptionError, QqonnxError
+from qqonnx.errors import OptionError
 from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from qqonnx.config import Calibration, Granularity, Operators, Target
+    from qqonnx.config import Granularity, Operators
 
 
 def convert(
@@ -180,15 +181,15 @@ def convert(
         levels=levels,
         granularity=cast("Granularity | None", granularity),
         skip=tuple(skip or ()),
-        bits_for=dict(map(_pattern_and_bits, bits_for or ())),
+        bits_for=dict(map(pattern_and_bits, bits_for or ())),
         include_bias=include_bias,
         include=tuple(include or ()),
         constant_initializers=constant_initializers,
         min_size=min_size,
         operators=cast("Operators", operators),
     )
-    target = _target(target_size, target_bits, target_ratio, max_drop, metric)
-    calibrated = _calibration(calibration, calibration_samples, target, plan, loss, finetune)
+    target = target_of(target_size, target_bits, target_ratio, max_drop, metric)
+    calibrated = calibration_of(calibration, calibration_samples, target, plan, loss, finetune)
     if fast and calibrated is not None:
         raise OptionError("fast", "takes neither calibration nor a target")
     # A folder may have the name of a model.
@@ -216,7 +217,7 @@ def convert(
         if given is not None:
             raise OptionError(option, f"is for a folder, and {model} is none")
     with temporary_folder() as folder:
-        source = _as_file(model, weights, simplify, folder)
+        source = as_file(model, weights, simplify, folder)
         with bounded(source), progress_bar(quiet or as_json) as progress:
             report = compress(
                 source,
@@ -232,96 +233,3 @@ def convert(
         print_json(report.to_dict())
     elif not quiet:
         compress_summary(report, table_console())
-
-
-def _as_file(model: str, weights: str, simplify: bool, folder: Path) -> Path:
-    """Return the ONNX file of MODEL, exported or simplified into `folder` where needed."""
-    path = Path(model)
-    # A folder may have the name of a model.
-    if path.is_file() or path.suffix == ".onnx":
-        if weights != "DEFAULT":
-            raise OptionError("weights", "would be ignored: an ONNX file has its own weights")
-        if not simplify:
-            return path
-        import onnx
-        from google.protobuf.message import EncodeError
-
-        from qqonnx import zoo
-        from qqonnx.model.load import load
-
-        load(path)
-        simplified = folder / path.name
-        try:
-            onnx.save(zoo.simplify(onnx.load(path)), simplified)
-        except (ValueError, EncodeError) as error:  # protobuf's, beyond its limit
-            raise QqonnxError(f"{path}: --simplify takes models of at most 2 GB") from error
-        return simplified
-    from qqonnx import zoo
-
-    exported = folder / f"{model}.onnx"
-    zoo.export(model, exported, weights=weights, simplify=simplify)
-    return exported
-
-
-def _target(
-    size: str | None,
-    bits: float | None,
-    ratio: float | None,
-    max_drop: str | None,
-    metric: str | None,
-) -> Target | None:
-    if size is None and bits is None and ratio is None and max_drop is None:
-        if metric is not None:
-            raise OptionError("target.metric", "would be ignored without --max-drop")
-        return None
-    from qqonnx.config import Target, parse_share, parse_size
-
-    return Target(
-        size=None if size is None else parse_size(size),
-        bits=bits,
-        ratio=ratio,
-        max_drop=None if max_drop is None else parse_share(max_drop),
-        metric=metric,
-    )
-
-
-def _calibration(
-    data: str | None,
-    samples: int | None,
-    target: Target | None,
-    plan: Path | None,
-    loss: list[str] | None,
-    finetune: bool,
-) -> Calibration | None:
-    if data is None and target is None and plan is None and not (finetune or loss):
-        if samples is not None:
-            raise OptionError("calibration.samples", "would be ignored: there are no inputs")
-        return None
-    from qqonnx.config import Calibration
-
-    return Calibration(
-        data=None if data in (None, "none") else data,
-        samples=Calibration.samples if samples is None else samples,
-        target=target,
-        plan=plan,
-        finetune=finetune,
-        loss=dict(map(_output_and_factor, loss or ())),
-    )
-
-
-def _output_and_factor(text: str) -> tuple[str, float]:
-    name, _, factor = text.rpartition("=")
-    try:
-        value = float(factor)
-    except ValueError:
-        value = -1.0
-    if not name or not 0 <= value < float("inf"):
-        raise OptionError("calibration.loss", f"must be OUTPUT=FACTOR, not {text}")
-    return name, value
-
-
-def _pattern_and_bits(text: str) -> tuple[str, int]:
-    pattern, equals, bits = text.rpartition("=")
-    if not equals or not pattern or not bits.isdecimal():
-        raise OptionError("bits_for", f"must be PATTERN=N, not {text}")
-    return pattern, int(bits)

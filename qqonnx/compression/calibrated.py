@@ -87,12 +87,13 @@ def _calibrated(
                 context, request, lambda weights: store(model.clone(), weights, job, job.written)
             )
 
+    drops = request.target is not None and request.target.max_drop is not None
     try:
-        inputs = calibration_inputs(model, request.data, request.samples)
+        # A largest drop is judged on half of the samples anyway.
+        inputs = calibration_inputs(model, request.data, request.samples, hold_out=not drops)
         with_inputs = replace(context, inputs=inputs)
         return with_inputs, calibrated(with_inputs), None
     except QqonnxError as error:
-        drops = request.target is not None and request.target.max_drop is not None
         needs_runs = request.data is not None or request.finetune or drops
         if needs_runs or isinstance(error, OptionError):
             raise
@@ -115,7 +116,9 @@ def _better_plain(
         path = folder / IN_MEMORY
         for plain in islice(plain_weights(context, stored, budget), _ATTEMPTS):
             if store(context.model.clone(), plain, job, path) <= limit:
-                lost = lost_output(job.source, job.written, path, feeds, optimized=optimized)
+                lost = lost_output(
+                    job.source, job.written, path, feeds, context.importance, optimized=optimized
+                )
                 return None if lost is None else (lost, plain)
     return None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from qqonnx.compression.quality import measure_qualities
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from qqonnx.compression.quality import Feed, Quality
@@ -25,6 +25,7 @@ def lost_output(
     calibrated: Path,
     plain: Path,
     feeds: Sequence[Feed],
+    importance: Mapping[str, float],
     *,
     optimized: bool,
 ) -> str | None:
@@ -37,6 +38,7 @@ def lost_output(
         calibrated: the calibrated file.
         plain: the plain file.
         feeds: inputs of some runs that nothing was fitted to.
+        importance: factors of the outputs; those of 0 are left out.
         optimized: whether ONNX Runtime may optimize the models.
     """
     qualities = measure_qualities(
@@ -45,7 +47,8 @@ def lost_output(
     if any(quality.reason is not None for quality in qualities):
         return None
     ours, theirs = map(_divergences, qualities)
-    worse = {name: ours[name] / max(theirs[name], 1e-12) for name in ours if name in theirs}
+    counting = [name for name in ours if name in theirs and importance.get(name, 1) > 0]
+    worse = {name: ours[name] / max(theirs[name], 1e-12) for name in counting}
     lost = [
         name for name, ratio in worse.items() if ratio > _TOLERANCE and ours[name] > _NEGLIGIBLE
     ]

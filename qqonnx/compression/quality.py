@@ -68,9 +68,10 @@ def quality_feeds(model: ir.Model, inputs: CalibrationInputs | None) -> tuple[li
         except QqonnxError:
             return [], "synthetic inputs"
         return list(inputs.batches())[: max(MAX_SAMPLES // inputs.batch_size, 1)], inputs.source
-    held_out = inputs.held_out is not inputs.feeds
+    fitted = {id(feed) for feed in inputs.feeds}
+    held_out = all(id(feed) not in fitted for feed in inputs.held_out)
     source = f"held out of {inputs.source}" if held_out else inputs.source
-    return list(inputs.held_out), source
+    return list(inputs.held_out)[: max(MAX_SAMPLES // inputs.batch_size, 1)], source
 
 
 def measure_quality(

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qqonnx.config import parse_size
 from qqonnx.errors import OptionError, printable
 from qqonnx.evaluation.results import Row
+from qqonnx.quantities import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -24,8 +24,9 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from qqonnx.config import Calibration, Options, Target, check_options, parse_share, parse_size
+from qqonnx.config import Calibration, Options, Target, check_options
 from qqonnx.errors import OptionError, QqonnxError, first_line
+from qqonnx.quantities import parse_share, parse_size
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -13,10 +13,9 @@ from qqonnx.config import (
     Granularity,
     Options,
     Target,
-    parse_share,
-    parse_size,
 )
 from qqonnx.errors import QqonnxError, first_line
+from qqonnx.quantities import parse_share, parse_size
 from qqonnx.sweep.baselines import BASELINES, FLOAT32
 
 if sys.version_info >= (3, 11):

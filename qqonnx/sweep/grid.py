@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.codebooks import method_named
-from qqonnx.config import AUTO
+from qqonnx.config import AUTO, PLAIN_METHOD
 from qqonnx.errors import QqonnxError
 from qqonnx.model.load import model_files, read
 from qqonnx.sweep.baselines import BASELINES
@@ -178,10 +178,10 @@ def runs_of(
         )
     baselines, without_baselines = _baselines(config, installed)
     codebooks, without_codebooks = _codebooks(config)
-    variants: list[dict[str, Any]] = []
-    for name, bits in baselines:
-        inputs = calibration if BASELINES[name].calibrated else None
-        variants.append({"method": name, "bits": bits, "calibration": inputs})
+    variants: list[dict[str, Any]] = [
+        {"method": b, "bits": n, "calibration": calibration if BASELINES[b].calibrated else None}
+        for b, n in baselines
+    ]
     variants += [{"method": m, "granularity": g, "bits": bits} for m, g, bits in codebooks]
     for budget in config.budgets:
         variants.append({"method": TARGET, "budget": budget, "calibration": calibration})
@@ -283,21 +283,17 @@ def _baselines(
     return entries, skipped
 
 
-def _codebooks(
-    config: SweepConfig,
-) -> tuple[list[tuple[str, Granularity | None, int]], list[str]]:
+def _codebooks(config: SweepConfig) -> tuple[list[tuple[str, Any, int]], list[str]]:
     """Return methods with granularity and bits, and messages about those that are left out."""
-    entries: list[tuple[str, Granularity | None, int]] = []
+    entries: list[tuple[str, Any, int]] = []
     skipped: list[str] = []
     for method in config.methods:
         for bits in config.bits:
-            if method == AUTO:
-                entries.append((method, None, bits))
-                continue
+            kinds = (None,) if method == AUTO else config.granularities
             try:
-                method_named(method).levels_for(bits)
+                method_named(PLAIN_METHOD if method == AUTO else method).levels_for(bits)
             except QqonnxError as error:
+                kinds = ()
                 skipped.append(f"{method} at {bits} bits: {error}")
-                continue
-            entries += [(method, granularity, bits) for granularity in config.granularities]
+            entries += [(method, granularity, bits) for granularity in kinds]
     return entries, skipped

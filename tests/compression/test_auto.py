@@ -126,9 +126,10 @@ def test_the_judge_finds_what_was_lost(net: Path, tmp_path: Path) -> None:
     for bits in (2, 6):
         plain_report(net, tmp_path / f"{bits}.onnx", bits)
     two, six = tmp_path / "2.onnx", tmp_path / "6.onnx"
-    assert lost_output(net, two, six, feeds, optimized=True) == "y"
-    assert lost_output(net, six, two, feeds, optimized=True) is None
-    assert lost_output(net, six, six, feeds, optimized=True) is None
+    assert lost_output(net, two, six, feeds, {}, optimized=True) == "y"
+    assert lost_output(net, six, two, feeds, {}, optimized=True) is None
+    assert lost_output(net, six, six, feeds, {}, optimized=True) is None
+    assert lost_output(net, two, six, feeds, {"y": 0.0}, optimized=True) is None
 
 
 def test_a_calibrated_file_that_lost_gives_way_to_the_plain_one(

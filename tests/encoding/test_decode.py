@@ -172,7 +172,9 @@ def test_channel_axis(build: Build, body: str, shape: tuple[int, ...], axis: int
 
 
 def test_subgraphs_functions_and_constants(build: Build, tmp_path: Path) -> None:
-    values = ", ".join(str(v) for v in normal(64 * 64).tolist())
+    values, others = (
+        ", ".join(str(v) for v in normal(64 * 64, seed=seed).tolist()) for seed in (0, 2)
+    )
     text = f"""<ir_version: 8, opset_import: ["": 17, "own": 1]>
     m (float[N,64] x, bool c) => (float[N,64] y) {{
       k = Constant<value = float[64,64] {{{values}}}>()
@@ -180,7 +182,7 @@ def test_subgraphs_functions_and_constants(build: Build, tmp_path: Path) -> None
       b = If(c) <
         then_branch = t () => (float[N,64] p) {{ p = MatMul(a, outer) }},
         else_branch = e () => (float[N,64] q) {{
-          inner = Constant<value = float[64,64] {{{values}}}>()
+          inner = Constant<value = float[64,64] {{{others}}}>()
           q = MatMul(a, inner)
         }}>
       y = own.layer(b)
@@ -192,7 +194,7 @@ def test_subgraphs_functions_and_constants(build: Build, tmp_path: Path) -> None
     }}"""
     model = build(text, {"outer": normal(64, 64, seed=1)})
     packed, plain = tmp_path / "packed.onnx", tmp_path / "plain.onnx"
-    report = compress(model, packed, Options(bits=8))
+    report = compress(model, packed, Options(method="kmeans", bits=8))
     assert {weight.name for weight in report.weights} == {"k", "outer", "inner", "f"}
     assert report.bytes_after < report.bytes_before / 2
     restore(packed, plain)
@@ -208,7 +210,7 @@ def test_subgraphs_functions_and_constants(build: Build, tmp_path: Path) -> None
 
 def test_bias_only_when_asked(build: Build, tmp_path: Path) -> None:
     model = build(CONV, {"w": normal(64, 8, 3, 3), "b": normal(64)})
-    plain = compress(model, tmp_path / "a.onnx", Options(min_size=1))
+    plain = compress(model, tmp_path / "a.onnx", Options(method="kmeans", min_size=1))
     assert [(s.name, s.reason) for s in plain.skipped] == [("b", "a bias")]
     weights, _ = select(load(model), include_bias=True)
     assert {weight.name for weight in weights} == {"w", "b"}

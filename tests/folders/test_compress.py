@@ -246,10 +246,12 @@ def test_rules(repository: Path, tmp_path: Path) -> None:
         """
         [[models]]
         files = "onnx/*"
+        method = "kmeans"
         bits = 6
         skip = ["head"]
         [[models]]
         files = "encoder_model.onnx"
+        method = "kmeans"
         bits = 3
         bits_for = { down = 5 }
         [[models]]

@@ -36,11 +36,19 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-CONVERT = ("load", "select", "encode", "rewrite", "write", "verify_file")
-CALIBRATE = ("collect_statistics", "expected_losses", "best_allocation", "quantize_matrix")
+CONVERT = (
+    "pipeline.load",
+    "choice.select",
+    "plain.encode",
+    "job.rewrite",
+    "job.write",
+    "pipeline.verify_file",
+)
+CALIBRATE = ("moment_passes", "measure_weights", "best_allocation", "quantize_matrix")
 STAGES = [
-    *(("convert", f"qqonnx.compression.pipeline.{step}") for step in CONVERT),
+    *(("convert --fast", f"qqonnx.compression.{step}") for step in CONVERT),
     *(("convert --target-bits 9", f"qqonnx.calibration.calibrate.{step}") for step in CALIBRATE),
+    ("convert", "qqonnx.compression.calibrated.lost_output"),
     ("restore", "qqonnx.compression.restore.read"),
     ("restore", "qqonnx.compression.restore.restore_weights"),
     ("restore", "qqonnx.model.save.write"),

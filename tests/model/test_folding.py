@@ -84,7 +84,7 @@ def test_folded_weights_are_compressed(
     text, arrays, shape = COMPUTED[name]
     report = compress(build(HEAD + text, arrays), calibration=calibration)
     assert [weight.shape for weight in report.weights] == [shape]
-    assert report.quality.outputs[0].relative_error < 0.1
+    assert report.quality.outputs[0].relative_error < 0.12
     assert report.bytes_after < report.bytes_before / 2
 
 
