@@ -11,8 +11,8 @@ import onnx
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
-from qqonnx.compression.choice import choose_weights
-from qqonnx.compression.quality import measure_quality, quality_feeds
+from qqonnx.compression.choice import choose_weights, nothing_to_compress
+from qqonnx.compression.quality import Quality, measure_quality, quality_feeds
 from qqonnx.compression.results import CompressReport, WeightReport, weight_report
 from qqonnx.config import Options, WeightPlan, bits_of, check_options
 from qqonnx.encoding import matmulnbits
@@ -20,12 +20,13 @@ from qqonnx.encoding.encode import NODE_BYTES, encode
 from qqonnx.encoding.record import is_compressed
 from qqonnx.encoding.rewrite import rewrite
 from qqonnx.encoding.stored import FLOAT16, BlockWeight, StoredWeight
-from qqonnx.encoding.verify import FOLDED_UP_TO, verify_file
-from qqonnx.errors import NothingToCompressError, QqonnxError
+from qqonnx.encoding.verify import FOLDED_UP_TO, NOT_ASKED, verify_file
+from qqonnx.errors import NothingToCompressError
 from qqonnx.model.load import file_bytes, load
 from qqonnx.model.runtimes import fit_runtime
 from qqonnx.model.save import refuse_overwriting, staged, write, written_bytes
 from qqonnx.model.select import Skipped
+from qqonnx.model.session import custom_operators
 from qqonnx.model.source import IN_MEMORY, ModelSource, model_file
 from qqonnx.parallel import available_cores, in_order
 from qqonnx.temporary import temporary_folder
@@ -49,6 +50,8 @@ def compress(
     calibration: Calibration | None = None,
     external_data: bool = False,
     runtime_min: str | None = None,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
+    verify_outputs: bool = True,
     threads: int | None = None,
     progress: Progress = lambda *_: None,
 ) -> CompressReport:
@@ -62,6 +65,9 @@ def compress(
         calibration: how levels are calibrated on activations, and a target to meet.
         external_data: put tensors into a second file, `output` with ".data" appended.
         runtime_min: an ONNX Runtime release, such as "1.15", that must read the file.
+        custom_ops: libraries of custom operators, registered in every session of ONNX Runtime.
+        verify_outputs: whether models are run to compare their outputs. The weights are verified
+            bit for bit in any case.
         threads: number of weights worked on at once; by default the number of cores. The file is
             the same for any number.
         progress: function called with the name of a weight or of a step, an amount (such as the
@@ -78,7 +84,7 @@ def compress(
     """
     options = options or Options()
     check_options(options, calibration)
-    with model_file(model) as source, _output(output) as written:
+    with custom_operators(custom_ops), model_file(model) as source, _output(output) as written:
         job = _Job(
             source,
             written,
@@ -87,13 +93,16 @@ def compress(
             calibration,
             external_data,
             runtime_min,
+            verify_outputs,
             threads or available_cores(),
             progress,
         )
         made = _write_compressed(job)
-        outputs = verify_file(written, made.digests)
-        optimized = made.bytes_before <= FOLDED_UP_TO
-        quality = measure_quality(source, written, *made.feeds, optimized=optimized)
+        outputs = verify_file(written, made.digests, run=verify_outputs)
+        quality = Quality((), "", NOT_ASKED)
+        if verify_outputs:
+            optimized = made.bytes_before <= FOLDED_UP_TO
+            quality = measure_quality(source, written, *made.feeds, optimized=optimized)
         return CompressReport(
             path=job.output,
             bytes_before=made.bytes_before,
@@ -129,6 +138,7 @@ class _Job:
     calibration: Calibration | None
     external_data: bool
     runtime_min: str | None
+    verify_outputs: bool
     threads: int
     progress: Progress
 
@@ -161,7 +171,7 @@ def _write_compressed(job: _Job) -> _Made:
     calibrated = job.calibration is not None
     chosen = choose_weights(model, job.options, calibrated=calibrated)
     if not chosen.plans:
-        raise _nothing_to_compress(job, chosen, chosen.skipped)
+        raise nothing_to_compress(job.source, chosen, chosen.skipped)
     return (_calibrated if calibrated else _encoded)(job, model, chosen, bytes_before)
 
 
@@ -175,7 +185,7 @@ def _encoded(
     assert not chosen.biases
     plans, skipped = chosen.plans, list(chosen.skipped)
     # The model has plain weights here.
-    feeds = quality_feeds(model, None)
+    feeds = quality_feeds(model, None) if job.verify_outputs else ([], "")
     # Work on arrays of a channel's size is Python's more than numpy's: threads would only wait.
     threads = 1 if job.options.granularity == "channel" else job.threads
     total = sum(plan.weight.tensor.size for plan in plans)
@@ -195,7 +205,7 @@ def _encoded(
             reason = "compressed it would be no smaller"
             skipped.append(Skipped(weight.name, weight.shape, weight.float_bytes, reason))
     if not stored:
-        raise _nothing_to_compress(job, chosen, skipped)
+        raise nothing_to_compress(job.source, chosen, skipped)
     stored.sort(key=lambda weight: isinstance(weight, BlockWeight))
     _store(model, stored, job)
     return _made(feeds, bytes_before, stored, [*skipped, *chosen.integers])
@@ -285,16 +295,3 @@ def _made(
         unreadable=inputs.unreadable if inputs is not None else (),
         drop=drop,
     )
-
-
-def _nothing_to_compress(
-    job: _Job, chosen: ChosenWeights, skipped: Sequence[Skipped]
-) -> QqonnxError:
-    if chosen.integers:
-        kinds = "; ".join(sorted({entry.reason for entry in chosen.integers}))
-        return QqonnxError(
-            f"{job.source}: holds no float weight to compress: {len(chosen.integers)} weights are "
-            f"integers ({kinds}); compress the float model that it was made from"
-        )
-    reasons = "; ".join(sorted({entry.reason for entry in skipped})) or "no float initializer"
-    return NothingToCompressError(f"{job.source}: holds no weight to compress ({reasons})")
