@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def in_order(
                 len(running) > threads or sum(other for _, other in running) + count > most
             ):
                 yield running.popleft()[0].result()
-            running.append((pool.submit(work, item), count))
+            # Threads see the context variables of the caller.
+            running.append((pool.submit(copy_context().run, work, item), count))
         while running:
             yield running.popleft()[0].result()
     finally:

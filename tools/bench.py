@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import bench_load
 import bench_scaling
+import bench_small
 import bench_stages
 from sections import add_sections, write_section
 
@@ -25,6 +26,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "conversion": bench_scaling.section,
     "stages": bench_stages.section,
     "load": bench_load.section,
+    "small": bench_small.section,
 }
 """Sections in the order of the document: name -> function from options to Markdown."""
 

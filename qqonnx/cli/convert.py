@@ -10,6 +10,7 @@ import typer
 from qqonnx.cli.folder import NAME, RULES, convert_folder
 from qqonnx.cli.parsing import as_file, calibration_of, pattern_and_bits, target_of
 from qqonnx.cli.terminal import (
+    CUSTOM_OPS,
     EXTERNAL,
     FILE_OR_FOLDER,
     JSON,
@@ -164,6 +165,14 @@ def convert(
     name: Annotated[str | None, NAME] = None,
     weights: Annotated[str, WEIGHTS] = "DEFAULT",
     external_data: Annotated[bool, EXTERNAL] = False,
+    custom_ops: Annotated[list[Path] | None, CUSTOM_OPS] = None,
+    no_verify_outputs: Annotated[
+        bool,
+        typer.Option(
+            "--no-verify-outputs",
+            help="Do not run models to compare outputs. Weights are verified in any case.",
+        ),
+    ] = False,
     as_json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
@@ -209,6 +218,8 @@ def convert(
                 "plan": plan is not None,
                 "simplify": simplify,
                 "external_data": external_data,
+                "custom_ops": bool(custom_ops),
+                "no_verify_outputs": no_verify_outputs,
                 "weights": weights != "DEFAULT",
             },
         )
@@ -226,6 +237,8 @@ def convert(
                 calibration=calibrated,
                 external_data=external_data,
                 runtime_min=runtime_min,
+                custom_ops=custom_ops or (),
+                verify_outputs=not no_verify_outputs,
                 threads=threads,
                 progress=stages(progress),
             )

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from qqonnx.cli.terminal import (
+    CUSTOM_OPS,
     JSON,
     QUIET,
     parallel_stages,
@@ -60,6 +61,7 @@ def evaluate(
     threads: Annotated[
         int | None, typer.Option(help="Threads per run.", show_default="cores", min=1)
     ] = None,
+    custom_ops: Annotated[list[Path] | None, CUSTOM_OPS] = None,
     as_json: Annotated[bool, JSON] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     quiet: Annotated[bool, QUIET] = False,
@@ -87,6 +89,7 @@ def evaluate(
             batch_size=batch_size,
             limit=limit,
             threads=threads,
+            custom_ops=custom_ops or (),
             progress=lambda samples, total: advance("samples", samples, total),
         )
     unreadable_summary(result.unreadable, Console(stderr=True))

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from qqonnx.cli.terminal import EXTERNAL, JSON, OUTPUT, bounded, print_json, table_console
+from qqonnx.cli.terminal import (
+    CUSTOM_OPS,
+    EXTERNAL,
+    JSON,
+    OUTPUT,
+    bounded,
+    print_json,
+    table_console,
+)
 from qqonnx.errors import printable
 
 
@@ -47,6 +55,7 @@ def inspect(
 def verify(
     first: Annotated[Path, typer.Argument(metavar="A", help="An ONNX file.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another ONNX file.")],
+    custom_ops: Annotated[list[Path] | None, CUSTOM_OPS] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Compare two files: their decoded weights bit for bit, and their outputs.
@@ -56,7 +65,7 @@ def verify(
     from qqonnx.compression.verify import verify as verify_files
 
     with bounded(first, second):
-        verification = verify_files(first, second)
+        verification = verify_files(first, second, custom_ops=custom_ops or ())
     weights, outputs = verification.weights, verification.outputs
     if as_json:
         print_json({"weights": vars(weights), "outputs": vars(outputs)})

@@ -27,6 +27,11 @@ WEIGHTS = typer.Option(
     help="For a model by name: DEFAULT, another name of torchvision's weights, a .pth or "
     ".safetensors file, or none (random).",
 )
+CUSTOM_OPS = typer.Option(
+    "--custom-ops",
+    help="Library of custom operators that ONNX Runtime is to load. Repeatable.",
+    metavar="LIBRARY",
+)
 EXTERNAL = typer.Option("--external-data", help="Store tensors in a second file, OUTPUT.data.")
 
 

@@ -51,10 +51,11 @@ def write_calibrated(job: Job, model: ir.Model, chosen: ChosenWeights, bytes_bef
 
         stored = finetune_weights(model, stored, list(inputs.batches()), progress=job.progress)
     store(model.clone(), stored, job, job.written)
-    feeds = quality_feeds(model, inputs)
+    feeds = quality_feeds(model, inputs) if job.verify_outputs else ([], "")
     # A plan that is read is the user's own choice, and a largest drop has been judged.
     drops = request.target is not None and request.target.max_drop is not None
-    if (request.plan is None or request.target is not None) and not drops:
+    planned = request.plan is not None and request.target is None
+    if job.verify_outputs and not (planned or drops):
         better = _better_plain(job, context, stored, feeds[0])
         if better is not None:
             lost, stored = better
@@ -88,13 +89,15 @@ def _calibrated(
             )
 
     drops = request.target is not None and request.target.max_drop is not None
+    needs_runs = request.data is not None or request.finetune or drops
+    if not (job.verify_outputs or needs_runs):
+        return context, calibrated(context), "levels were chosen from the weights alone, as asked"
     try:
         # A largest drop is judged on half of the samples anyway.
         inputs = calibration_inputs(model, request.data, request.samples, hold_out=not drops)
         with_inputs = replace(context, inputs=inputs)
         return with_inputs, calibrated(with_inputs), None
     except QqonnxError as error:
-        needs_runs = request.data is not None or request.finetune or drops
         if needs_runs or isinstance(error, OptionError):
             raise
         doubt = f"levels were chosen from the weights alone: {error}"

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from qqonnx.codebooks import extremes
 from qqonnx.config import plan_weights
-from qqonnx.errors import OptionError, QqonnxError
+from qqonnx.errors import NothingToCompressError, OptionError, QqonnxError
 from qqonnx.model.folding import fold_weights
 from qqonnx.model.load import fix_initializers
 from qqonnx.model.quantized import integer_weights
@@ -20,6 +20,7 @@ from qqonnx.model.tying import tie_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from qqonnx.config import Options, WeightPlan
     from qqonnx.model.select import Weight
@@ -62,6 +63,20 @@ def choose_weights(model: ir.Model, options: Options, *, calibrated: bool) -> Ch
     planned = _planned(model, options, calibrated=calibrated)
     chosen = _tied(model, options, planned, calibrated=calibrated)
     return replace(chosen, bytes_removed=bytes_before - _constant_bytes(model))
+
+
+def nothing_to_compress(
+    source: Path, chosen: ChosenWeights, skipped: Sequence[Skipped]
+) -> NothingToCompressError:
+    """Return the error of a model without weights, with the reasons for its tensors."""
+    if chosen.integers:
+        kinds = "; ".join(sorted({entry.reason for entry in chosen.integers}))
+        return NothingToCompressError(
+            f"{source}: holds no float weight to compress: {len(chosen.integers)} weights are "
+            f"integers ({kinds}); compress the float model that it was made from"
+        )
+    reasons = "; ".join(sorted({entry.reason for entry in skipped})) or "no float initializer"
+    return NothingToCompressError(f"{source}: holds no weight to compress ({reasons})")
 
 
 def _constant_bytes(model: ir.Model) -> int:

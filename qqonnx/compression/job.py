@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from qqonnx.compression.results import weight_report
 from qqonnx.encoding.rewrite import rewrite
 from qqonnx.encoding.stored import FLOAT16
-from qqonnx.errors import NothingToCompressError, QqonnxError
 from qqonnx.model.save import write, written_bytes
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from qqonnx.calibration.drop import Drop
     from qqonnx.calibration.inputs import CalibrationInputs
-    from qqonnx.compression.choice import ChosenWeights
     from qqonnx.compression.quality import Feed
     from qqonnx.compression.results import WeightReport
     from qqonnx.config import Calibration, Options, Progress
@@ -42,6 +40,7 @@ class Job:
     calibration: Calibration | None
     external_data: bool
     runtime_min: str | None
+    verify_outputs: bool
     threads: int
     progress: Progress
 
@@ -89,15 +88,3 @@ def made_of(
         doubt=doubt,
         drop=drop,
     )
-
-
-def nothing_to_compress(job: Job, chosen: ChosenWeights, skipped: Sequence[Skipped]) -> QqonnxError:
-    """Return the error of a model without a weight to compress."""
-    if chosen.integers:
-        kinds = "; ".join(sorted({entry.reason for entry in chosen.integers}))
-        return QqonnxError(
-            f"{job.source}: holds no float weight to compress: {len(chosen.integers)} weights are "
-            f"integers ({kinds}); compress the float model that it was made from"
-        )
-    reasons = "; ".join(sorted({entry.reason for entry in skipped})) or "no float initializer"
-    return NothingToCompressError(f"{job.source}: holds no weight to compress ({reasons})")

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from qqonnx.compression.choice import choose_weights
-from qqonnx.compression.job import Job, Made, nothing_to_compress
+from qqonnx.compression.choice import choose_weights, nothing_to_compress
+from qqonnx.compression.job import Job, Made
 from qqonnx.compression.plain import write_plain
-from qqonnx.compression.quality import measure_quality
+from qqonnx.compression.quality import Quality, measure_quality
 from qqonnx.compression.results import CompressReport
 from qqonnx.config import Options, check_options, is_automatic
 from qqonnx.encoding.record import is_compressed
-from qqonnx.encoding.verify import FOLDED_UP_TO, verify_file
+from qqonnx.encoding.verify import FOLDED_UP_TO, NOT_ASKED, verify_file
 from qqonnx.errors import NothingToCompressError
 from qqonnx.model.load import file_bytes, load
 from qqonnx.model.runtimes import fit_runtime
 from qqonnx.model.save import refuse_overwriting, staged, written_bytes
+from qqonnx.model.session import custom_operators
 from qqonnx.model.source import IN_MEMORY, ModelSource, model_file
 from qqonnx.parallel import available_cores
 from qqonnx.temporary import temporary_folder
@@ -39,6 +40,8 @@ def compress(
     calibration: Calibration | None = None,
     external_data: bool = False,
     runtime_min: str | None = None,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
+    verify_outputs: bool = True,
     threads: int | None = None,
     progress: Progress = lambda *_: None,
 ) -> CompressReport:
@@ -52,6 +55,9 @@ def compress(
         calibration: how levels are calibrated on activations, and a target to meet.
         external_data: put tensors into a second file, `output` with ".data" appended.
         runtime_min: an ONNX Runtime release, such as "1.15", that must read the file.
+        custom_ops: libraries of custom operators, registered in every session of ONNX Runtime.
+        verify_outputs: whether models are run to compare their outputs. The weights are verified
+            bit for bit in any case.
         threads: number of weights worked on at once; by default the number of cores. The file is
             the same for any number.
         progress: function called with the name of a weight or of a step, an amount (such as the
@@ -68,7 +74,7 @@ def compress(
     """
     options = options or Options()
     check_options(options, calibration)
-    with model_file(model) as source, _output(output) as written:
+    with custom_operators(custom_ops), model_file(model) as source, _output(output) as written:
         job = Job(
             source,
             written,
@@ -77,13 +83,16 @@ def compress(
             calibration,
             external_data,
             runtime_min,
+            verify_outputs,
             threads or available_cores(),
             progress,
         )
         made = _write_compressed(job)
-        outputs = verify_file(written, made.digests)
-        optimized = made.bytes_before <= FOLDED_UP_TO
-        quality = measure_quality(source, written, *made.feeds, optimized=optimized)
+        outputs = verify_file(written, made.digests, run=verify_outputs)
+        quality = Quality((), "", NOT_ASKED)
+        if verify_outputs:
+            optimized = made.bytes_before <= FOLDED_UP_TO
+            quality = measure_quality(source, written, *made.feeds, optimized=optimized)
         return CompressReport(
             path=job.output,
             bytes_before=made.bytes_before,
@@ -125,7 +134,7 @@ def _write_compressed(job: Job) -> Made:
     calibrated = job.calibration is not None or is_automatic(job.options)
     chosen = choose_weights(model, job.options, calibrated=calibrated)
     if not chosen.plans:
-        raise nothing_to_compress(job, chosen, chosen.skipped)
+        raise nothing_to_compress(job.source, chosen, chosen.skipped)
     if calibrated:
         # The steps of calibration load only for those who calibrate.
         from qqonnx.compression.calibrated import write_calibrated

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qqonnx.compression.job import Made, made_of, nothing_to_compress, store
+from qqonnx.compression.choice import nothing_to_compress
+from qqonnx.compression.job import Made, made_of, store
 from qqonnx.compression.quality import quality_feeds
 from qqonnx.config import bits_of
 from qqonnx.encoding import matmulnbits
@@ -31,7 +32,7 @@ def write_plain(
     assert not chosen.biases
     plans, skipped = chosen.plans, list(chosen.skipped)
     # The model has plain weights here.
-    feeds = quality_feeds(model, None)
+    feeds = quality_feeds(model, None) if job.verify_outputs else ([], "")
     # Work on arrays of a channel's size is Python's more than numpy's: threads would only wait.
     threads = 1 if job.options.granularity == "channel" else job.threads
     total = sum(plan.weight.tensor.size for plan in plans)
@@ -51,7 +52,7 @@ def write_plain(
             reason = "compressed it would be no smaller"
             skipped.append(Skipped(weight.name, weight.shape, weight.float_bytes, reason))
     if not stored:
-        raise nothing_to_compress(job, chosen, skipped)
+        raise nothing_to_compress(job.source, chosen, skipped)
     stored.sort(key=lambda weight: isinstance(weight, BlockWeight))
     store(model, stored, job, job.written)
     return made_of(feeds, bytes_before, stored, [*skipped, *chosen.integers])

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 from qqonnx.encoding.verify import WeightCheck, compare_weights
 from qqonnx.model.compare import OutputCheck, compare_outputs
 from qqonnx.model.load import read
+from qqonnx.model.session import custom_operators
 from qqonnx.model.source import model_file
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
     from qqonnx.model.source import ModelSource
 
 
@@ -32,12 +36,18 @@ class Verification:
         return self.weights.equal and (self.outputs.reason is not None or self.outputs.equal)
 
 
-def verify(first: ModelSource, second: ModelSource) -> Verification:
+def verify(
+    first: ModelSource,
+    second: ModelSource,
+    *,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
+) -> Verification:
     """Compare the weights of two models bit for bit, decoded if compressed, and their outputs.
 
     Args:
         first: the path of an ONNX file, or a model in memory.
         second: another one.
+        custom_ops: libraries of custom operators, registered in every session of ONNX Runtime.
 
     Returns:
         The comparison of the weights and of the outputs.
@@ -46,6 +56,6 @@ def verify(first: ModelSource, second: ModelSource) -> Verification:
         QqonnxError: a model cannot be read, or ONNX Runtime loads and runs the first but not the
             second.
     """
-    with model_file(first) as one, model_file(second) as other:
+    with custom_operators(custom_ops), model_file(first) as one, model_file(second) as other:
         weights = compare_weights(read(one), read(other))
         return Verification(weights, compare_outputs(one, other))

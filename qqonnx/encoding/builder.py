@@ -71,6 +71,12 @@ class Builder:
         self.nodes.append(node)
         return output
 
+    def split(self, values: ir.Value, sizes: ir.Value, count: int) -> list[ir.Value]:
+        """Add a Split along the first axis and return its `count` outputs."""
+        outputs = [ir.Value(name=self.fresh_name("w")) for _ in range(count)]
+        self.nodes.append(ir.node("Split", [values, sizes], {"axis": 0}, outputs=outputs))
+        return outputs
+
 
 @shared
 def integers(builder: Builder, numbers: tuple[int, ...] | int, dtype: type[np.integer]) -> ir.Value:

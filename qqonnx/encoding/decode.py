@@ -72,13 +72,13 @@ def add_decode(builder: Builder, weight: CodebookWeight) -> ir.Value:
     axis = weight.channel_axis
     assert axis is not None
     scales = builder.constant(broadcastable(weight.scales, axis, len(weight.shape)), "s")
-    return _multiplied(builder, _decoded(builder, weight), scales, weight)
+    return multiplied(builder, _decoded(builder, weight), scales, weight)
 
 
 def _decoded(builder: Builder, weight: CodebookWeight) -> ir.Value:
     """Decode with one codebook for all channels, without scales."""
     storage, shape = weight.storage, weight.shape
-    codebook = builder.constant(_padded(weight.codebook, storage.levels), "l")
+    codebook = builder.constant(padded(weight.codebook, storage.levels), "l")
     if storage.group == 1:
         codes = add_codes(builder, weight, shape)
         rows = (*shape[:-1], storage.levels)
@@ -94,24 +94,24 @@ def _decoded(builder: Builder, weight: CodebookWeight) -> ir.Value:
         if storage.rows * storage.group > prod(shape):
             # The table would be larger than the weight.
             indices = builder.apply("Gather", [digits, codes], "c")
-            indices = _shaped(builder, indices, weight, shape)
+            indices = shaped(builder, indices, weight, shape)
             return builder.apply("Gather", [codebook, indices], "w")
     table = builder.apply("Gather", [codebook, digits], "t")
     gathered = builder.apply("Gather", [table, codes], "w")
-    return _shaped(builder, gathered, weight, shape)
+    return shaped(builder, gathered, weight, shape)
 
 
 def _decoded_by_channel(builder: Builder, weight: CodebookWeight) -> ir.Value:
     """Decode with a codebook per channel."""
     storage = weight.storage
-    codebooks = _padded(weight.codebook, storage.levels)
+    codebooks = padded(weight.codebook, storage.levels)
     matrix = _matrix(weight)
     shape = matrix.shape if matrix else weight.shape
     if storage.group == 1:
         indices = add_codes(builder, weight, shape)
     else:
         digits, codes = add_small_digits(builder, storage), add_codes(builder, weight, (-1,))
-        small = _shaped(builder, builder.apply("Gather", [digits, codes], "c"), weight, shape)
+        small = shaped(builder, builder.apply("Gather", [digits, codes], "c"), weight, shape)
         indices = builder.apply("Cast", [small], "c", to=ir.DataType.INT32)
     if matrix:
         levels = builder.constant(codebooks if matrix.axis == 1 else codebooks.T, "l")
@@ -132,7 +132,7 @@ def _decoded_by_scaled_codebooks(
     shape, axis = matrix
     levels = builder.constant(broadcastable(weight.codebook, axis, 2), "l")
     scales = builder.constant(broadcastable(weight.scales, 1 - axis, 2), "s")
-    codebooks = _multiplied(builder, levels, scales, weight)
+    codebooks = multiplied(builder, levels, scales, weight)
     return _looked_up(builder, codebooks, add_codes(builder, weight, shape), matrix, weight.shape)
 
 
@@ -145,7 +145,7 @@ def _looked_up(
 ) -> ir.Value:
     """Look up indices, which have the matrix's shape, in the codebooks of their channels."""
     decoded = builder.apply("GatherElements", [codebooks, indices], "w", axis=matrix.axis)
-    return decoded if matrix.shape == shape else _reshaped(builder, decoded, shape)
+    return decoded if matrix.shape == shape else reshaped(builder, decoded, shape)
 
 
 def _matrix(weight: CodebookWeight) -> Matrix | None:
@@ -174,9 +174,10 @@ def _is_small(table_size: int, weight: CodebookWeight) -> bool:
     return table_size * TABLE_RATIO <= prod(weight.shape)
 
 
-def _multiplied(
+def multiplied(
     builder: Builder, decoded: ir.Value, scales: ir.Value, weight: CodebookWeight
 ) -> ir.Value:
+    """Add the product of levels and scales, in the weight's dtype."""
     assert weight.scales is not None
     dtype = ir.DataType.from_numpy(weight.codebook.dtype)
     if dtype != ir.DataType.BFLOAT16:
@@ -191,24 +192,25 @@ def _multiplied(
     return builder.apply("Cast", [product], "w", to=ir.DataType.BFLOAT16)
 
 
-def _padded(codebook: NDArray[np.generic], levels: int) -> NDArray[np.generic]:
+def padded(codebook: NDArray[np.generic], levels: int) -> NDArray[np.generic]:
     """Return a codebook [..., k] with the last level repeated: [..., levels]."""
     return np.asarray(codebook.take(np.minimum(np.arange(levels), codebook.shape[-1] - 1), axis=-1))
 
 
-def _shaped(
+def shaped(
     builder: Builder, decoded: ir.Value, weight: CodebookWeight, shape: tuple[int, ...]
 ) -> ir.Value:
     """Remove the padding at the end and reshape to `shape`."""
     storage, size = weight.storage, prod(shape)
     if storage.code_count(size) * storage.group != size:
-        flat = _reshaped(builder, decoded, (-1,))
+        flat = reshaped(builder, decoded, (-1,))
         bounds = [integers(builder, (0,), np.int64), builder.constant(np.array([size]), "n")]
         decoded = builder.apply("Slice", [flat, *bounds], "w")
-    return _reshaped(builder, decoded, shape)
+    return reshaped(builder, decoded, shape)
 
 
-def _reshaped(builder: Builder, values: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+def reshaped(builder: Builder, values: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+    """Add a Reshape."""
     return builder.apply("Reshape", [values, integers(builder, shape, np.int64)], "w")
 
 
@@ -220,4 +222,4 @@ def _channel_offsets(builder: Builder, channels: int, levels: int, trailing: int
     """
     bounds = [integers(builder, n, np.int32) for n in (0, channels * levels, levels)]
     offsets = builder.apply("Range", bounds, "o")
-    return _reshaped(builder, offsets, (channels,) + (1,) * trailing)
+    return reshaped(builder, offsets, (channels,) + (1,) * trailing)

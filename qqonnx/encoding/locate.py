@@ -7,7 +7,7 @@ sizes of all results are checked before any node runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 DECODE_OPERATORS = frozenset(
     {"Add", "Cast", "Concat", "Constant", "Div", "Expand", "Gather", "GatherElements"}
-    | {"MatMulInteger", "Mod", "Mul", "Range", "Reshape", "Slice"}
+    | {"MatMulInteger", "Mod", "Mul", "Range", "Reshape", "Slice", "Split"}
 )
-"""Operators of the nodes that `qqonnx.encoding.decode` adds."""
+"""Operators of the nodes that `qqonnx.encoding.decode` and `qqonnx.encoding.stack` add."""
 
 MAX_VALUES_PER_BYTE = 16
 """Largest number of values in any result per stored byte; one bit per weight needs 8."""
@@ -48,6 +48,9 @@ class DecodeGraph:
         nodes: the decode nodes in order; weights can share some of them.
         constants: the constant inputs of the nodes: packed indices, codebook, scales and shapes.
             In a function these are outputs of Constant nodes.
+        stack: the stack that the weight is a part of; None for a weight of its own.
+        start: first row of the weight in the stack.
+        rows: number of rows of the weight in the stack.
     """
 
     name: str
@@ -55,6 +58,9 @@ class DecodeGraph:
     scope: Scope
     nodes: tuple[ir.Node, ...]
     constants: tuple[ir.Value, ...]
+    stack: DecodeGraph | None = None
+    start: int = 0
+    rows: int = 0
 
     @property
     def tensors(self) -> list[ir.TensorProtocol]:
@@ -82,6 +88,8 @@ class DecodeGraph:
             QqonnxError: the shape cannot be inferred, or a result has too many values for the
                 stored bytes; see `MAX_VALUES_PER_BYTE`. (A few bytes can specify a huge Range.)
         """
+        if self.stack is not None:
+            return (self.rows, *self.stack.shape[1:])
         try:
             model = onnx.shape_inference.infer_shapes(_light_model(self), strict_mode=True)
         except Exception as error:
@@ -97,6 +105,15 @@ class DecodeGraph:
                 )
         return tuple(size.dim_value for size in shape)
 
+    @cached_property
+    def decode(self) -> Callable[[], NDArray[Any]]:
+        """A function that decodes once and keeps the result: for a stack, which has many users.
+
+        Raises:
+            QqonnxError: as for `decoder`.
+        """
+        return cache(decoder(self))
+
     @property
     def dtype(self) -> ir.DataType:
         """The weight's dtype: that of the last Cast, or of the codebook.
@@ -104,6 +121,8 @@ class DecodeGraph:
         Raises:
             QqonnxError: the decode nodes have no codebook.
         """
+        if self.stack is not None:
+            return self.stack.dtype
         value: ir.Value | None = self.value
         while value is not None and ir.convenience.get_const_tensor(value) is None:
             node = value.producer()
@@ -132,18 +151,53 @@ def decode_graphs(model: ir.Model, names: Collection[str]) -> Iterator[DecodeGra
         for node in scope:
             if node.op_type == "Constant":
                 continue
+            if node.op_type == "Split" and node.domain == "" and not _is_folded(node):
+                yield from _parts(node, scope, pending)
+                continue
             for output in node.outputs:
                 if output.name is None or output.name not in pending:
                     continue
                 pending.discard(output.name)
-                nodes, constants = ancestors(output)
-                foreign = {n.op_type for n in nodes if not _is_decode_node(n)}
-                if foreign:
-                    raise QqonnxError(
-                        f"weight {output.name!r}: computed by {min(foreign)}, "
-                        "which is not a decode node"
-                    )
-                yield DecodeGraph(output.name, output, scope, nodes, constants)
+                yield _graph_of(output, scope, output.name)
+
+
+def _graph_of(value: ir.Value, scope: Scope, name: str) -> DecodeGraph:
+    nodes, constants = ancestors(value)
+    foreign = {node.op_type for node in nodes if not _is_decode_node(node)}
+    if foreign:
+        raise QqonnxError(
+            f"weight {name!r}: computed by {min(foreign)}, which is not a decode node"
+        )
+    return DecodeGraph(value.name or "", value, scope, nodes, constants)
+
+
+def _is_folded(node: ir.Node) -> bool:
+    """Return whether the stack that a Split divides is a plain tensor."""
+    return not node.inputs or node.inputs[0] is None or node.inputs[0].producer() is None
+
+
+def _parts(node: ir.Node, scope: Scope, pending: set[str]) -> Iterator[DecodeGraph]:
+    """Yield the weights in `pending` that a Split takes from a stack; see `decode_graphs`."""
+    names = [output.name for output in node.outputs if output.name in pending]
+    if not names:
+        return
+    name = names[0] or ""
+    source, sizes = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+    tensor = ir.convenience.get_const_tensor(sizes) if sizes is not None else None
+    assert source is not None
+    stack = _graph_of(source, scope, name)
+    rows = tensor.numpy().reshape(-1).tolist() if tensor is not None else []
+    whole = len(rows) == len(node.outputs) and min(rows) >= 0 and sum(rows) == stack.shape[0]
+    if not whole or node.attributes.get_int("axis", 0) != 0:
+        raise QqonnxError(f"weight {name!r}: its stack is not divided as qqonnx divides it")
+    start = 0
+    constants = (*stack.constants, sizes) if sizes is not None else stack.constants
+    for output, count in zip(node.outputs, rows, strict=True):
+        if output.name in pending:
+            pending.discard(output.name)
+            nodes = (*stack.nodes, node)
+            yield DecodeGraph(output.name, output, scope, nodes, constants, stack, start, count)
+        start += count
 
 
 def decoder(graph: DecodeGraph) -> Callable[[], NDArray[Any]]:
@@ -155,6 +209,9 @@ def decoder(graph: DecodeGraph) -> Callable[[], NDArray[Any]]:
         QqonnxError: the nodes are damaged or decode to too many values; or, when the function is
             called, they do not run.
     """
+    if graph.stack is not None:
+        whole, start, stop = graph.stack.decode, graph.start, graph.start + graph.rows
+        return lambda: whole()[start:stop]
     name, dtype, shape = graph.name, graph.dtype, graph.shape
     model = _nodes_model(graph)
     for constant, tensor in _stored(graph):

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from qqonnx.encoding.locate import DecodeGraph, decode_graphs, decoder
 from qqonnx.encoding.matmulnbits import block_nodes, read_blocks
-from qqonnx.encoding.packing import Storage, layouts, unpack
+from qqonnx.encoding.packing import Storage, layouts, pack, unpack
 from qqonnx.encoding.record import read_record
 from qqonnx.encoding.stored import FLOAT16, CodebookWeight, RoundedWeight, StoredWeight, digest
 from qqonnx.errors import QqonnxError
@@ -23,7 +23,7 @@ from qqonnx.model.scopes import FLOAT_TYPES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from qqonnx.encoding.packing import Plane
+    from qqonnx.encoding.packing import Indices, Plane
     from qqonnx.encoding.record import WeightRecord
 
 _PLANE_TYPES = (ir.DataType.UINT8, ir.DataType.UINT16)
@@ -46,13 +46,17 @@ def read(model: ir.Model) -> list[StoredWeight]:
     records = read_record(model).weights
     blocks = block_nodes(model, records)
     weights: list[StoredWeight] = []
+    stacks: dict[int, Indices] = {}
     for graph in decode_graphs(model, records.keys() - blocks.keys()):
         record = records[graph.name]
         try:
             if record.method == FLOAT16:
                 weights.append(_rounded(graph, record))
             elif _is_packed(graph):
-                weights.append(_codebook_weight(graph, record))
+                whole = graph.stack or graph
+                if id(whole) not in stacks:
+                    stacks = {id(whole): _indices(whole, record.levels)}
+                weights.append(_codebook_weight(graph, record, stacks[id(whole)]))
         except _MISMATCHES as error:
             raise QqonnxError(f"weight {graph.name!r}: its record does not fit") from error
     weights += [read_blocks(nodes[0], records[name].error) for name, nodes in blocks.items()]
@@ -83,11 +87,26 @@ def _rounded(graph: DecodeGraph, record: WeightRecord) -> RoundedWeight:
     )
 
 
-def _codebook_weight(graph: DecodeGraph, record: WeightRecord) -> CodebookWeight:
+def _indices(graph: DecodeGraph, levels: int) -> Indices:
+    """Return the indices of a weight or of a stack: uint8 [n]."""
+    planes, size = _planes(graph), prod(graph.shape)
+    return unpack(planes, _storage(levels, size, tuple(map(len, planes))), size)
+
+
+def _codebook_weight(graph: DecodeGraph, record: WeightRecord, indices: Indices) -> CodebookWeight:
+    """Return a weight; `indices` are its own, or those of its stack."""
     shape, levels = graph.shape, record.levels
-    planes = _planes(graph)
-    storage = _storage(levels, prod(shape), tuple(map(len, planes)))
-    codebook, scales = _codebook_and_scales(graph, record)
+    if graph.stack is None:
+        planes = _planes(graph)
+        storage = _storage(levels, prod(shape), tuple(map(len, planes)))
+        codebook, scales = _codebook_and_scales(graph, record)
+    else:
+        planes_of_stack = tuple(map(len, _planes(graph.stack)))
+        storage = _storage(levels, prod(graph.stack.shape), planes_of_stack)
+        row = prod(shape[1:])
+        indices = indices[graph.start * row :][: graph.rows * row]
+        planes = pack(indices, storage)
+        codebook, scales = _part_of_codebooks(graph, record)
     floats = codebook.nbytes + (scales.nbytes if scales is not None else 0)
     return CodebookWeight(
         name=graph.name,
@@ -97,7 +116,7 @@ def _codebook_weight(graph: DecodeGraph, record: WeightRecord) -> CodebookWeight
         granularity=record.granularity,
         levels=levels,
         bits=storage.bits_per_weight,
-        counts=np.bincount(unpack(planes, storage, prod(shape))),
+        counts=np.bincount(indices),
         error=record.error,
         payload_bytes=sum(plane.nbytes for plane in planes) + floats,
         digest=lambda: digest(decoder(graph)()),
@@ -137,7 +156,7 @@ def _is_parameter(value: ir.Value) -> bool:
     """Return whether a constant is a shape, a bound, an operand for digits, or a table."""
     return all(
         index > 0
-        if node.op_type in ("Div", "Expand", "Mod", "Mul", "Reshape", "Slice")
+        if node.op_type in ("Div", "Expand", "Mod", "Mul", "Reshape", "Slice", "Split")
         else node.op_type == "Range" or (node.op_type == "Gather" and index == 0)
         for node, index in value.uses()
     )
@@ -188,6 +207,25 @@ def _codebook_and_scales(
         for node in graph.nodes
     )
     return (codebook.T if by_column else codebook).reshape(-1, record.levels), None
+
+
+def _part_of_codebooks(
+    graph: DecodeGraph, record: WeightRecord
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return the codebook and the scales of a weight in a stack; see `_codebook_and_scales`."""
+    assert graph.stack is not None
+    floats = [
+        (value, tensor.numpy())
+        for value, tensor in zip(graph.stack.constants, graph.stack.tensors, strict=True)
+        if tensor.dtype in FLOAT_TYPES
+    ]
+    (codebooks,) = (array for value, array in floats if not _is_factor(value))
+    scales = [array for value, array in floats if _is_factor(value)]
+    part, count = graph.start // graph.rows, graph.stack.shape[0] // graph.rows
+    codebook = codebooks.reshape(count, -1)[part]
+    if record.granularity == "channel":
+        codebook = codebook.reshape(-1, record.levels)
+    return codebook, scales[0][part].reshape(-1) if scales else None
 
 
 def _is_factor(value: ir.Value) -> bool:

@@ -12,6 +12,7 @@ from qqonnx.encoding import matmulnbits
 from qqonnx.encoding.builder import Builder
 from qqonnx.encoding.decode import add_decode, add_rounded
 from qqonnx.encoding.record import write_record
+from qqonnx.encoding.stack import add_stack, stacks
 from qqonnx.encoding.stored import BlockWeight, CodebookWeight, RoundedWeight, StoredWeight
 from qqonnx.model.scopes import Scope, named_float_constants, value_names
 
@@ -28,7 +29,16 @@ def rewrite(model: ir.Model, weights: Sequence[StoredWeight]) -> None:
     fresh_name = fresh_names(model)
     constants = {name: (value, scope) for name, value, scope in named_float_constants(model)}
     builders: dict[Scope, Builder] = {}
+    stacked: set[str] = set()
+    for stack in stacks(weights, [constants[weight.name][1] for weight in weights]):
+        scope = constants[stack[0].name][1]
+        builder = builders.setdefault(scope, Builder(fresh_name, in_function=False))
+        for part, decoded in zip(stack, add_stack(builder, stack), strict=True):
+            stacked.add(part.name)
+            _replace(constants[part.name][0], scope, decoded, part.name)
     for weight in weights:
+        if weight.name in stacked:
+            continue
         value, scope = constants[weight.name]
         if isinstance(weight, BlockWeight):
             matmulnbits.rewrite(model, weight, value, scope, fresh_name)

@@ -16,6 +16,7 @@ from qqonnx.evaluation.score import score_models
 from qqonnx.evaluation.timing import latency_ratios, load_ratios
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes, zstd_bytes
 from qqonnx.model.load import model_files, read
+from qqonnx.model.session import custom_operators
 from qqonnx.model.source import ModelSource, model_file, model_list
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     limit: int | None = None,
     threads: int | None = None,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Evaluation:
     """Evaluate models of any kind on the same samples.
@@ -57,6 +59,7 @@ def evaluate(
         batch_size: number of images per run.
         limit: largest number of samples, evenly spaced for images; None for all.
         threads: threads of one run; ONNX Runtime's own choice by default.
+        custom_ops: libraries of custom operators, registered in every session of ONNX Runtime.
         progress: called with the number of samples of each run and of the data.
 
     Returns:
@@ -76,6 +79,7 @@ def evaluate(
         given = [baseline, *(model for model in given if model != baseline)]
     names = [Path(m).name if isinstance(m, (str, os.PathLike)) else "in memory" for m in given]
     with ExitStack() as stack:
+        stack.enter_context(custom_operators(custom_ops))
         paths = [stack.enter_context(model_file(model)) for model in given]
         loaded = [load_model(path, threads) for path in paths]
         samples, scores = None, None

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
-from qqonnx.errors import QqonnxError, first_line
+from qqonnx.errors import OptionError, QqonnxError, first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+
+_custom_ops: ContextVar[tuple[str, ...]] = ContextVar("custom_ops", default=())
+"""Libraries that every session registers; see `custom_operators`."""
+
+
+@contextmanager
+def custom_operators(libraries: Sequence[str | os.PathLike[str]]) -> Iterator[None]:
+    """Register libraries of custom operators in every session that the block opens.
+
+    Args:
+        libraries: paths of the libraries, as for `SessionOptions.register_custom_ops_library`.
+
+    Raises:
+        OptionError: ONNX Runtime does not load a library.
+    """
+    paths = tuple(os.fspath(library) for library in libraries)
+    for path in paths:
+        if not Path(path).is_file():
+            raise OptionError("custom_ops", f"{path}: no such file")
+        try:
+            ort.SessionOptions().register_custom_ops_library(path)
+        except Exception as error:  # errors of ONNX Runtime have no common class
+            raise OptionError("custom_ops", f"{path}: not loaded: {first_line(error)}") from error
+    token = _custom_ops.set((*_custom_ops.get(), *paths))
+    try:
+        yield
+    finally:
+        _custom_ops.reset(token)
 
 
 def open_session(
@@ -23,7 +54,7 @@ def open_session(
     spinning: bool = True,
     optimized: bool = True,
 ) -> ort.InferenceSession:
-    """Load a model in ONNX Runtime's CPU provider.
+    """Load a model in ONNX Runtime's CPU provider, with the operators of `custom_operators`.
 
     Args:
         model: an ONNX file, or a serialized model without external data.
@@ -44,6 +75,8 @@ def open_session(
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
+    for library in _custom_ops.get():
+        options.register_custom_ops_library(library)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # errors of ONNX Runtime have no common class
