@@ -88,7 +88,10 @@ def measure_weights(
     total = sum(weight.work_size for weight in weights)
 
     def work(weight: WeightMatrix, moments: Moments | None) -> _Measured:
-        return _measured(weight, moments, context, probed.get(weight.name))
+        choices = errors.get(weight.name, {})
+        return _measured(
+            weight, moments, context, probed[weight.name] if len(choices) > 1 else None
+        )
 
     measured = map_with_moments(work, weights, passes, context.threads)
     while chunk := list(islice(measured, _CHUNK)):

@@ -89,7 +89,7 @@ def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelCh
         between = np.interp(np.log(LEVEL_COUNTS), np.log(_FITTED_COUNTS), logs)
         size = max(float((np.square(shares) * mass).sum()), 1e-30)
         for levels, log in zip(LEVEL_COUNTS, between, strict=True):
-            if weight.fixed and levels != weight.levels:
+            if weight.fixed and (levels, scaled) != (weight.levels, weight.can_scale):
                 continue
             errors[LevelChoice(levels, scaled)] = float(np.exp(log)) / size
     return errors

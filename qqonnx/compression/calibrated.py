@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
+from math import prod
 from typing import TYPE_CHECKING
 
 from threadpoolctl import threadpool_limits
@@ -16,6 +18,7 @@ from qqonnx.compression.job import Made, made_of, store
 from qqonnx.compression.judge import lost_output
 from qqonnx.compression.quality import quality_feeds
 from qqonnx.config import Calibration
+from qqonnx.encoding.stack import FEWEST, LARGEST
 from qqonnx.encoding.stored import FLOAT16
 from qqonnx.encoding.verify import FOLDED_UP_TO
 from qqonnx.errors import OptionError, QqonnxError
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from qqonnx.compression.choice import ChosenWeights
     from qqonnx.compression.job import Job
     from qqonnx.compression.quality import Feed
+    from qqonnx.config import WeightPlan
     from qqonnx.encoding.stored import StoredWeight
 
 _SAME_SIZE = 1.02
@@ -71,7 +75,7 @@ def _calibrated(
     """Return the model with its inputs, the weights, and why calibration did less than usual."""
     context = Context(
         model=model,
-        plans=chosen.plans,
+        plans=chosen.plans if request.target is not None else _alike(chosen.plans),
         biases=chosen.biases,
         inputs=NO_INPUTS,
         bytes_before=bytes_before,
@@ -102,6 +106,19 @@ def _calibrated(
             raise
         doubt = f"levels were chosen from the weights alone: {error}"
         return context, calibrated(context), doubt
+
+
+def _alike(plans: Sequence[WeightPlan]) -> list[WeightPlan]:
+    """Fix the levels of many small weights of one shape: with equal levels they form a stack."""
+    crowds = Counter(plan.weight.shape for plan in plans)
+    return [
+        replace(
+            plan,
+            fixed=plan.fixed
+            or (crowds[plan.weight.shape] >= FEWEST and prod(plan.weight.shape) <= LARGEST),
+        )
+        for plan in plans
+    ]
 
 
 def _better_plain(

@@ -27,7 +27,7 @@ from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from qqonnx.config import Calibration, Progress
 

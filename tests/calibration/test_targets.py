@@ -134,7 +134,7 @@ def test_levels_of_the_options_without_a_target(net, samples, tmp_path):
     report = compress(net, tmp_path / "o.onnx", options, calibration=Calibration(samples))
     levels = {weight.name: weight.levels for weight in report.weights}
     assert levels["fc"] == 256
-    assert len(set(levels.values())) > 2
+    assert len(set(levels.values())) > 1
     plain = compress(net, tmp_path / "p.onnx", replace(options, granularity="scale"))
     # A storage layout that no other weight has takes some 500 bytes of nodes.
     assert report.bytes_after < plain.bytes_after + 1500

@@ -92,26 +92,34 @@ def test_the_runtime_folds_the_stack(build: Build, tmp_path: Path) -> None:
 def test_nodes_do_not_grow_with_the_weights(build: Build, tmp_path: Path) -> None:
     counts = []
     for count in (FEWEST, 4 * FEWEST):
-        compress(chain(build, "kernels", count=count), tmp_path / "o.onnx", Options(bits=4))
+        compress(
+            chain(build, "kernels", count=count),
+            tmp_path / "o.onnx",
+            Options(method="kmeans", bits=4),
+        )
         counts.append(sum(operators(tmp_path / "o.onnx").values()) - 3 * count)
     assert counts[0] == counts[1]
 
 
 def test_few_or_large_weights_stay_apart(build: Build, tmp_path: Path) -> None:
-    compress(chain(build, "kernels", count=FEWEST - 1), tmp_path / "few.onnx", Options(bits=4))
+    compress(
+        chain(build, "kernels", count=FEWEST - 1),
+        tmp_path / "few.onnx",
+        Options(method="kmeans", bits=4),
+    )
     assert "Split" not in operators(tmp_path / "few.onnx")
     side = int(LARGEST**0.5) + 1
     body = "  ".join(f"y{n} = MatMul(x, w{n})" for n in range(FEWEST))
     kind = ", ".join(f"float[N,{side}] y{n}" for n in range(FEWEST))
     text = f"{HEAD} m (float[N,{side}] x) => ({kind}) {{ {body} }}"
     arrays = {f"w{n}": normal(side, side, seed=n) for n in range(FEWEST)}
-    compress(build(text, arrays), tmp_path / "large.onnx", Options(bits=4))
+    compress(build(text, arrays), tmp_path / "large.onnx", Options(method="kmeans", bits=4))
     assert "Split" not in operators(tmp_path / "large.onnx")
 
 
 def test_bits_by_name_make_two_stacks(build: Build, tmp_path: Path) -> None:
     source = chain(build, "kernels", count=60)
-    options = Options(bits=3, bits_for={"w[12]*": 6})
+    options = Options(method="kmeans", bits=3, bits_for={"w[12]*": 6})
     report = compress(source, tmp_path / "o.onnx", options)
     assert operators(tmp_path / "o.onnx")["Split"] == 2
     assert {weight.bits for weight in report.weights} == {3, 6}
@@ -140,7 +148,7 @@ def test_calibrated_small_weights(build: Build, tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["sizes", "axis"])
 def test_a_forged_split_is_refused(build: Build, tmp_path: Path, change: str) -> None:
     small = tmp_path / "o.onnx"
-    compress(chain(build, "kernels"), small, Options(bits=4))
+    compress(chain(build, "kernels"), small, Options(method="kmeans", bits=4))
     model = onnx.load(small)
     (node,) = (node for node in model.graph.node if node.op_type == "Split")
     if change == "axis":
