@@ -185,6 +185,11 @@ def _section(results: list[dict[str, Any]]) -> str:
             cells += [_cell(entry, metric) for metric in task.metrics]
             lines.append("| " + " | ".join(cells) + " |")
         lines += ["", f"`examples/{name}.py`, {task.package}.", ""]
+    missing = [
+        task.title for name, task in TASKS.items() if name not in {r["task"] for r in results}
+    ]
+    if missing:
+        lines += [f"Not measured yet: {'; '.join(missing)}.", ""]
     lines.append(f"ONNX Runtime {ort.__version__}. Intervals are 95 % confidence intervals.")
     return "\n".join(lines)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+from compatibility_packages import SHIPPED
+
 Result = dict[str, Any]
 
 LABELS = ("8 bits", "4 bits", "4.4 bits")
@@ -30,6 +32,11 @@ def trained_section(results: list[Result]) -> str:
     notes = [note for result in results for note in _notes(result)]
     if notes:
         lines += ["", "What did not work:", "", *[f"- {note}" for note in notes]]
+    names = {result["name"] for result in results}
+    missing = [s for s in SHIPPED if f"pypi/{s.package}/{s.file}" not in names]
+    if missing:
+        listed = ", ".join(f"{s.package}: {s.file}" for s in missing)
+        lines += ["", f"Not run yet: {listed}."]
     made = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "onnx"))
     return "\n".join([*lines, "", f"Made with {made}."])
 

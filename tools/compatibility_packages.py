@@ -64,11 +64,11 @@ class Shipped:
 
 
 SHIPPED = (
-    Shipped("swift-f0", "model.onnx", "pitch", "pitch"),
+    Shipped("swift-f0", "model.onnx", "pitch", "pitch", True),
     Shipped("basic-pitch", "nmp.onnx", "music transcription", "notes"),
     Shipped("openwakeword", "embedding_model.onnx", "audio embedding", "mel_windows", True),
-    Shipped("openwakeword", "alexa_v0.1.onnx", "wake word", "embeddings"),
-    Shipped("openwakeword", "hey_jarvis_v0.1.onnx", "wake word", "embeddings"),
+    Shipped("openwakeword", "alexa_v0.1.onnx", "wake word (none is spoken)", "embeddings"),
+    Shipped("openwakeword", "hey_jarvis_v0.1.onnx", "wake word (none is spoken)", "embeddings"),
     Shipped("openwakeword", "melspectrogram.onnx", "spectrogram", "waveforms"),
     Shipped("openwakeword", "silero_vad.onnx", "voice activity", "voice_v4"),
     Shipped("silero-vad", "silero_vad.onnx", "voice activity", "voice_v5"),
