@@ -64,7 +64,7 @@ def quality_feeds(model: ir.Model, inputs: CalibrationInputs | None) -> tuple[li
     """
     if inputs is None:
         try:
-            inputs = calibration_inputs(model, None, SYNTHETIC_SAMPLES)
+            inputs = calibration_inputs(model, None, SYNTHETIC_SAMPLES, hold_out=False)
         except QqonnxError:
             return [], "synthetic inputs"
         return list(inputs.batches())[: max(MAX_SAMPLES // inputs.batch_size, 1)], inputs.source
