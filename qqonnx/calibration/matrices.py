@@ -65,8 +65,9 @@ class WeightMatrix:
 
     @property
     def can_scale(self) -> bool:
-        """Whether the rows can have scales."""
-        return self.weight.channel_axis is not None and self.rows > 1
+        """Whether the rows can have scales: one per output channel."""
+        axis = self.weight.channel_axis
+        return axis is not None and self.rows == self.weight.shape[axis] > 1
 
     @property
     def work_size(self) -> int:

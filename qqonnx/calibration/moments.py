@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qqonnx.calibration.layers import patches
+from qqonnx.calibration.patches import patches
 from qqonnx.calibration.session import extended_session
 from qqonnx.errors import QqonnxError
 from qqonnx.inputs.masks import padding_mask

@@ -141,6 +141,11 @@ def inspection_summary(inspection: Inspection, console: Console) -> None:
         if left_out:
             _print_line(console, f"in a wider terminal, or with --json: {', '.join(left_out)}")
     _print_skipped(inspection.plain, console, "plain float tensors")
+    if inspection.unobserved:
+        reasons = Counter(inspection.unobserved.values())
+        parts = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
+        count = len(inspection.unobserved)
+        _print_line(console, f"without error feedback: {count} weights: {parts}")
     version = inspection.version
     state = f"compressed by qqonnx {printable(version)}" if version else "not compressed"
     _print_line(console, f"{inspection.path}: {inspection.file_bytes:,} bytes, {state}")

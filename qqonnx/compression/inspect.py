@@ -9,14 +9,16 @@ from qqonnx.compression.results import WeightReport, weight_report
 from qqonnx.encoding.matmulnbits import block_scales
 from qqonnx.encoding.read import read, storage_constants
 from qqonnx.encoding.record import is_compressed, read_record
-from qqonnx.encoding.stored import FLOAT16
+from qqonnx.encoding.stored import FEEDBACK, FLOAT16
 from qqonnx.errors import QqonnxError
 from qqonnx.model.load import file_bytes
 from qqonnx.model.load import read as read_model
-from qqonnx.model.select import Skipped, select
+from qqonnx.model.scopes import scopes
+from qqonnx.model.select import Skipped, select, uses_as_weight
 from qqonnx.model.source import ModelSource, model_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import onnx_ir as ir
@@ -34,6 +36,7 @@ class Inspection:
         version: version of qqonnx that compressed the model; None if it is not compressed.
         weights: the compressed weights.
         plain: the plain float tensors, with their use.
+        unobserved: weights that calibration chose levels for without error feedback, and why.
         inflated: names of weights that were compressed once and are plain numbers again, because a
             graph simplifier folded their decode nodes wholly or in part.
     """
@@ -43,6 +46,7 @@ class Inspection:
     version: str | None
     weights: tuple[WeightReport, ...]
     plain: tuple[Skipped, ...]
+    unobserved: dict[str, str]
     inflated: tuple[str, ...]
 
     @property
@@ -107,5 +111,28 @@ def _inspected(model: ir.Model, path: Path) -> Inspection:
         version=version,
         weights=tuple(weight_report(weight) for weight in stored if weight.method != FLOAT16),
         plain=(*(entry for entry in (*plain, *skipped) if entry.name not in hidden), *rounded),
+        unobserved=_unobserved(model, stored),
         inflated=tuple(sorted(recorded - {weight.name for weight in stored})),
     )
+
+
+def _unobserved(model: ir.Model, stored: Sequence[StoredWeight]) -> dict[str, str]:
+    """Return the weights without error feedback in a calibrated model, and the reason for each."""
+    if not any(weight.method == FEEDBACK for weight in stored):
+        return {}
+    names = {weight.name: len(weight.shape) for weight in stored if weight.method == "kmeans"}
+    return {
+        output.name: _use(model, output, names[output.name])
+        for scope in scopes(model)
+        for node in scope
+        for output in node.outputs
+        if output.name in names
+    }
+
+
+def _use(model: ir.Model, value: ir.Value, rank: int) -> str:
+    uses = list(uses_as_weight(model, value, rank))
+    if any(use.node.graph is not model.graph for use in uses):
+        return "used in a subgraph or function"
+    operators = sorted({use.node.op_type for use in uses} or {n.op_type for n, _ in value.uses()})
+    return f"used by {' and '.join(operators)} in a way that is not observed"

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FLOAT16 = "float16"
 """Method of a tensor that is rounded to float16."""
 
+FEEDBACK = "kmeans+feedback"
+"""Method of a weight that was quantized by error feedback (GPTQ)."""
+
 BLOCK = "block"
 """Granularity of a weight that MatMulNBits decodes."""
 

@@ -16,8 +16,9 @@ from qqonnx.calibration.allocation import Candidate, LevelChoice, allocate, loss
 from qqonnx.calibration.context import Context
 from qqonnx.calibration.gptq import gptq, output_error, weighted_kmeans
 from qqonnx.calibration.inputs import calibration_inputs
-from qqonnx.calibration.layers import layer_of, patches
+from qqonnx.calibration.layers import layer_of
 from qqonnx.calibration.moments import collect_moments
+from qqonnx.calibration.patches import patches
 from qqonnx.calibration.sensitivity import judged_batches, output_losses
 from qqonnx.calibration.shrinkage import column_correlations, shrunk
 from qqonnx.calibration.synthetic.generators import dead_leaves
