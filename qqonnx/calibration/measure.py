@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from qqonnx.calibration.allocation import loss_curve
 from qqonnx.calibration.matrices import best_allocation
 from qqonnx.calibration.passes import map_with_moments
@@ -138,11 +136,11 @@ def _guesses(
     errors: Mapping[str, Mapping[LevelChoice, float]],
     probed: Allocation,
 ) -> dict[str, float]:
-    """Estimate the losses of other weights by the median loss per unit of error."""
+    """Estimate the losses of other weights by the largest loss per unit of error."""
     rates = [
         loss / errors[name][probed[name]]
         for name, loss in losses.items()
         if errors[name][probed[name]] > 0
     ]
-    rate = float(np.median(rates)) if rates else 1.0
+    rate = max(rates, default=1.0)
     return {name: rate * errors[name][probed[name]] for name in errors if name not in losses}

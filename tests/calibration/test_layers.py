@@ -139,7 +139,7 @@ def test_inspect_says_where_there_was_no_feedback(
         then_branch = t () => (float[N,M] p) { p = MatMul(a, v) },
         else_branch = o () => (float[N,M] q) { q = Identity(a) }> }"""
     )
-    arrays = {"table": normal(99, 40), "w": normal(40, 40), "v": normal(40, 40, seed=1)}
+    arrays = {"table": normal(99, 40), "w": normal(40, 40) / 6, "v": normal(40, 40, seed=1) / 40}
     path, small = build(text, arrays | {"yes": np.array(True)}), tmp_path / "o.onnx"
     compress(path, small, Options(levels=5), calibration=Calibration())
     unobserved = inspect(small).unobserved
@@ -150,5 +150,5 @@ def test_inspect_says_where_there_was_no_feedback(
     inspection_summary(inspect(small), Console(width=200))
     (line,) = (t for t in capsys.readouterr().out.splitlines() if "error feedback" in t)
     assert line.startswith("without error feedback: 2 weights: 1 × used ")
-    compress(path, small, Options(levels=5))
+    compress(path, small, Options(method="kmeans", levels=5))
     assert inspect(small).unobserved == {}
