@@ -105,7 +105,7 @@ def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compress
     found: list[tuple[str, bool, Compressor]] = []
     plain = [int(bits) for bits in arguments.plain.split(",") if bits]
 
-    def without(bits: int, granularity: str) -> Compressor:
+    def without(bits: int, granularity: str | None) -> Compressor:
         options = Options(bits=bits, granularity=granularity)
         return lambda model, output, _: void(compress(model, output, options))
 
@@ -131,7 +131,8 @@ def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compress
             (f"k-means, one codebook per tensor, {bits} bits", False, without(bits, "tensor"))
         )
         found.append((f"k-means, scale per channel, {bits} bits", False, without(bits, "scale")))
-        found.append((f"GPTQ, {bits} bits for every weight", True, fixed(bits)))
+        found.append((f"auto, {bits} bits, data-free", False, without(bits, None)))
+        found.append((f"auto, {bits} bits", True, fixed(bits)))
     for suffix, bits_of_files, data_free, finetune in (
         (", data-free", floats(arguments.data_free), True, False),
         ("", floats(arguments.targets), False, False),
