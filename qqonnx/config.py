@@ -136,6 +136,8 @@ class Calibration:
         finetune: fine-tune levels, scales and biases end to end afterwards (needs PyTorch).
         loss: factors of the outputs in the loss that decides how many levels a weight gets, by
             name of the output; 1 by default, 0 leaves an output out.
+        time_limit: seconds that calibration may take; it uses fewer samples, or none, to meet it.
+            The file depends on the speed of the machine then.
     """
 
     data: CalibrationData = None
@@ -144,6 +146,7 @@ class Calibration:
     plan: str | os.PathLike[str] | None = None
     finetune: bool = False
     loss: Mapping[str, float] = field(default_factory=dict)
+    time_limit: float | None = None
 
 
 @dataclass(frozen=True)

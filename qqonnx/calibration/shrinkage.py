@@ -39,10 +39,10 @@ _PRIOR_WEIGHTS = (0.0, 0.4, 0.8)
 _HOLDOUT_LEVELS = 8
 """Number of levels for these comparisons."""
 
-_HOLDOUT_ROWS = 64
+HOLDOUT_ROWS = 64
 """Largest number of groups, and of rows of a group, for these comparisons."""
 
-_HOLDOUT_COLUMNS = 1152
+HOLDOUT_COLUMNS = 1152
 """Largest number of columns for these comparisons."""
 
 _CHUNK = 256
@@ -158,7 +158,7 @@ def best_shrinkage(
         scaled: whether each row has a scale.
     """
     groups, rows = _some(len(matrix)), _some(matrix.shape[1])
-    columns = slice(_HOLDOUT_COLUMNS)
+    columns = slice(HOLDOUT_COLUMNS)
     narrow = matrix[groups][:, :, columns]
     prior = column_correlations(narrow)
     some = np.ascontiguousarray(narrow[:, rows])
@@ -178,7 +178,7 @@ def best_shrinkage(
 
 
 def _some(count: int) -> list[int] | slice:
-    return slice(None) if count <= _HOLDOUT_ROWS else evenly_spaced(count, _HOLDOUT_ROWS)
+    return slice(None) if count <= HOLDOUT_ROWS else evenly_spaced(count, HOLDOUT_ROWS)
 
 
 def _first_minimum(values: Sequence[float], error: Callable[[float], float]) -> float:

@@ -157,6 +157,10 @@ def convert(
             metavar="OUTPUT=FACTOR",
         ),
     ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(help="Seconds that calibration may take; it uses fewer samples then.", min=0),
+    ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(help="JSON file of levels per weight: written with a target, read without."),
@@ -198,7 +202,9 @@ def convert(
         operators=cast("Operators", operators),
     )
     target = target_of(target_size, target_bits, target_ratio, max_drop, metric)
-    calibrated = calibration_of(calibration, calibration_samples, target, plan, loss, finetune)
+    calibrated = calibration_of(
+        calibration, calibration_samples, target, plan, loss, finetune, time_limit
+    )
     if fast and calibrated is not None:
         raise OptionError("fast", "takes neither calibration nor a target")
     # A folder may have the name of a model.

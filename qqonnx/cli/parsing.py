@@ -71,9 +71,11 @@ def calibration_of(
     plan: Path | None,
     loss: list[str] | None,
     finetune: bool,
+    time_limit: float | None,
 ) -> Calibration | None:
     """Return the calibration that the options ask for; None if they ask for none."""
-    if data is None and target is None and plan is None and not (finetune or loss):
+    given = (data, target, plan, time_limit)
+    if all(value is None for value in given) and not (finetune or loss):
         if samples is not None:
             raise OptionError("calibration.samples", "would be ignored: there are no inputs")
         return None
@@ -86,6 +88,7 @@ def calibration_of(
         plan=plan,
         finetune=finetune,
         loss=dict(map(output_and_factor, loss or ())),
+        time_limit=time_limit,
     )
 
 

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from qqonnx.calibration.calibrate import Calibrated, calibrate
 from qqonnx.calibration.context import Context
+from qqonnx.calibration.estimate import FEWEST_RUNS, estimate
 from qqonnx.calibration.inputs import NO_INPUTS, calibration_inputs
 from qqonnx.calibration.plain import plain_weights
 from qqonnx.compression.job import Made, made_of, store
@@ -99,13 +100,35 @@ def _calibrated(
     try:
         # A largest drop is judged on half of the samples anyway.
         inputs = calibration_inputs(model, request.data, request.samples, hold_out=not drops)
-        with_inputs = replace(context, inputs=inputs)
-        return with_inputs, calibrated(with_inputs), None
+        context, doubt = _in_time(replace(context, inputs=inputs), request)
+        return context, calibrated(context), doubt
     except QqonnxError as error:
         if needs_runs or isinstance(error, OptionError):
             raise
         doubt = f"levels were chosen from the weights alone: {error}"
+        context = replace(context, inputs=NO_INPUTS)
         return context, calibrated(context), doubt
+
+
+def _in_time(context: Context, request: Calibration) -> tuple[Context, str | None]:
+    """Return the model with as many inputs as the time limit allows, and what was left out."""
+    with threadpool_limits(1, "blas"):
+        expected = estimate(context)
+    runs = len(context.inputs.feeds)
+    context.progress(f"calibration, about {expected.seconds(runs):.0f} s", 0, 1)
+    limit = request.time_limit
+    if limit is None or expected.seconds(runs) <= limit:
+        return context, None
+    fewer = min(expected.runs_within(limit), runs)
+    drops = request.target is not None and request.target.max_drop is not None
+    if drops or request.finetune:
+        fewer = max(fewer, min(FEWEST_RUNS, runs))
+    doubt = f"calibrated with {fewer} of {runs} runs, to take at most {limit:g} s"
+    if fewer < FEWEST_RUNS and not (drops or request.finetune):
+        fewer = 0
+        doubt = f"levels were chosen from the weights alone: calibration takes over {limit:g} s"
+    feeds, others = context.inputs.feeds[:fewer], context.inputs.others[:fewer]
+    return replace(context, inputs=replace(context.inputs, feeds=feeds, others=others)), doubt
 
 
 def _alike(plans: Sequence[WeightPlan]) -> list[WeightPlan]:

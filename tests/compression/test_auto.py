@@ -10,6 +10,7 @@ import pytest
 from building import Build, normal
 
 from qqonnx import Options, compress
+from qqonnx.calibration.estimate import Estimate
 from qqonnx.calibration.inputs import calibration_inputs
 from qqonnx.cli import convert_model
 from qqonnx.compression.judge import lost_output
@@ -164,6 +165,28 @@ def test_nothing_is_fitted_to_what_is_held_out(net: Path, tmp_path: Path) -> Non
     fitted = np.concatenate([feed["x"] for feed in inputs.feeds])
     assert len(held_out) + len(fitted) == 80
     assert not (held_out[:, None] == fitted[None]).all(axis=(2, 3, 4)).any()
+
+
+def test_a_time_limit_takes_samples_away(net: Path, tmp_path: Path) -> None:
+    made = {}
+    for limit in (None, 1e6, 1e-6):
+        report = compress(
+            net,
+            tmp_path / "o.onnx",
+            Options(bits=4, **SMALL),
+            calibration=Calibration(time_limit=limit),
+        )
+        made[limit] = report.doubt, (tmp_path / "o.onnx").read_bytes()
+        assert report.quality.outputs
+    assert made[None] == made[1e6]
+    assert made[None][0] is None
+    assert "calibration takes over 1e-06 s" in str(made[1e-6][0])
+
+
+def test_estimates_grow_with_runs() -> None:
+    expected = Estimate(fixed=10, per_run=2)
+    assert expected.seconds(5) == 20
+    assert [expected.runs_within(limit) for limit in (5, 10, 19, 20)] == [0, 0, 4, 5]
 
 
 def test_what_is_automatic() -> None:
