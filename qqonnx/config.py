@@ -158,7 +158,9 @@ class WeightPlan:
         method: name of the codebook method.
         levels: largest number of levels of a codebook.
         granularity: as asked for, but "tensor" for a weight without a channel axis.
-        fixed: whether a pattern of `Options.bits_for` chose the levels.
+        fixed: whether calibration must keep the levels: a pattern of `Options.bits_for` chose
+            them, or many small weights share them.
+        observed: whether calibration looks at the weight's inputs.
     """
 
     weight: Weight
@@ -166,6 +168,7 @@ class WeightPlan:
     levels: int
     granularity: str
     fixed: bool = False
+    observed: bool = True
 
 
 def is_automatic(options: Options) -> bool:

@@ -62,6 +62,7 @@ def test_names_of_codebooks() -> None:
         "Sample",
         "Weights",
         "approximate_errors",
+        "approximate_levels",
         "assign",
         "distortion",
         "extremes",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.codebooks import assign, fit, nearest
+from qqonnx.codebooks import approximate_levels, assign, fit, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +36,12 @@ MIN_SCALE = 2.0**-14
 """Smallest normal float16."""
 
 _GRADIENT_STEPS = 4
+
+_FEW = 512
+"""Up to this many values, the first levels are those of k-means."""
+
+_START_SAMPLE = 1 << 15
+"""Largest number of values to which the first levels are fitted."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,15 @@ def gptq(
         rounds: number of rounds that fit levels and scales and update indices.
     """
     diagonal = np.einsum("gii->gi", moment)
-    start = weighted_kmeans(matrix, diagonal, levels, scaled=scaled)
-    codebook, scales = start.levels, start.scales
+    scales = np.ones(matrix.shape[:2], np.float32)
     if scaled:
+        scales = _as_float16(np.sqrt(np.square(matrix).mean(axis=2)))
+    codebook = _start(matrix, diagonal, scales, levels)
+    if scaled:
+        start = QuantizedMatrix(codebook, scales, _nearest(matrix, codebook, scales))
         weighted = start.levels[start.indices] * diagonal[:, None]
         scales = _fitted_scales(matrix, weighted, start)
-        codebook = _codebook(matrix, diagonal, scales, levels)
+        codebook = _start(matrix, diagonal, scales, levels)
     result = QuantizedMatrix(codebook, scales, _gptq_indices(matrix, moment, codebook, scales))
     wanted = matrix @ moment
     for _ in range(rounds):
@@ -126,6 +135,27 @@ def _codebook(matrix: Floats, importance: Floats, scales: Floats, levels: int) -
         importance=np.broadcast_to(weight, matrix.shape).reshape(-1),
     )
     return codebook.levels.astype(np.float32)
+
+
+def _start(matrix: Floats, importance: Floats, scales: Floats, levels: int) -> Floats:
+    """Return the levels to start from: near those of k-means, on a sample of the values."""
+    if matrix.size <= _FEW:
+        return _codebook(matrix, importance, scales, levels)
+    chosen = np.arange(matrix.size)
+    if matrix.size > _START_SAMPLE:
+        chosen = np.random.default_rng(0).choice(matrix.size, _START_SAMPLE, replace=False)
+    group, row, column = np.unravel_index(chosen, matrix.shape)
+    scale = scales[group, row].astype(np.float64)
+    mass = (np.square(scale) * importance[group, column]).astype(np.float64)
+    shares = matrix[group, row, column].astype(np.float64) / scale
+    found = approximate_levels(shares, mass, levels)
+    # Levels that are equal as floats would leave the order of the thresholds open.
+    return np.unique(found.astype(np.float32))
+
+
+def _nearest(matrix: Floats, codebook: Floats, scales: Floats) -> Indices:
+    chosen = np.searchsorted(_thresholds(codebook), matrix / scales[..., None])
+    return chosen.astype(np.uint8)
 
 
 def _as_float16(scales: Floats) -> Floats:

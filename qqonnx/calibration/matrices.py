@@ -117,11 +117,12 @@ class WeightMatrix:
 
 def weight_matrices(context: Context) -> list[WeightMatrix]:
     """Return the weights to compress as matrices."""
+    graph = context.model.graph
     return [
         WeightMatrix(
             plan.weight,
             plan.levels,
-            layer_of(plan.weight) if plan.weight.scope is context.model.graph else None,
+            layer_of(plan.weight) if plan.weight.scope is graph and plan.observed else None,
             plan.fixed,
         )
         for plan in context.plans

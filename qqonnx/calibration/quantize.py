@@ -62,12 +62,15 @@ def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelCh
 
     Errors and values are weighted by the inputs' second moments, so this is about the relative
     error of the operator's outputs. It is that of k-means on a sample of the values. Between the
-    numbers of levels that are fitted, its logarithm is linear in theirs.
+    numbers of levels that are fitted, its logarithm is linear in theirs. A weight whose levels are
+    fixed has one choice, whose error does not matter.
 
     Args:
         weight: the weight.
         moments: second moments of the inputs; None if they are not known.
     """
+    if weight.fixed:
+        return {LevelChoice(weight.levels, weight.can_scale): 1.0}
     matrix = weight.values()
     importance = np.ones((len(matrix), matrix.shape[2]), np.float32)
     if moments is not None:
@@ -89,7 +92,5 @@ def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelCh
         between = np.interp(np.log(LEVEL_COUNTS), np.log(_FITTED_COUNTS), logs)
         size = max(float((np.square(shares) * mass).sum()), 1e-30)
         for levels, log in zip(LEVEL_COUNTS, between, strict=True):
-            if weight.fixed and (levels, scaled) != (weight.levels, weight.can_scale):
-                continue
             errors[LevelChoice(levels, scaled)] = float(np.exp(log)) / size
     return errors

@@ -12,7 +12,7 @@ Example:
 from qqonnx.codebooks.assignment import assign
 from qqonnx.codebooks.codebook import MAX_LEVELS, Codebook, Weights, nearest
 from qqonnx.codebooks.distortion import Distortion, distortion, index_entropy
-from qqonnx.codebooks.kmeans import approximate_errors
+from qqonnx.codebooks.kmeans import approximate_errors, approximate_levels
 from qqonnx.codebooks.method import Method
 from qqonnx.codebooks.registry import METHODS, fit, method_named
 from qqonnx.codebooks.sample import Atoms, Sample, extremes, sample_of
@@ -27,6 +27,7 @@ __all__ = [
     "Sample",
     "Weights",
     "approximate_errors",
+    "approximate_levels",
     "assign",
     "distortion",
     "extremes",

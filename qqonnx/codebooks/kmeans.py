@@ -74,27 +74,48 @@ def fit_kmeans(sample: Sample, levels: int) -> Codebook:
     return nearest(centers)
 
 
-def approximate_errors(values: FloatArray, mass: FloatArray, counts: Sequence[int]) -> list[float]:
-    """Return the squared error of k-means for several numbers of levels, a few percent too high.
+def approximate_levels(values: FloatArray, mass: FloatArray, levels: int) -> FloatArray:
+    """Return levels near those of k-means, [k] with k <= `levels`.
 
-    The levels are those of Panter and Dite after Lloyd steps: much faster than `fit_kmeans`.
+    They are those of Panter and Dite after Lloyd steps: much faster than `fit_kmeans`.
+
+    Args:
+        values: float64 [n].
+        mass: weight of each value, float64 [n], not negative and not all zero.
+        levels: largest number of levels.
+    """
+    atoms = _sorted_atoms(values, mass)
+    return _lloyd_levels(atoms, np.cumsum(_level_measure(atoms)), levels)
+
+
+def approximate_errors(values: FloatArray, mass: FloatArray, counts: Sequence[int]) -> list[float]:
+    """Return the squared errors of `approximate_levels` for several numbers of levels.
 
     Args:
         values: float64 [n].
         mass: weight of each value, float64 [n], not negative and not all zero.
         counts: numbers of levels.
     """
-    order = np.argsort(values, kind="stable")
-    rank = np.zeros(values.size, np.uint16)
-    atoms = Atoms(values[order], mass[order], rank, np.ones(values.size, np.bool_))
+    atoms = _sorted_atoms(values, mass)
     measure = np.cumsum(_level_measure(atoms))
     errors = []
     for levels in counts:
-        steps = (np.arange(levels) + 0.5) * (measure[-1] / levels)
-        centers = np.unique(np.interp(steps, measure, atoms.position))
-        centers = _lloyd(atoms, centers, _LLOYD_STEPS)
+        centers = _lloyd_levels(atoms, measure, levels)
         errors.append(max(squared_error(atoms, _nearest_cuts(atoms, centers)), 0.0))
     return errors
+
+
+def _sorted_atoms(values: FloatArray, mass: FloatArray) -> Atoms:
+    order = np.argsort(values, kind="stable")
+    rank = np.zeros(values.size, np.uint16)
+    return Atoms(values[order], mass[order], rank, np.ones(values.size, np.bool_))
+
+
+def _lloyd_levels(atoms: Atoms, measure: FloatArray, levels: int) -> FloatArray:
+    """Return levels at equal steps of the running level measure, after Lloyd steps."""
+    steps = (np.arange(levels) + 0.5) * (measure[-1] / levels)
+    centers = np.unique(np.interp(steps, measure, atoms.position))
+    return _lloyd(atoms, centers, _LLOYD_STEPS)
 
 
 def _optimum_over_cells(atoms: Atoms, levels: int) -> FloatArray:

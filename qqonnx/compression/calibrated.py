@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from qqonnx.config import WeightPlan
     from qqonnx.encoding.stored import StoredWeight
 
+_VERY_MANY = 256
+
 _SAME_SIZE = 1.02
 """Ratio of sizes up to which files count as equally large."""
 
@@ -132,14 +134,15 @@ def _in_time(context: Context, request: Calibration) -> tuple[Context, str | Non
 
 
 def _alike(plans: Sequence[WeightPlan]) -> list[WeightPlan]:
-    """Fix the levels of many small weights of one shape: with equal levels they form a stack."""
-    crowds = Counter(plan.weight.shape for plan in plans)
+    """Fix the levels of many small weights of one shape: with equal levels they form a stack.
+
+    The inputs of very many are not observed: calibration would take minutes for few bytes.
+    """
+    small = Counter(p.weight.shape for p in plans if prod(p.weight.shape) <= LARGEST)
     return [
-        replace(
-            plan,
-            fixed=plan.fixed
-            or (crowds[plan.weight.shape] >= FEWEST and prod(plan.weight.shape) <= LARGEST),
-        )
+        replace(plan, fixed=True, observed=small[plan.weight.shape] < _VERY_MANY)
+        if small[plan.weight.shape] >= FEWEST
+        else plan
         for plan in plans
     ]
 

@@ -13,9 +13,11 @@ from qqonnx import Options, compress
 from qqonnx.calibration.estimate import Estimate
 from qqonnx.calibration.inputs import calibration_inputs
 from qqonnx.cli import convert_model
+from qqonnx.compression import calibrated
 from qqonnx.compression.judge import lost_output
 from qqonnx.compression.results import CompressReport
 from qqonnx.config import Calibration, is_automatic
+from qqonnx.encoding.stack import FEWEST
 from qqonnx.errors import OptionError
 from qqonnx.model.load import load
 
@@ -90,6 +92,25 @@ def test_fixed_bits_are_kept(net: Path, tmp_path: Path) -> None:
     report = compress(net, tmp_path / "a.onnx", options)
     levels = {weight.name: weight.levels for weight in report.weights}
     assert levels["w3"] <= 4 < 16 < levels["w2"]
+
+
+def test_many_small_weights_keep_equal_levels(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, arrays = "v0 = Identity(x)", {}
+    for number in range(FEWEST):
+        text += f"  a{number} = MatMul(v{number}, w{number})  v{number + 1} = Tanh(a{number})"
+        arrays[f"w{number}"] = normal(12, 12, seed=number) / 3
+    text += f"  y = MatMul(v{FEWEST}, last)"
+    graph = f"""<ir_version: 8, opset_import: ["": 17]>
+    m (float[n,12] x) => (float[n,9] y) {{ {text} }}"""
+    model = build(graph, arrays | {"last": normal(12, 9)})
+    for very_many, method in ((FEWEST + 1, "kmeans+feedback"), (FEWEST, "kmeans")):
+        monkeypatch.setattr(calibrated, "_VERY_MANY", very_many)
+        report = compress(model, tmp_path / "o.onnx", Options(bits=3, **SMALL))
+        crowd = [weight for weight in report.weights if weight.name != "last"]
+        assert {(weight.levels, weight.granularity) for weight in crowd} == {(8, "scale")}
+        assert {weight.method for weight in crowd} == {method}
 
 
 UNRUNNABLE = """
