@@ -31,7 +31,8 @@ _SHORT, _LONG = 100, 4000
 """Length from which a filtered axis is time, and that from which any axis is."""
 
 _STATE = re.compile(r"(h|c|hx|cx|h_?0|c_?0|h_?n|c_?n|state|hidden|cell)(_?in|_?\d+)?")
-_SPECTROGRAM = re.compile(r"mel|spec|fbank|mfcc|frame|feat")
+_SPECTROGRAM = re.compile(r"mel|spec|fbank|mfcc|feat")
+_TIME_OR_FREQUENCY = re.compile(r"mel|spec|frame|freq|feat")
 
 
 @dataclass(frozen=True)
@@ -198,8 +199,10 @@ def _is_spectrogram(value: ir.Value, channels: int) -> bool:
 
 
 def _named_spectrogram(value: ir.Value) -> bool:
-    names = [value.name or "", *(str(dim) for dim in value.shape or ())]
-    return any(_SPECTROGRAM.search(name.lower()) for name in names)
+    # An input called "frame" may be a picture; an axis called so is time.
+    return bool(_SPECTROGRAM.search((value.name or "").lower())) or any(
+        _TIME_OR_FREQUENCY.search(str(dim).lower()) for dim in value.shape or ()
+    )
 
 
 def _is_waveform(value: ir.Value) -> bool:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from qqonnx.calibration.inputs import CalibrationInputs, calibration_inputs
 from qqonnx.calibration.synthetic.axes import input_shapes
 from qqonnx.calibration.synthetic.generators import log_spectrogram, speech_like
+from qqonnx.calibration.synthetic.kinds import input_kind
 from qqonnx.model.load import load
 
 if TYPE_CHECKING:
@@ -172,6 +173,30 @@ def test_spectrograms_are_smooth_in_time(
         assert abs(float(frames.mean())) < 0.1
         assert float(frames.std()) == pytest.approx(1, abs=0.1)
         assert np.corrcoef(frames[1:].ravel(), frames[:-1].ravel())[0, 1] > 0.6
+
+
+@pytest.mark.parametrize(
+    ("declared", "kind"),
+    [
+        ("float[1,3,64,64] frame", "image"),
+        ("float[n,1,48,w] x", "image"),
+        ("float[n,h,w,3] x", "image"),
+        ("float[n,3,frames,160] x", "spectrogram"),
+        ("float[n,1,80,t] mel", "spectrogram"),
+        ("float[n,76,32,1] x", "spectrogram"),
+        ("float[n,t] audio", "waveform"),
+        ("float[n,1,44100] x", "waveform"),
+        ("float[2,n,64] h", "state"),
+        ("float[n,64] x", "values"),
+        ("float[n,8,16,16] x", "values"),
+    ],
+)
+def test_kinds(build: Build, declared: str, kind: str) -> None:
+    text = (
+        f"{HEAD} ({declared}) => (float y) {{ y = ReduceSum<keepdims = 0>({declared.split()[1]}) }}"
+    )
+    (value,) = load(build(text, {})).graph.inputs
+    assert input_kind(value) == kind
 
 
 def test_the_range_of_a_spectrogram_is_that_of_the_first_normalization(build: Build) -> None:
