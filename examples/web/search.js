@@ -83,13 +83,15 @@ function show(id) {
 function judge() {
   const { float, int8, small } = models;
   const times = (left, right) => (left / right).toFixed(1);
+  const sooner = float.first >= small.first
+    ? `${times(float.first, small.first)} times sooner` : `${times(small.first, float.first)} times later`;
   const shared = (model) => {
     const first = new Set(float.order.slice(0, SHOWN));
     return model.order.slice(0, SHOWN).filter((at) => first.has(at)).length;
   };
   element("verdict").textContent =
     `qqonnx: ${times(float.sent, small.sent)} times fewer bytes than float and ${times(int8.sent, small.sent)} times fewer ` +
-    `than int8; its first answer comes ${times(float.first, small.first)} times sooner than float's. ` +
+    `than int8; its first answer comes ${sooner} than float's. ` +
     `Of the float model's first ${SHOWN} sentences qqonnx finds ${shared(small)}, int8 ${shared(int8)}.`;
 }
 
