@@ -35,6 +35,7 @@ web-demo: $(VENV)/demo examples/web/node_modules
 	$(BIN)/python examples/web/build.py
 	$(BIN)/python -m http.server 8000 --directory examples/web
 
+# For the sentence search also: .venv/bin/pip install -e ".[loaders]"
 # Needs node, npm and Chromium (CHROMIUM=/usr/bin/chromium).
 test-web: $(VENV)/test examples/web/node_modules
 	$(BIN)/python examples/web/build.py

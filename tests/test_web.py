@@ -97,6 +97,41 @@ def test_page(served: str, digits_model: Path, digits_data: Path, tmp_path: Path
     assert found["keyboard"]["float"]["digit"] == found["keyboard"]["small"]["digit"] == "1"
 
 
+@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs Chromium")
+@pytest.mark.skipif(
+    not (WEB / "models" / "minilm").is_dir(),
+    reason="needs examples/web/build.py run with the extra loaders",
+)
+def test_sentence_search(served: str) -> None:
+    """transformers.js in the page ranks as each file does in Python, and shows bytes and times."""
+    screenshots = os.environ.get("SCREENSHOTS")
+    found = node("test/search.mjs", served, *([f"{screenshots}-search"] if screenshots else []))
+    assert found["errors"] == []
+    assert found["elsewhere"] == []
+    minilm = WEB / "models" / "minilm"
+    sentences = json.loads((minilm / "sentences.json").read_text("utf-8"))
+    assert len(sentences) > 100
+    for at in ("slow", "faster", "asked"):
+        for kind in ("float", "int8", "small"):
+            card = found[at][kind]
+            (file,) = (minilm / kind / "onnx").glob("*.onnx")
+            vectors = np.fromfile(minilm / kind / "vectors.bin", np.float32).reshape(-1, 384)
+            likeness = vectors @ np.array(card["vector"], np.float32)
+            assert np.diff(likeness[card["order"]]).max() < 1e-5
+            assert card["shown"] == [sentences[place] for place in card["order"][:8]]
+            assert card["sent"] == file.stat().st_size
+            assert card["texts"]["bytes"] == f"{file.stat().st_size / 1e6:.1f} MB"
+        cosine = np.dot(found[at]["float"]["vector"], found[at]["small"]["vector"])
+        assert cosine > 0.97
+        assert "times fewer bytes" in found[at]["verdict"]
+    # The wire alone takes so long; a faster machine changes nothing about that.
+    for at, speed in (("slow", 10), ("faster", 50)):
+        for kind in ("float", "int8", "small"):
+            card = found[at][kind]
+            assert card["seconds"] > 8e-6 * card["sent"] / speed
+    assert found["asked"]["float"]["order"] != found["faster"]["float"]["order"]
+
+
 def compare_in_node(models: list[Path], folder: Path) -> None:
     """Assert that onnxruntime-node and onnxruntime-web's wasm answer as Python does."""
     inputs = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)

@@ -37,6 +37,7 @@ PICTURE = ROOT / "docs" / "figures" / "architecture.png"
 
 ROOMS = {
     "cli": ("commands, tables, memory limit", 0.5),
+    "cards": ("model cards in Markdown", 0.5),
     "folders": ("every model of a repository", 0.5),
     "report": ("one HTML page of a sweep", 0.0),
     "sweep": ("grids of runs, results file", 0.0),

@@ -10,6 +10,7 @@ import typer
 from qqonnx.cli.folder import NAME, RULES, convert_folder
 from qqonnx.cli.parsing import as_file, calibration_of, pattern_and_bits, target_of
 from qqonnx.cli.terminal import (
+    CARD,
     CUSTOM_OPS,
     EXTERNAL,
     FILE_OR_FOLDER,
@@ -17,6 +18,7 @@ from qqonnx.cli.terminal import (
     QUIET,
     WEIGHTS,
     bounded,
+    command_line,
     print_json,
     progress_bar,
     stages,
@@ -167,6 +169,7 @@ def convert(
     ] = None,
     rules: Annotated[Path | None, RULES] = None,
     name: Annotated[str | None, NAME] = None,
+    card: Annotated[Path | None, CARD] = None,
     weights: Annotated[str, WEIGHTS] = "DEFAULT",
     external_data: Annotated[bool, EXTERNAL] = False,
     custom_ops: Annotated[list[Path] | None, CUSTOM_OPS] = None,
@@ -218,6 +221,7 @@ def convert(
             name=name,
             runtime_min=runtime_min,
             threads=threads,
+            card=card,
             as_json=as_json,
             quiet=quiet,
             refused={
@@ -248,6 +252,11 @@ def convert(
                 threads=threads,
                 progress=stages(progress),
             )
+        if card is not None:
+            from qqonnx.cards.cards import write_file_card
+
+            label = Path(model).name + (" (simplified)" if simplify else "")
+            write_file_card(card, report, source, label, command_line())
     if as_json:
         print_json(report.to_dict())
     elif not quiet:

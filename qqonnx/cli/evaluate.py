@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 
 from qqonnx.cli.terminal import (
+    CARD,
     CUSTOM_OPS,
     JSON,
     QUIET,
+    command_line,
     parallel_stages,
     print_json,
     progress_bar,
@@ -62,6 +64,7 @@ def evaluate(
         int | None, typer.Option(help="Threads per run.", show_default="cores", min=1)
     ] = None,
     custom_ops: Annotated[list[Path] | None, CUSTOM_OPS] = None,
+    card: Annotated[Path | None, CARD] = None,
     as_json: Annotated[bool, JSON] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     quiet: Annotated[bool, QUIET] = False,
@@ -93,6 +96,11 @@ def evaluate(
             progress=lambda samples, total: advance("samples", samples, total),
         )
     unreadable_summary(result.unreadable, Console(stderr=True))
+    if card is not None:
+        from qqonnx.cards.cards import write_evaluation_card
+
+        evaluated = [baseline, *models] if baseline is not None else models
+        write_evaluation_card(card, result, list(dict.fromkeys(evaluated)), command_line())
     failures = missed(result, requirements)
     if as_json:
         print_json({**result.to_dict(), "missed": failures})

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from qqonnx.cli.memory import limited_memory
-from qqonnx.cli.terminal import print_json, progress_bar, stages, table_console
+from qqonnx.cli.terminal import command_line, print_json, progress_bar, stages, table_console
 from qqonnx.errors import OptionError, QqonnxError, printable
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def convert_folder(
     name: str | None,
     runtime_min: str | None,
     threads: int | None,
+    card: Path | None,
     as_json: bool,
     quiet: bool,
     refused: Mapping[str, bool],
@@ -58,6 +59,7 @@ def convert_folder(
         name: data type or suffix of the files' names.
         runtime_min: the oldest ONNX Runtime.
         threads: number of threads.
+        card: file of a model card to write.
         as_json: whether JSON is printed.
         quiet: whether nothing is printed.
         refused: options of a single model, and whether they are given.
@@ -80,6 +82,10 @@ def convert_folder(
             timings=not quiet,
             progress=stages(progress),
         )
+    if card is not None:
+        from qqonnx.cards.cards import write_folder_card
+
+        write_folder_card(card, report, command_line())
     if as_json:
         print_json(report.to_dict())
     elif not quiet:

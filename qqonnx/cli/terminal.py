@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 JSON = typer.Option("--json", help="Print the result as JSON on stdout.")
 QUIET = typer.Option("--quiet", "-q", help="No progress bar and no table.")
 FILE_OR_FOLDER = typer.Option("--output", "-o", help="File to write; for a folder, a folder.")
+CARD = typer.Option("--card", help="Markdown file to write: a model card.", dir_okay=False)
 OUTPUT = typer.Option("--output", "-o", help="File to write.", dir_okay=False)
 WEIGHTS = typer.Option(
     "--weights",
@@ -79,6 +81,11 @@ def parallel_stages(progress: Progress) -> Callable[[str, float, float], None]:
         progress.update(tasks[name], total=total, advance=amount)
 
     return advance
+
+
+def command_line() -> str:
+    """Return the command as it was typed."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def print_json(content: dict[str, Any]) -> None:
