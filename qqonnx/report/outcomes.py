@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError, first_line, printable
-from qqonnx.report.scores import METRIC
 from qqonnx.sweep.store import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+METRIC = "metrics."
+"""Start of the names of numbers that are metrics of the user."""
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qqonnx.report.formatting import percent, points, shortened
+from qqonnx.report.outcomes import METRIC
 
 if TYPE_CHECKING:
     from qqonnx.report.outcomes import Outcome
-
-METRIC = "metrics."
-"""Start of the names of numbers that are metrics of the user."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qqonnx.report.formatting import shortened
-from qqonnx.report.scores import METRIC
+from qqonnx.report.outcomes import METRIC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
