@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError, first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 def is_function_name(text: str) -> bool:
@@ -32,3 +36,15 @@ def named_object(name: str) -> Any:
         raise QqonnxError(f"{name}: {type(error).__name__}: {first_line(error)}") from error
     finally:
         sys.path.remove(str(Path.cwd()))
+
+
+@contextmanager
+def importable(folders: Iterable[Path]) -> Iterator[None]:
+    """Find modules in these folders too, within the block."""
+    added = [str(folder) for folder in folders]
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for folder in added:
+            sys.path.remove(folder)

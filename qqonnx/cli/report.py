@@ -31,7 +31,7 @@ def report(
         picks = [
             {
                 "subject": comparison.name,
-                "quality": comparison.metric,
+                "quality": comparison.kind.name,
                 "advice": advice(comparison),
                 "frontier": [outcome.text["key"] for outcome in comparison.frontier],
                 "picks": {

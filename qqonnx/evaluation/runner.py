@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import OptionError
 from qqonnx.evaluation.loaded import load_model
-from qqonnx.evaluation.plugins import LABELS, Metric, find_metric, measure, needs, of_runs
+from qqonnx.evaluation.plugins import Metric, find_metric, measure, needs, of_runs
 from qqonnx.evaluation.results import Evaluation, Row, worst
 from qqonnx.evaluation.samples import BATCH_SIZE, first_feed, open_samples
 from qqonnx.evaluation.score import score_models
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from qqonnx.evaluation.loaded import LoadedModel
     from qqonnx.evaluation.plugins import AnyMetric, MetricValue
-    from qqonnx.evaluation.samples import LabeledFeed, Samples
+    from qqonnx.evaluation.samples import Samples
     from qqonnx.evaluation.score import Score, Scores
     from qqonnx.inputs.read import InputData
 
@@ -147,13 +147,9 @@ def _measured(
     given: dict[str, Any] = {"session": model.session, "path": model.path}
     if scores is not None and scores.runs:
         references = scores.outputs[0] if compared else None
-        given |= of_runs(scores.outputs[number], references, list(map(_everything, scores.runs)))
+        feeds = [run.everything for run in scores.runs]
+        given |= of_runs(scores.outputs[number], references, feeds)
     return {metric.name: measure(metric, given) for metric in metrics}
-
-
-def _everything(run: LabeledFeed) -> Mapping[str, Any]:
-    labels = {} if run.labels is None else {LABELS: run.labels}
-    return {**run.feed, **labels, **(run.others or {})}
 
 
 def _row(

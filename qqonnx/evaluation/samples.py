@@ -13,7 +13,7 @@ from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.plugins import LABELS
 from qqonnx.functions import is_function_name
 from qqonnx.inputs.dataset import SUFFIXES, batches, open_dataset, output_indices
-from qqonnx.inputs.images import holds_images
+from qqonnx.inputs.images import holds_images as is_image_file
 from qqonnx.inputs.preprocessing import for_model, from_json
 from qqonnx.inputs.read import feed_samples, read_inputs
 from qqonnx.model.load import read
@@ -49,6 +49,12 @@ class LabeledFeed:
     labels: NDArray[np.int64] | None = None
     others: Mapping[str, Any] | None = None
     unreadable: tuple[str, ...] = ()
+
+    @property
+    def everything(self) -> dict[str, Any]:
+        """Inputs, labels and what else the data hold, by name."""
+        labels = {} if self.labels is None else {LABELS: self.labels}
+        return {**self.feed, **labels, **(self.others or {})}
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def open_samples(
         QqonnxError: the data cannot be read, or do not fit the model's inputs.
         OptionError: `limit` is less than 1.
     """
-    if isinstance(data, (str, os.PathLike)) and _holds_images(data):
+    if isinstance(data, (str, os.PathLike)) and holds_images(data):
         if not model.images:
             raise QqonnxError(f"{data}: holds images, but {model.path} takes no batch of images")
         dataset = open_dataset(Path(data), limit, labels_required=False)
@@ -167,10 +173,11 @@ def image_samples(
     return Samples(name, count, "images", feeds, dataset, preprocessing, source)
 
 
-def _holds_images(data: str | os.PathLike[str]) -> bool:
+def holds_images(data: str | os.PathLike[str]) -> bool:
+    """Return whether data are a folder of images, or an .npz file with `images` uint8."""
     path = Path(data)
     if is_function_name(str(data)) or not path.is_dir():
-        return holds_images(path)
+        return is_image_file(path)
     return any(file.suffix.lower() in SUFFIXES for file in path.rglob("*"))
 
 

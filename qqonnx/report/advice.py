@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from qqonnx.report.formatting import METRICS, label, megabytes, percent
+from qqonnx.report.formatting import label, megabytes, percent
+from qqonnx.report.scores import AGREEMENT, TOP1
 from qqonnx.sweep.baselines import FLOAT32
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from qqonnx.report.outcomes import Outcome
 
 ADVISED_LOSS = 0.01
-"""The accepted loss of the recommended file, as a share of all images: one point."""
+"""The accepted loss of the recommended file: one point, or 1 % of the float model's value."""
 
 
 def advice(comparison: Comparison) -> str:
@@ -22,21 +23,23 @@ def advice(comparison: Comparison) -> str:
     if not others:
         return "only the float model was run."
     reference = comparison.reference
-    best = max(others, key=lambda o: (comparison.score(o), -o.nbytes, -o.number))
+    best = max(others, key=lambda o: (comparison.worth(o), -o.nbytes, -o.number))
     if reference is None:
         return (
             f"losses are unknown without a run of float32. The best of {len(others)} runs is "
             f"{_described(comparison, best)}."
         )
     pick = comparison.smallest(ADVISED_LOSS)
+    within = comparison.kind.loss_text(ADVISED_LOSS)
     if pick is None:
-        lost = 100 * (reference - comparison.score(best))
+        lost = 100 * comparison.kind.lost(reference, comparison.score(best))
+        unit = "points" if comparison.kind.is_share else "%"
         return (
-            f"no run stays within 1 point of float ({_float(comparison, reference)}). The closest "
-            f"is {_described(comparison, best)}, which loses {lost:.1f} points."
+            f"no run stays within {within} of float ({_float(comparison, reference)}). The closest "
+            f"is {_described(comparison, best)}, which loses {lost:.1f} {unit}."
         )
     sentences = (
-        f"the smallest file within 1 point of float ({_float(comparison, reference)}) is "
+        f"the smallest file within {within} of float ({_float(comparison, reference)}) is "
         f"{_described(comparison, pick)}."
     )
     if pick.is_baseline:
@@ -53,7 +56,7 @@ def advice(comparison: Comparison) -> str:
 
 def sampling_error(comparison: Comparison) -> str:
     """Return a sentence with the standard error of the float accuracy, or "" if it is unknown."""
-    share = comparison.reference if comparison.metric == "top1" else None
+    share = comparison.reference if comparison.kind == TOP1 else None
     if not comparison.samples or share is None:
         return ""
     # Agresti and Coull add two successes and two failures, so that 100 % has an error too.
@@ -72,11 +75,14 @@ def times_smaller(comparison: Comparison, outcome: Outcome) -> float | None:
 
 
 def _float(comparison: Comparison, reference: float) -> str:
-    score = f"{percent(reference)} {METRICS[comparison.metric]}"
+    kind = comparison.kind
+    score = f"{kind.text(reference)} {kind.title}"
+    if not kind.is_share:
+        score = f"{kind.title} {kind.text(reference)}"
     if comparison.float32 is None:
         return score
     size = megabytes(comparison.float32.nbytes)
-    if comparison.metric == "agreement":
+    if kind == AGREEMENT:
         return f"{size}, scored by agreement with its answers"
     return f"{score}, {size}"
 
@@ -86,4 +92,4 @@ def _described(comparison: Comparison, outcome: Outcome) -> str:
     times = times_smaller(comparison, outcome)
     if times is not None and times > 1:
         words += f", {times:.1f} times smaller"
-    return f"{words}, {percent(comparison.score(outcome))}"
+    return f"{words}, {comparison.text(outcome)}"

@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from qqonnx.config import AUTO
 from qqonnx.report import svg
-from qqonnx.report.formatting import METRICS, percent
 from qqonnx.report.score_axis import HEIGHT, WIDTH, score_axis, score_scale, tooltip
 from qqonnx.report.svg import Box, Scale, element
 from qqonnx.sweep.baselines import FLOAT32
@@ -120,11 +119,14 @@ def _bits_chart(
     ticks = [float(tick) for tick in range(1, 17) if x.low <= tick <= x.high]
     parts = [svg.axes(area, (x, ticks, "index bits per weight"), score_axis(comparison, y))]
     lines = [
-        ([(x(_bits(o)), y(100 * comparison.score(o))) for o in series.runs], series)
+        (
+            [(x(_bits(o)), y(comparison.kind.unit * comparison.score(o))) for o in series.runs],
+            series,
+        )
         for series in all_series
     ]
     if comparison.reference is not None:
-        height = y(100 * comparison.reference)
+        height = y(comparison.kind.unit * comparison.reference)
         ends = [(area.left, height), (area.right, height)]
         lines.append((ends, Series(FLOAT32, "reference", "", ())))
     # Lines that end at the same height are labelled in the order of their mean heights.
@@ -147,7 +149,7 @@ def _bits_chart(
             )
         )
     description = _description(comparison, all_series)
-    title = f"{comparison.name}: {METRICS[comparison.metric]} against bits"
+    title = f"{comparison.name}: {comparison.kind.title} against bits"
     return svg.drawing(name, title, description, WIDTH, HEIGHT, *parts), description
 
 
@@ -155,8 +157,12 @@ def _description(comparison: Comparison, all_series: Iterable[Series]) -> str:
     parts = []
     for series in all_series:
         ends = " to ".join(
-            f"{percent(comparison.score(o))} at {svg.number(round(_bits(o), 2))} bits"
+            f"{comparison.text(o)} at {svg.number(round(_bits(o), 2))} bits"
             for o in dict.fromkeys((series.runs[0], series.runs[-1]))
         )
         parts.append(f"{series.label}: {ends}")
-    return f"{METRICS[comparison.metric].capitalize()} by bits. {'; '.join(parts)}."
+    return f"{_capitalized(comparison.kind.title)} by bits. {'; '.join(parts)}."
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qqonnx.report.formatting import shortened
+from qqonnx.report.scores import scores_of
 from qqonnx.sweep.baselines import FLOAT32
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from qqonnx.report.outcomes import Outcome
+    from qqonnx.report.scores import Score
 
 LOSSES = (0.0, 0.01, 0.02, 0.05)
-"""Accepted losses against the float model's score, as shares of all images."""
+"""Accepted losses against the float model's score; see `Score.lost`."""
 
-_EPSILON = 1e-9  # shares of images are rounded sums of 1 / images
+_EPSILON = 1e-9  # shares of samples are rounded sums of 1 / samples
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,23 @@ class Comparison:
 
     Attributes:
         name: the model's name, extended where several comparisons would share it.
-        metric: the column with the scores: "top1", or "agreement" for images without labels.
-        samples: the number of images.
+        kind: what scores the runs.
+        samples: the number of samples.
         outcomes: the completed runs that have a file size and a score, in the file's order.
     """
 
     name: str
-    metric: str
+    kind: Score
     samples: int
     outcomes: tuple[Outcome, ...]
 
     def score(self, outcome: Outcome) -> float:
-        """Return the score of a run, as a share of the images."""
-        return outcome.numbers[self.metric]
+        """Return the score of a run."""
+        return outcome.numbers[self.kind.name]
+
+    def text(self, outcome: Outcome) -> str:
+        """Return the score of a run as text."""
+        return self.kind.text(self.score(outcome))
 
     @property
     def float32(self) -> Outcome | None:
@@ -48,8 +54,8 @@ class Comparison:
     @property
     def reference(self) -> float | None:
         """The float model's score, which is 1 for agreement; None if it is unknown."""
-        if self.metric == "agreement":
-            return 1.0
+        if self.kind.best is not None:
+            return self.kind.best
         return None if self.float32 is None else self.score(self.float32)
 
     @property
@@ -57,7 +63,7 @@ class Comparison:
         """The Pareto frontier of size and score, from the smallest file to the largest."""
         frontier: list[Outcome] = []
         for outcome in sorted(self.outcomes, key=self._by_size):
-            if not frontier or self.score(outcome) > self.score(frontier[-1]):
+            if not frontier or self.worth(outcome) > self.worth(frontier[-1]):
                 frontier.append(outcome)
         return tuple(frontier)
 
@@ -65,7 +71,7 @@ class Comparison:
         """Return the run with the smallest file that loses at most `loss`.
 
         Args:
-            loss: the accepted difference from the float model's score.
+            loss: the accepted loss against the float model's score; see `Score.lost`.
             baseline: whether to consider only baselines.
 
         Returns:
@@ -73,24 +79,28 @@ class Comparison:
         """
         if self.reference is None:
             return None
-        least = self.reference - loss - _EPSILON
+        reference = self.reference
         candidates = (
             outcome
             for outcome in self.outcomes
             if outcome.method != FLOAT32
-            and self.score(outcome) >= least
+            and self.kind.lost(reference, self.score(outcome)) <= loss + _EPSILON
             and (outcome.is_baseline or not baseline)
         )
         return min(candidates, key=self._by_size, default=None)
 
+    def worth(self, outcome: Outcome) -> float:
+        """Return a number that is larger for better scores."""
+        return self.kind.worth(self.score(outcome))
+
     def _by_size(self, outcome: Outcome) -> tuple[float, float, int]:
-        return outcome.nbytes, -self.score(outcome), outcome.number
+        return outcome.nbytes, -self.worth(outcome), outcome.number
 
 
 def comparisons_of(outcomes: Iterable[Outcome]) -> list[Comparison]:
-    """Group the completed runs by model, data set and number of images, in the file's order.
+    """Group the completed runs by model, data set, number of samples and score.
 
-    The score is top-1 accuracy, or agreement with the float model where no run has an accuracy.
+    They come in the file's order. The scores are those of `scores_of`.
     """
     groups: dict[tuple[str, str, str, int], list[Outcome]] = {}
     for outcome in outcomes:
@@ -104,11 +114,13 @@ def comparisons_of(outcomes: Iterable[Outcome]) -> list[Comparison]:
             groups.setdefault(key, []).append(outcome)
     comparisons = []
     for key, members in groups.items():
-        labelled = any("top1" in outcome.numbers for outcome in members)
-        metric = "top1" if labelled else "agreement"
-        scored = tuple(outcome for outcome in members if metric in outcome.numbers)
-        if scored:
-            comparisons.append(Comparison(_name(key, list(groups)), metric, key[3], scored))
+        kinds = scores_of(members)
+        for kind in kinds:
+            scored = tuple(outcome for outcome in members if kind.name in outcome.numbers)
+            name = _name(key, list(groups))
+            if len(kinds) > 1:
+                name += f", {kind.title}"
+            comparisons.append(Comparison(name, kind, key[3], scored))
     return comparisons
 
 
@@ -121,5 +133,5 @@ def _name(key: tuple[str, str, str, int], keys: Sequence[tuple[str, str, str, in
     if len({other[2] for other in keys}) > 1:
         name += f" on {shortened(dataset)}"
     if Counter(other[:3] for other in keys)[key[:3]] > 1:
-        name += f", {samples} images"
+        name += f", {samples} samples"
     return name

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 LONGEST = 80
 """The most characters that are shown of a name or a message."""
 
-METRICS = {"top1": "top-1 accuracy", "agreement": "agreement with the float model"}
-
 _FLAGS = {
     "bits": "--target-bits",
     "ratio": "--target-ratio",

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+METRIC = "metrics."
+"""Start of the names of numbers that are metrics of the user."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -69,6 +72,7 @@ class Outcome:
         settings: columns of JSON objects (options, versions, hardware) by name.
         layers: every compressed weight, in the model's order.
         histograms: histograms of the largest weights.
+        lower_is_better: names of the numbers of which less is better.
     """
 
     number: int
@@ -77,6 +81,7 @@ class Outcome:
     settings: Mapping[str, Mapping[str, Any]]
     layers: tuple[Layer, ...]
     histograms: tuple[Histogram, ...]
+    lower_is_better: frozenset[str] = frozenset()
 
     @property
     def status(self) -> str:
@@ -125,6 +130,9 @@ _NUMBERS = (
     "bits_per_weight", "file_bytes", "gzip_bytes", "brotli_bytes", "top1", "top5", "agreement",
     "kl", "weight_error", "entropy", "load_ratio", "latency_ratio",
 )  # fmt: skip
+_SCHEMA_2 = ("cosine", "sqnr")
+"""Numbers that rows of schema 1 lack."""
+
 _SETTINGS = ("options", "versions", "hardware")
 
 
@@ -156,15 +164,19 @@ def _validated(path: Path, number: int, row: Mapping[str, Any]) -> Outcome:
 def _outcome(number: int, row: Mapping[str, Any]) -> Outcome:
     if row["status"] not in ("done", "failed", "running"):
         raise ValueError(f"status {row['status']!r}")
+    metrics = _json("metrics", row.get("metrics"), dict).items()
+    own = {METRIC + _text("metrics", name): entry for name, entry in metrics}
+    numbers = {name: _number(name, row[name]) for name in _NUMBERS}
+    numbers |= {name: _number(name, row.get(name)) for name in _SCHEMA_2}
+    numbers |= {name: _number(name, entry["value"]) for name, entry in own.items()}
     return Outcome(
         number=number,
         text={name: _text(name, row[name]) for name in _TEXT if row[name] is not None},
-        numbers={
-            name: value for name in _NUMBERS if (value := _number(name, row[name])) is not None
-        },
+        numbers={name: value for name, value in numbers.items() if value is not None},
         settings={name: _json(name, row[name], dict) for name in _SETTINGS},
         layers=tuple(map(_layer, _json("layers", row["layers"], list))),
         histograms=tuple(map(_histogram, _json("histogram", row["histogram"], list))),
+        lower_is_better=frozenset(n for n, entry in own.items() if not entry["higher_is_better"]),
     )
 
 

@@ -16,12 +16,13 @@ from qqonnx.report import formatting, layers
 from qqonnx.report.advice import ADVISED_LOSS, advice, sampling_error, times_smaller
 from qqonnx.report.bits import bits_charts
 from qqonnx.report.comparisons import LOSSES, Comparison, comparisons_of
+from qqonnx.report.formatting import points
 from qqonnx.report.outcomes import read_outcomes
 from qqonnx.report.sizes import size_chart, size_description
 from qqonnx.report.table import columns_of, filters_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from qqonnx.report.outcomes import Outcome
@@ -109,10 +110,11 @@ def page(outcomes: Sequence[Outcome], limit: int = MOST_RUNS) -> str:
             failed=failed,
             listed_failures=failed[:MOST_FAILURES],
             running=running,
-            sections=[_section(f"s{i}", each, details) for i, each in enumerate(comparisons)],
+            sections=_sections(comparisons, details),
             on_frontier={o.number for comparison in comparisons for o in comparison.frontier},
             details=details,
             losses=LOSSES,
+            loss_text=_loss_text(comparisons),
             advised=ADVISED_LOSS,
             columns=columns_of(shown),
             filters=filters_of(shown),
@@ -120,6 +122,14 @@ def page(outcomes: Sequence[Outcome], limit: int = MOST_RUNS) -> str:
             started=sorted(o.text["started"] for o in done if "started" in o.text),
         )
     )
+
+
+def _loss_text(comparisons: Sequence[Comparison]) -> Callable[[float], str]:
+    """Return how headings over several comparisons name an accepted loss."""
+    kinds = {comparison.kind.is_share: comparison.kind for comparison in comparisons}
+    if len(kinds) == 2:
+        return lambda loss: f"{points(loss)} or {100 * loss:g} %"
+    return next(iter(kinds.values())).loss_text if kinds else points
 
 
 def _most_relevant(done: Sequence[Outcome], limit: int) -> list[Outcome]:
@@ -130,13 +140,21 @@ def _most_relevant(done: Sequence[Outcome], limit: int) -> list[Outcome]:
     return sorted(ranked[:limit], key=lambda outcome: outcome.number)
 
 
-def _section(name: str, comparison: Comparison, details: Mapping[int, Markup]) -> Section:
-    return Section(
-        comparison=comparison,
-        sizes=size_chart(f"{name}-sizes", comparison, frozenset(details)),
-        bits=bits_charts(f"{name}-bits", comparison),
-        details={o.number: details[o.number] for o in comparison.frontier if o.number in details},
-    )
+def _sections(comparisons: Iterable[Comparison], details: Mapping[int, Markup]) -> list[Section]:
+    """Return the sections; the details of a run are in the first one whose frontier it is on."""
+    sections: list[Section] = []
+    remaining = dict(details)
+    for number, comparison in enumerate(comparisons):
+        name = f"s{number}"
+        frontier = [outcome.number for outcome in comparison.frontier]
+        section = Section(
+            comparison=comparison,
+            sizes=size_chart(f"{name}-sizes", comparison, frozenset(details)),
+            bits=bits_charts(f"{name}-bits", comparison),
+            details={run: remaining.pop(run) for run in frontier if run in remaining},
+        )
+        sections.append(section)
+    return sections
 
 
 def _details(comparisons: Iterable[Comparison]) -> dict[int, Markup]:
@@ -197,13 +215,10 @@ def _templates() -> Environment:
         formatting.label,
         formatting.command,
         formatting.megabytes,
-        formatting.percent,
-        formatting.points,
         formatting.shortened,
         formatting.unbroken,
     )
     environment.globals.update({function.__name__: function for function in functions})
-    environment.globals["metrics"] = formatting.METRICS
     return environment
 
 

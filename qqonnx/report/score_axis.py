@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from qqonnx.report.formatting import METRICS, label, megabytes, percent
+from qqonnx.report.formatting import label, megabytes
 from qqonnx.report.svg import Box, Scale
 
 if TYPE_CHECKING:
@@ -27,30 +27,49 @@ _TICKS = [
 
 
 def score_scale(comparison: Comparison, outcomes: Iterable[Outcome], area: Box) -> Scale:
-    """Return the vertical scale of scores in percent, stretched near the best score.
+    """Return the vertical scale of scores, stretched near the best score; the best is at the top.
 
     Files worth choosing lose little. On a linear scale they would share a few pixels.
     """
-    scores = [100 * comparison.score(outcome) for outcome in outcomes]
-    if comparison.reference is not None:
-        scores.append(100 * comparison.reference)
-    best = max(scores)
-
-    def warp(value: float) -> float:
-        return -math.log(LINEAR_POINTS + best - value)
-
-    lost = 1.15 * (LINEAR_POINTS + best - min(scores))
-    low, high = LINEAR_POINTS + best - lost, best + 0.15 * LINEAR_POINTS
-    return Scale(low, high, area.bottom, area.top, warp)
+    kind, reference = comparison.kind, comparison.reference
+    scores = [kind.unit * comparison.score(outcome) for outcome in outcomes]
+    if reference is not None:
+        scores.append(kind.unit * reference)
+    least, most = min(scores), max(scores)
+    # For a share a point, for other scores a hundredth of the float model's value.
+    step = LINEAR_POINTS
+    if not kind.is_share:
+        step = abs(reference or 0) / 100 or (most - least) / 50 or 1.0
+    lost = 1.15 * (step + most - least) - step
+    if kind.higher_is_better:
+        return Scale(
+            most - lost,
+            most + 0.15 * step,
+            area.bottom,
+            area.top,
+            lambda value: -math.log(step + most - value),
+        )
+    return Scale(
+        least - 0.15 * step,
+        least + lost,
+        area.top,
+        area.bottom,
+        lambda value: math.log(step + value - least),
+    )
 
 
 def score_axis(comparison: Comparison, y: Scale) -> tuple[Scale, list[float], str]:
     """Return scale, ticks and title of the score axis, for `svg.axes`."""
-    title = f"{METRICS[comparison.metric]}, % (stretched near float)"
-    return y, y.ticks_among(_TICKS, 22), title
+    kind = comparison.kind
+    title = f"{kind.title}{', %' if kind.is_share else ''} (stretched near float)"
+    if not kind.higher_is_better:
+        title = f"{kind.title}, lower is better (stretched near float)"
+    candidates = (
+        _TICKS if kind.is_share else [t for count in (4, 20, 100, 500) for t in y.ticks(count)]
+    )
+    return y, y.ticks_among(candidates, 22), title
 
 
 def tooltip(comparison: Comparison, outcome: Outcome) -> str:
     """Return the tooltip of a mark: the run, its score and its size."""
-    score = percent(comparison.score(outcome))
-    return f"{label(outcome)}: {score}, {megabytes(outcome.nbytes)}"
+    return f"{label(outcome)}: {comparison.text(outcome)}, {megabytes(outcome.nbytes)}"

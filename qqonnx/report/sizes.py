@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qqonnx.report import svg
 from qqonnx.report.advice import ADVISED_LOSS
-from qqonnx.report.formatting import METRICS, megabytes, percent, points, short_label
+from qqonnx.report.formatting import megabytes, short_label
 from qqonnx.report.score_axis import HEIGHT, WIDTH, score_axis, score_scale, tooltip
 from qqonnx.report.svg import Box, Label, Scale, element
 from qqonnx.sweep.baselines import FLOAT32
@@ -48,7 +48,7 @@ def size_chart(name: str, comparison: Comparison, detailed: frozenset[int]) -> M
     y = score_scale(comparison, comparison.outcomes, area)
 
     def position(outcome: Outcome) -> tuple[float, float]:
-        return x(outcome.nbytes / 1e6), y(100 * comparison.score(outcome))
+        return x(outcome.nbytes / 1e6), y(comparison.kind.unit * comparison.score(outcome))
 
     def mark(outcome: Outcome, size: float, class_: str) -> Markup:
         shape = "square" if outcome.is_baseline else "up" if outcome.method == TARGET else "circle"
@@ -57,10 +57,14 @@ def size_chart(name: str, comparison: Comparison, detailed: frozenset[int]) -> M
     size_axis = x, x.ticks_among(_TICKS, 30), "file size, MB (log scale)"
     parts = [svg.axes(area, size_axis, score_axis(comparison, y))]
     if comparison.reference is not None:
-        below = f"{points(ADVISED_LOSS)} below {FLOAT32}"
+        kind = comparison.kind
+        below = f"{kind.loss_text(ADVISED_LOSS)} worse than {FLOAT32}"
+        if kind.is_share:
+            below = f"{kind.loss_text(ADVISED_LOSS)} below {FLOAT32}"
         for loss, words in ((0.0, ""), (ADVISED_LOSS, below)):
-            if 100 * (comparison.reference - loss) > y.low:
-                height = y(100 * (comparison.reference - loss))
+            value = kind.unit * kind.after(comparison.reference, loss)
+            if y.low < value < y.high:
+                height = y(value)
                 parts.append(svg.path([(area.left, height), (area.right, height)], "reference"))
                 parts.append(svg.text(area.right, height + svg.FONT, words, "quiet", "end"))
     others = [outcome for outcome in comparison.outcomes if outcome not in frontier]
@@ -79,7 +83,7 @@ def size_chart(name: str, comparison: Comparison, detailed: frozenset[int]) -> M
             drawn = element("a", drawn, href=f"#run-{outcome.number}", aria_label=words)
         parts.append(drawn)
     parts.append(_labels(comparison, others, position, area))
-    title = f"{comparison.name}: {METRICS[comparison.metric]} against file size"
+    title = f"{comparison.name}: {comparison.kind.title} against file size"
     return svg.drawing(name, title, size_description(comparison), WIDTH, HEIGHT, *parts)
 
 
@@ -87,11 +91,11 @@ def size_description(comparison: Comparison) -> str:
     """Describe the size chart in words."""
     frontier = comparison.frontier
     ends = " to ".join(
-        f"{percent(comparison.score(outcome))} in {megabytes(outcome.nbytes)}"
+        f"{comparison.text(outcome)} in {megabytes(outcome.nbytes)}"
         for outcome in dict.fromkeys((frontier[0], frontier[-1]))
     )
     return (
-        f"{len(comparison.outcomes)} runs by {METRICS[comparison.metric]} and file size. "
+        f"{len(comparison.outcomes)} runs by {comparison.kind.title} and file size. "
         f"The frontier has {len(frontier)} of them, from {ends}."
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qqonnx.report.formatting import shortened
+from qqonnx.report.outcomes import METRIC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,12 +42,14 @@ class Column:
 
 _COLUMNS = (
     Column("model", "Model"),
-    Column("dataset", "Images"),
+    Column("dataset", "Data"),
     Column("file_bytes", "Size, MB", "{:.3f}", 1e-6),
     Column("top1", "Top-1, %", "{:.2f}", 100, descending=True),
     Column("top5", "Top-5, %", "{:.2f}", 100, descending=True),
     Column("agreement", "Agreement, %", "{:.2f}", 100, descending=True),
     Column("kl", "KL, nats", "{:.3g}"),
+    Column("cosine", "Cosine", "{:.5f}", descending=True),
+    Column("sqnr", "SQNR, dB", "{:.1f}", descending=True),
     Column("bits_per_weight", "Bits per weight", "{:.2f}"),
     Column("gzip_bytes", "Gzip, MB", "{:.3f}", 1e-6),
     Column("brotli_bytes", "Brotli, MB", "{:.3f}", 1e-6),
@@ -66,13 +69,25 @@ _FILTERS = ("model", "dataset", "method", "granularity")
 
 
 def columns_of(outcomes: Sequence[Outcome]) -> list[Column]:
-    """Return the columns that have content; model and images only if they differ between runs."""
+    """Return the columns that have content; model and data only if they differ between runs.
+
+    The user's metrics come before the size.
+    """
 
     def is_informative(column: Column) -> bool:
         cells = {column.cell(outcome) for outcome in outcomes}
         return len(cells) > 1 if column.name in ("model", "dataset") else cells != {""}
 
-    return [column for column in _COLUMNS if is_informative(column)]
+    own = [
+        Column(
+            name,
+            shortened(name.removeprefix(METRIC), 30),
+            "{:.4g}",
+            descending=not any(name in outcome.lower_is_better for outcome in outcomes),
+        )
+        for name in dict.fromkeys(n for o in outcomes for n in o.numbers if n.startswith(METRIC))
+    ]
+    return [c for c in (*_COLUMNS[:2], *own, *_COLUMNS[2:]) if is_informative(c)]
 
 
 def filters_of(outcomes: Sequence[Outcome]) -> list[tuple[str, str, list[str]]]:

@@ -15,13 +15,15 @@ from qqonnx.errors import OptionError, QqonnxError, first_line
 from qqonnx.extras import import_extra
 from qqonnx.model.load import model_files, read
 from qqonnx.sweep.execute import MODEL, RunError, execute
-from qqonnx.sweep.grid import Run, Source, digest_of
 from qqonnx.sweep.machine import has_package, reset_peak
+from qqonnx.sweep.sources import Source, digest_of, digest_of_feeds
 from qqonnx.temporary import atomic_write, temporary_folder
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from qqonnx.sweep.grid import Run
 
     Files = dict[str, bytes]
 
@@ -151,8 +153,8 @@ def _execute(run: Run, model: Files, version: str) -> tuple[dict[str, Any], File
             raise QqonnxError(f"{worker.address} has qqonnx {__version__}, not {version}")
         calibration = run.calibration.data if run.calibration is not None else None
         for source in (run.dataset, calibration):
-            if source is not None and _digest_here(source.path) != source.digest:
-                raise QqonnxError(f"{source.path}: holds something else on {worker.address}")
+            if source is not None and _digest_here(source) != source.digest:
+                raise QqonnxError(f"{source.data}: holds something else on {worker.address}")
         # Dask deletes the worker's local directory when the worker exits.
         copies = Path(worker.local_directory) / f"qqonnx-{run.model.digest}"
         if not copies.is_dir():
@@ -170,4 +172,8 @@ def _execute(run: Run, model: Files, version: str) -> tuple[dict[str, Any], File
     return row, files
 
 
-_digest_here = lru_cache(maxsize=8)(digest_of)
+@lru_cache(maxsize=8)
+def _digest_here(source: Source) -> str:
+    if source.function is not None:
+        return digest_of_feeds(source.function, source.path)
+    return digest_of(source.path)

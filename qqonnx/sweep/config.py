@@ -15,6 +15,7 @@ from qqonnx.config import (
     Target,
 )
 from qqonnx.errors import QqonnxError, first_line
+from qqonnx.functions import is_function_name
 from qqonnx.quantities import parse_share, parse_size
 from qqonnx.sweep.baselines import BASELINES, FLOAT32
 
@@ -37,8 +38,8 @@ class CalibrationConfig:
     """Calibration inputs for budgets and for calibrated baselines.
 
     Attributes:
-        data: a folder of images, or an .npy or .npz file; "split" for images of the data set
-            that are excluded from evaluation; "none" for synthetic inputs.
+        data: a file or folder; module:function; "split" for images of the data set that are
+            excluded from evaluation; "none" for synthetic inputs.
         samples: largest number of samples.
         finetune: whether stored values are tuned end to end afterwards (needs PyTorch).
     """
@@ -56,7 +57,7 @@ class SweepConfig:
         path: the file that the configuration comes from.
         results: the results file.
         models: ONNX files, or names of models that `qqonnx export` knows.
-        datasets: folders with one folder of images per class, folders of images, or .npz files.
+        datasets: files, folders, or names of functions, module:function.
         methods: codebook methods.
         bits: bit-widths of the methods.
         granularities: granularities of the methods.
@@ -69,12 +70,13 @@ class SweepConfig:
         timings: number of measurements of load time and latency; 0 for none.
         options: options of the methods; its method, bits and granularity are ignored.
         weights: weights of the models that are given by name.
+        metrics: metrics of the user: module:function, or names of entry points.
     """
 
     path: Path
     results: Path
     models: tuple[Path | str, ...]
-    datasets: tuple[Path, ...]
+    datasets: tuple[Path | str, ...]
     methods: tuple[str, ...] = ()
     bits: tuple[int, ...] = (4, 8)
     granularities: tuple[Granularity, ...] = ("tensor",)
@@ -87,6 +89,7 @@ class SweepConfig:
     timings: int = 1
     options: Options = field(default_factory=Options)
     weights: str = "DEFAULT"
+    metrics: tuple[str, ...] = ()
 
 
 def read_config(path: Path) -> SweepConfig:
@@ -188,6 +191,7 @@ KEYS = {
     "threads": Key(int, _between(1)),
     "timings": Key(int, _between(0)),
     "weights": Key(str),
+    "metrics": Key(str, is_list=True),
 }
 """Keys at the top of sweep.toml."""
 
@@ -228,12 +232,12 @@ def _config(path: Path, content: dict[str, Any]) -> SweepConfig:
         values.setdefault("methods", tuple(METHODS))
     values["results"] = folder / values.get("results", path.with_suffix(".sqlite").name)
     values["models"] = tuple(_model(entry, folder) for entry in values["models"])
-    values["datasets"] = tuple(folder / entry for entry in values["datasets"])
+    values["datasets"] = tuple(_data(entry, folder) for entry in values["datasets"])
     calibration = None
     if tables["calibration"]:
         calibration = CalibrationConfig(**tables["calibration"])
         if calibration.data not in (SPLIT, SYNTHETIC):
-            calibration = replace(calibration, data=folder / calibration.data)
+            calibration = replace(calibration, data=_data(str(calibration.data), folder))
     config = SweepConfig(
         path=path,
         strict=strict,
@@ -251,6 +255,10 @@ def _config(path: Path, content: dict[str, Any]) -> SweepConfig:
 def _model(entry: str, folder: Path) -> Path | str:
     path = folder / entry
     return path if path.is_file() or path.suffix == ".onnx" else entry
+
+
+def _data(entry: str, folder: Path) -> Path | str:
+    return entry if is_function_name(entry) else folder / entry
 
 
 def _values(table: dict[str, Any], keys: dict[str, Key], prefix: str) -> dict[str, Any]:

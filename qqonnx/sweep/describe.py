@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from qqonnx.compression.results import WeightReport
     from qqonnx.model.select import Weight
-    from qqonnx.sweep.grid import Source
+    from qqonnx.sweep.sources import Source
 
 HISTOGRAMS = 3
 """Number of weights with a histogram; the largest are chosen."""

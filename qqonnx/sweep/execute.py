@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +18,22 @@ from qqonnx.compression.pipeline import compress
 from qqonnx.config import Calibration
 from qqonnx.encoding.record import is_compressed
 from qqonnx.errors import QqonnxError, first_line
+from qqonnx.evaluation.results import worst
 from qqonnx.evaluation.runner import total_bytes
+from qqonnx.evaluation.samples import holds_images
 from qqonnx.evaluation.transfer import brotli_bytes, gzip_bytes
+from qqonnx.functions import importable
 from qqonnx.inputs.dataset import open_dataset
 from qqonnx.model.load import load, model_files, read
 from qqonnx.sweep import describe
 from qqonnx.sweep.baselines import BASELINES, FLOAT32, BaselineRequest
 from qqonnx.sweep.config import target_of
-from qqonnx.sweep.grid import TARGET, Run, model_digest
+from qqonnx.sweep.grid import TARGET, Run
 from qqonnx.sweep.machine import hardware, peak_bytes, reset_peak, versions
 from qqonnx.sweep.measure import score_run, time_ratios
+from qqonnx.sweep.sources import model_digest
 from qqonnx.sweep.splits import calibration_split
+from qqonnx.sweep.store import COLUMNS
 from qqonnx.sweep.threads import session_threads
 
 if TYPE_CHECKING:
@@ -41,7 +47,7 @@ MODEL = "model.onnx"
 """Name of the model file that a run writes to a folder of its own."""
 
 
-SCORES = ("samples", "top1", "top5", "agreement", "kl")
+SCORES = ("samples", "top1", "top5")
 """Properties of a `Score` that are columns of the results file."""
 
 
@@ -71,7 +77,7 @@ def execute(run: Run, target: Path) -> dict[str, Any]:
     reset_peak()
     started, begin = datetime.now(timezone.utc), time.perf_counter()
     try:
-        with session_threads(run.threads):
+        with session_threads(run.threads), importable(run.folders):
             notes, weights = _make(run, target)
             measured = _measure(run, target, weights)
     except QqonnxError as error:
@@ -100,7 +106,8 @@ def execute_timing(run: Run, path: Path, repeats: int) -> dict[str, Any]:
         RunError: the model does not run.
     """
     try:
-        load_ratio, latency_ratio = time_ratios(path, run, repeats)
+        with importable(run.folders):
+            load_ratio, latency_ratio = time_ratios(path, run, repeats)
     except Exception as error:
         raise RunError.from_exception(error) from error
     return {"load_ratio": load_ratio, "latency_ratio": latency_ratio}
@@ -142,23 +149,25 @@ def _make(run: Run, target: Path) -> tuple[dict[str, Any], Sequence[WeightReport
 
 
 @contextmanager
-def _calibration_data(run: Run) -> Iterator[Path | None]:
+def _calibration_data(run: Run) -> Iterator[Path | str | None]:
     calibration = run.calibration
     if calibration is None:
         yield None
     elif calibration.split:
+        if not holds_images(run.dataset.data):
+            raise QqonnxError(f"{run.dataset.name}: only images have a split for calibration")
         dataset = open_dataset(run.dataset.path, labels_required=False)
         with calibration_split(dataset, run.reserved) as path:
             yield path
     else:
-        yield None if calibration.data is None else calibration.data.path
+        yield None if calibration.data is None else calibration.data.data
 
 
 def _measure(run: Run, path: Path, weights: Sequence[WeightReport]) -> dict[str, Any]:
     files = model_files(read(path), path)
     nbytes = sum(file.stat().st_size for file in files)
     count, _ = describe.size_and_squares(run.model)
-    score = score_run(path, run)
+    score, values = score_run(path, run)
     columns: dict[str, Any] = {
         "weights": count,
         "bits_per_weight": 8 * nbytes / count if count else None,
@@ -167,6 +176,10 @@ def _measure(run: Run, path: Path, weights: Sequence[WeightReport]) -> dict[str,
         "gzip_bytes": sum(map(gzip_bytes, files)),
         "brotli_bytes": total_bytes(files, brotli_bytes),
         **{name: getattr(score, name) for name in SCORES},
+        **{name: value for name, value in worst(score.outputs).items() if name in COLUMNS},
+        "intervals": json.dumps(score.intervals),
+        "outputs": json.dumps([_finite(asdict(output)) for output in score.outputs]),
+        "metrics": json.dumps(values) if values else None,
     }
     if weights:
         columns |= {
@@ -181,3 +194,11 @@ def _measure(run: Run, path: Path, weights: Sequence[WeightReport]) -> dict[str,
         # The reference of the ratios is not timed against itself.
         columns |= {"load_ratio": 1.0, "latency_ratio": 1.0}
     return columns
+
+
+def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Return numbers for JSON, which has no infinity."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in numbers.items()
+    }

@@ -20,7 +20,16 @@ FORMATS = ("csv", "json", "parquet")
 EXPORTED = tuple(name for name in COLUMNS if name not in ("owner", "lease"))
 """All columns but those that only manage a sweep in progress."""
 
-JSON_COLUMNS = ("options", "versions", "hardware", "layers", "histogram")
+JSON_COLUMNS = (
+    "options",
+    "versions",
+    "hardware",
+    "layers",
+    "histogram",
+    "intervals",
+    "outputs",
+    "metrics",
+)
 """Columns that contain JSON text."""
 
 
@@ -37,7 +46,7 @@ def export_results(path: Path, file_format: str) -> Path:
     """
     if file_format not in FORMATS:
         raise OptionError("file_format", f"must be one of {', '.join(FORMATS)}")
-    rows = [{name: row[name] for name in EXPORTED} for row in read_rows(path)]
+    rows = [{name: row.get(name) for name in EXPORTED} for row in read_rows(path)]
     target = path.with_suffix(f".{file_format}")
     with staged(target) as written:
         if file_format == "parquet":

@@ -5,42 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.codebooks import method_named
 from qqonnx.config import AUTO, PLAIN_METHOD
 from qqonnx.errors import QqonnxError
-from qqonnx.model.load import model_files, read
 from qqonnx.sweep.baselines import BASELINES
-from qqonnx.sweep.config import SPLIT
+from qqonnx.sweep.config import SPLIT, SYNTHETIC
+from qqonnx.sweep.sources import Source, metric_source, source_of
 from qqonnx.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from qqonnx.config import Granularity, Options
     from qqonnx.sweep.config import SweepConfig
 
 TARGET = "target"
 """Method of the runs that are calibrated to a budget."""
-
-_CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model or data set.
-
-    Attributes:
-        name: its name in the results.
-        path: its file or folder.
-        digest: SHA-256 in hexadecimal digits; for a folder, of the files' names and sizes.
-    """
-
-    name: str
-    path: Path
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -66,8 +49,8 @@ class Run:
 
     Attributes:
         model: the float model.
-        dataset: the images for evaluation, and for calibration on a split.
-        samples: largest number of evaluation images; None for all.
+        dataset: the samples for evaluation, and for calibration on a split of images.
+        samples: largest number of evaluation samples; None for all.
         reserved: number of images in the calibration split.
         options: selection of weights, for codebook methods and `TARGET`.
         threads: threads of the run.
@@ -76,6 +59,7 @@ class Run:
         budget: budget of a `TARGET` run.
         granularity: granularity of a codebook method.
         calibration: calibration inputs of a `TARGET` run or a calibrated baseline.
+        metrics: metrics of the user.
     """
 
     model: Source
@@ -89,6 +73,14 @@ class Run:
     budget: str | None = None
     granularity: Granularity | None = None
     calibration: CalibrationSource | None = None
+    metrics: tuple[Source, ...] = ()
+
+    @property
+    def folders(self) -> set[Path]:
+        """Folders of the functions' modules."""
+        calibration = self.calibration.data if self.calibration is not None else None
+        sources = (self.dataset, calibration, *self.metrics)
+        return {s.path for s in sources if s is not None and s.function is not None}
 
     @property
     def is_baseline(self) -> bool:
@@ -133,6 +125,8 @@ class Run:
             # The content of a file matters, not its location.
             if self.calibration.data is not None:
                 options["calibration"]["data"] = self.calibration.data.digest
+        if self.metrics:
+            options["metrics"] = {metric.name: metric.digest for metric in self.metrics}
         return options
 
     def row(self) -> dict[str, Any]:
@@ -166,12 +160,14 @@ def runs_of(
     Raises:
         QqonnxError: a path does not exist, or a baseline that is listed by name cannot run.
     """
-    datasets = [source_of(path) for path in config.datasets]
+    folder = config.path.resolve().parent
+    datasets = [source_of(data, folder) for data in config.datasets]
+    metrics = tuple(metric_source(name, folder) for name in config.metrics)
     calibration = None
     if config.calibration is not None:
         data = config.calibration.data
         calibration = CalibrationSource(
-            source_of(data) if isinstance(data, Path) else None,
+            None if data in (SPLIT, SYNTHETIC) else source_of(data, folder),
             config.calibration.samples,
             data == SPLIT,
             config.calibration.finetune,
@@ -193,6 +189,7 @@ def runs_of(
             reserved=calibration.samples if calibration is not None and calibration.split else 0,
             options=config.options,
             threads=config.threads,
+            metrics=metrics,
             **variant,
         )
         for model in models
@@ -200,58 +197,6 @@ def runs_of(
         for variant in variants
     ]
     return runs, without_baselines + without_codebooks
-
-
-def source_of(path: Path) -> Source:
-    """Return a file or folder with its digest.
-
-    Raises:
-        QqonnxError: it does not exist.
-    """
-    return Source(path.name, path, digest_of(path))
-
-
-def model_source(path: Path) -> Source:
-    """Return a model with the digest of its file and external data.
-
-    Raises:
-        QqonnxError: the model cannot be read.
-    """
-    return Source(path.stem, path, model_digest(path))
-
-
-def model_digest(path: Path) -> str:
-    """Return the SHA-256 of a model's file; with external data, of the files' digests.
-
-    Raises:
-        QqonnxError: the model cannot be read.
-    """
-    digests = [digest_of(file) for file in model_files(read(path), path)]
-    if len(digests) == 1:
-        return digests[0]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the names and sizes of a folder's files.
-
-    Raises:
-        QqonnxError: it does not exist or cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        if path.is_dir():
-            # Reading every image of a large data set would take too long.
-            for file in sorted(file for file in path.rglob("*") if file.is_file()):
-                line = f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\n"
-                digest.update(line.encode())
-        else:
-            with path.open("rb") as source:
-                while chunk := source.read(_CHUNK):
-                    digest.update(chunk)
-    except OSError as error:
-        raise QqonnxError(f"{path}: {error.strerror or error}") from error
-    return digest.hexdigest()
 
 
 def _baselines(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Row = dict[str, Any]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 LEASE_SECONDS = 60.0
 """How long a process owns a run without renewing its lease."""
@@ -67,6 +67,14 @@ COLUMNS = {
     "latency_ratio": "REAL",
     "layers": "TEXT",  # JSON
     "histogram": "TEXT",  # JSON
+    # its result, in schema 2
+    "cosine": "REAL",  # mean cosine with the float model's output, of the worst output
+    "sqnr": "REAL",  # dB, of the worst output
+    "relative_error": "REAL",  # root of mean squared error over variance, of the worst output
+    "max_difference": "REAL",  # largest absolute difference of an output
+    "intervals": "TEXT",  # JSON: name -> 95 % confidence interval
+    "outputs": "TEXT",  # JSON: each output compared with the float model's
+    "metrics": "TEXT",  # JSON: name -> value, interval and direction of the user's metrics
     # who owns it while it runs or is timed
     "owner": "TEXT",
     "lease": "REAL",  # seconds since 1970
@@ -142,15 +150,30 @@ def _opened(path: Path, *, create: bool) -> sqlite3.Connection:
                 for statement in _CREATE:
                     store.execute(statement)
         row = store.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
+        if create and row is not None and row[0] == "1":
+            _add_columns(store)
+            row = (str(SCHEMA_VERSION),)
     except sqlite3.Error as error:
         raise QqonnxError(f"{path}: cannot be opened as results: {error}") from error
     version = row[0] if row else "none"
-    if version != str(SCHEMA_VERSION):
+    # Rows of schema 1 only lack columns.
+    if version != str(SCHEMA_VERSION) and (create or version != "1"):
         store.close()
         raise QqonnxError(
             f"{path}: results of version {version}; this qqonnx reads {SCHEMA_VERSION}"
         )
     return store
+
+
+def _add_columns(store: sqlite3.Connection) -> None:
+    """Add the columns of schema 2 to a file of schema 1."""
+    with _transaction(store):
+        known = {row[1] for row in store.execute("PRAGMA table_info(runs)")}
+        for name, kind in COLUMNS.items():
+            if name not in known:
+                store.execute(f"ALTER TABLE runs ADD COLUMN {name} {kind}")
+        version = (str(SCHEMA_VERSION),)
+        store.execute("UPDATE meta SET value = ? WHERE name = 'schema_version'", version)
 
 
 def _write_ahead(store: sqlite3.Connection) -> None:
@@ -198,9 +221,10 @@ def claim(store: sqlite3.Connection, run: Mapping[str, Any], owner: Owner) -> st
             "lease": time.time() + LEASE_SECONDS,
         }
         parameters = ", ".join(f":{name}" for name in COLUMNS)
+        names = ", ".join(COLUMNS)
         # Unlike "INSERT OR REPLACE", this keeps the row's position.
         store.execute(
-            f"INSERT INTO runs VALUES ({parameters}) ON CONFLICT (key) DO UPDATE SET "
+            f"INSERT INTO runs ({names}) VALUES ({parameters}) ON CONFLICT (key) DO UPDATE SET "
             + ", ".join(f"{name} = excluded.{name}" for name in COLUMNS),
             values,
         )

@@ -15,9 +15,10 @@ from qqonnx.parallel import available_cores
 from qqonnx.sweep import store as results
 from qqonnx.sweep.cluster import Cluster
 from qqonnx.sweep.execute import RunError
-from qqonnx.sweep.grid import model_source, runs_of
+from qqonnx.sweep.grid import runs_of
 from qqonnx.sweep.local import LocalPool
 from qqonnx.sweep.scheduler import POLL_SECONDS, Workspace, execute_all
+from qqonnx.sweep.sources import model_source
 from qqonnx.sweep.zoo_models import model_file
 
 if TYPE_CHECKING:

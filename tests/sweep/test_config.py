@@ -21,8 +21,9 @@ from qqonnx.parallel import available_cores
 from qqonnx.sweep.baselines import BASELINES
 from qqonnx.sweep.config import KEYS, TABLES, read_config, target_of
 from qqonnx.sweep.execute import RunError, execute
-from qqonnx.sweep.grid import Run, model_source, runs_of
+from qqonnx.sweep.grid import Run, runs_of
 from qqonnx.sweep.local import LocalPool
+from qqonnx.sweep.sources import model_source
 from qqonnx.sweep.splits import calibration_split, evaluation_split
 from qqonnx.sweep.threads import inherited_threads, session_threads
 

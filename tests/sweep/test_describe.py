@@ -10,7 +10,7 @@ from building import Build, normal
 
 from qqonnx import Options, compress
 from qqonnx.sweep.describe import histograms_of
-from qqonnx.sweep.grid import Source
+from qqonnx.sweep.sources import Source
 
 MATMUL = """<ir_version: 8, opset_import: ["": 17]>
 m (float[N,ROWS] x) => (float[N,M] y) { y = MatMul(x, w) }"""

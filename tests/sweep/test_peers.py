@@ -13,7 +13,8 @@ from building import Build, normal
 
 from qqonnx.config import Options
 from qqonnx.sweep.execute import execute
-from qqonnx.sweep.grid import Run, model_source, source_of
+from qqonnx.sweep.grid import Run
+from qqonnx.sweep.sources import model_source, source_of
 
 CONVOLUTIONS = """
 <ir_version: 8, opset_import: ["" : 18]>
