@@ -10,9 +10,8 @@ import numpy as np
 
 from qqonnx.calibration.matrices import weight_matrices
 from qqonnx.calibration.moments import POSITIONS
-from qqonnx.calibration.session import extended_session
+from qqonnx.calibration.session import extended_session, first_run
 from qqonnx.calibration.shrinkage import HOLDOUT_COLUMNS, HOLDOUT_ROWS
-from qqonnx.model.session import run_session
 
 if TYPE_CHECKING:
     from qqonnx.calibration.context import Context
@@ -67,7 +66,7 @@ def estimate(context: Context) -> Estimate:
     with extended_session(context.model) as session:
         feed = context.inputs.feeds[0]
         start = time.perf_counter()
-        run_session(session, feed, name="calibration: the model")
+        first_run(session, feed)
         run = _SLOWER_RUNS * (time.perf_counter() - start)
     positions = context.inputs.batch_size * POSITIONS
     distinct = {w.layer.patch_key: w.layer for w in weights if w.layer is not None}

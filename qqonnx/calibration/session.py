@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from qqonnx.errors import QqonnxError, first_line
+from qqonnx.model.compare import run_limited
 from qqonnx.model.save import write
 from qqonnx.model.scopes import tensor_of
 from qqonnx.model.session import open_session
 from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import onnxruntime as ort
+    from numpy.typing import NDArray
 
 
 @contextmanager
@@ -54,3 +57,16 @@ def extended_session(
                 value.type, value.shape = kind, shape
         # Spinning threads would slow down the quantization that runs at the same time.
         yield open_session(path, name="calibration: the model", spinning=False)
+
+
+def first_run(session: ort.InferenceSession, feed: Mapping[str, NDArray[Any]]) -> list[Any]:
+    """Run a model for the first time: it may loop without end.
+
+    Raises:
+        QqonnxError: the model does not run on the inputs, or not within a minute.
+    """
+    try:
+        return run_limited(session, dict(feed))
+    except Exception as error:  # ONNX Runtime's errors have no common class
+        reason = first_line(error)
+        raise QqonnxError(f"calibration: the model: does not run: {reason}") from error

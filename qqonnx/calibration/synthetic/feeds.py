@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qqonnx.calibration.session import extended_session
+from qqonnx.calibration.session import extended_session, first_run
 from qqonnx.calibration.synthetic.axes import has_open_axes, input_shapes, is_open
 from qqonnx.calibration.synthetic.kinds import input_kind, is_state
 from qqonnx.calibration.synthetic.values import input_maker
 from qqonnx.errors import QqonnxError
 from qqonnx.inputs.feeds import numpy_type
 from qqonnx.inputs.images import BATCH
-from qqonnx.model.session import run_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +37,11 @@ SIZES = {
 MAX_VALUES = 2**24
 """Number of values that a synthetic input may have."""
 
+MOST_VALUES = 1 << 27
+"""Largest number of values of all runs, as long as there are `FEWEST_RUNS`."""
+
+FEWEST_RUNS = 4
+
 
 def synthetic_feeds(
     model: ir.Model, declared: Sequence[ir.Value], count: int
@@ -50,7 +54,7 @@ def synthetic_feeds(
         count: number of samples of all runs; fewer if the model fixes another batch size.
 
     Raises:
-        QqonnxError: numpy has no type for an input.
+        QqonnxError: numpy has no type for an input, or the inputs are too large.
     """
     makers = {value.name or "": input_maker(model, value) for value in declared}
     kinds = {input_kind(value) for value in declared if numpy_type(value).kind == "f"}
@@ -61,10 +65,15 @@ def synthetic_feeds(
     if has_open_axes(declared):
         with extended_session(model) as session:
             chosen = next((a for a in attempts if _runs(session, declared, makers, a)), chosen)
+    values = sum(map(prod, _shapes(declared, chosen).values()))
+    if values > MAX_VALUES:
+        raise QqonnxError("the inputs are too large to make synthetic ones")
     random = np.random.default_rng(0)
     first = _feed(declared, makers, chosen, random)
     samples = next((len(a) for v in declared if (a := first[v.name or ""]).ndim), 1)
-    rest = range(1, max(count // samples, 1))
+    # All runs are in memory.
+    most = max(MOST_VALUES // max(values, 1), FEWEST_RUNS)
+    rest = range(1, min(max(count // samples, 1), most))
     return [first, *(_feed(declared, makers, chosen, random) for _ in rest)], samples
 
 
@@ -79,7 +88,7 @@ def _runs(
     if max(map(prod, shapes.values())) > MAX_VALUES:
         return False
     try:
-        outputs = run_session(session, _feed(declared, makers, attempt, np.random.default_rng(0)))
+        outputs = first_run(session, _feed(declared, makers, attempt, np.random.default_rng(0)))
     except QqonnxError:
         return False
     arrays = [entry for entry in outputs if isinstance(entry, np.ndarray) and entry.size]
