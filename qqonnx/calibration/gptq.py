@@ -37,8 +37,8 @@ MIN_SCALE = 2.0**-14
 
 _GRADIENT_STEPS = 4
 
-_FEW = 512
-"""Up to this many values, the first levels are those of k-means."""
+_FEW = 64
+"""Up to this many values per level, the first levels are those of k-means."""
 
 _START_SAMPLE = 1 << 15
 """Largest number of values to which the first levels are fitted."""
@@ -80,7 +80,7 @@ def gptq(
     diagonal = np.einsum("gii->gi", moment)
     scales = np.ones(matrix.shape[:2], np.float32)
     if scaled:
-        scales = _as_float16(np.sqrt(np.square(matrix).mean(axis=2)))
+        scales = _as_float16(row_sizes(matrix))
     codebook = _start(matrix, diagonal, scales, levels)
     if scaled:
         start = QuantizedMatrix(codebook, scales, _nearest(matrix, codebook, scales))
@@ -112,11 +112,17 @@ def weighted_kmeans(
     """
     scales = np.ones(matrix.shape[:2], np.float32)
     if scaled:
-        scales = _as_float16(np.sqrt(np.square(matrix).mean(axis=2)))
+        scales = _as_float16(row_sizes(matrix))
     codebook = _codebook(matrix, importance, scales, levels)
     shares = matrix / scales[..., None]
     indices = assign(shares, nearest(codebook.astype(np.float64)))
     return QuantizedMatrix(codebook, scales, np.asarray(indices))
+
+
+def row_sizes(matrix: Floats) -> Floats:
+    """Return the root of the mean square of each row, float32 [groups, rows]."""
+    squares = np.einsum("gij,gij->gi", matrix, matrix, dtype=np.float64)
+    return np.asarray(np.sqrt(squares / matrix.shape[2]), np.float32)
 
 
 def output_error(matrix: Floats, decoded: Floats, moment: Floats) -> float:
@@ -139,7 +145,7 @@ def _codebook(matrix: Floats, importance: Floats, scales: Floats, levels: int) -
 
 def _start(matrix: Floats, importance: Floats, scales: Floats, levels: int) -> Floats:
     """Return the levels to start from: near those of k-means, on a sample of the values."""
-    if matrix.size <= _FEW:
+    if matrix.size <= _FEW * levels:
         return _codebook(matrix, importance, scales, levels)
     chosen = np.arange(matrix.size)
     if matrix.size > _START_SAMPLE:

@@ -22,10 +22,15 @@ if TYPE_CHECKING:
     from qqonnx.calibration.allocation import Allocation, LevelChoice, Losses
     from qqonnx.calibration.context import Context
     from qqonnx.calibration.gptq import QuantizedMatrix
+    from qqonnx.config import WeightPlan
     from qqonnx.encoding.stored import CodebookWeight
     from qqonnx.model.select import Weight
 
     Floats = NDArray[np.float32]
+
+
+_INFINITE = 1e30
+"""Loss of what makes outputs infinite."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +122,19 @@ class WeightMatrix:
 
 def weight_matrices(context: Context) -> list[WeightMatrix]:
     """Return the weights to compress as matrices."""
-    graph = context.model.graph
     return [
-        WeightMatrix(
-            plan.weight,
-            plan.levels,
-            layer_of(plan.weight) if plan.weight.scope is graph and plan.observed else None,
-            plan.fixed,
-        )
+        WeightMatrix(plan.weight, plan.levels, _layer(plan, context), plan.fixed)
         for plan in context.plans
     ]
+
+
+def _layer(plan: WeightPlan, context: Context) -> Layer | None:
+    if plan.weight.scope is not context.model.graph or not plan.observed:
+        return None
+    try:
+        return layer_of(plan.weight)
+    except TypeError:  # an attribute has another type than its operator's
+        return None
 
 
 def best_allocation(weights: Sequence[WeightMatrix], losses: Losses, budget: int) -> Allocation:
@@ -136,7 +144,10 @@ def best_allocation(weights: Sequence[WeightMatrix], losses: Losses, budget: int
         QqonnxError: the budget is too small.
     """
     candidates = [
-        [Candidate(choice, w.nbytes(choice), loss) for choice, loss in losses[w.name].items()]
+        [
+            Candidate(choice, w.nbytes(choice), loss if np.isfinite(loss) else _INFINITE)
+            for choice, loss in losses[w.name].items()
+        ]
         for w in weights
     ]
     chosen = allocate(candidates, budget)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from qqonnx.calibration.moments import collect_moments
 from qqonnx.parallel import in_order
 
@@ -82,7 +84,9 @@ def map_with_moments(
         wanted = [weight for weight in group if weight.name in names]
 
         def call(weight: WeightMatrix, moments: dict[str, Moments] = moments) -> Result:
-            return work(weight, moments.get(weight.name))
+            # Weights of enormous size may overflow; the judgement sees what became of them.
+            with np.errstate(over="ignore", invalid="ignore"):
+                return work(weight, moments.get(weight.name))
 
         results = in_order(call, wanted, size=lambda weight: weight.work_size, threads=threads)
         yield from zip(wanted, results, strict=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qqonnx.calibration.allocation import LevelChoice
-from qqonnx.calibration.gptq import gptq, weighted_kmeans
+from qqonnx.calibration.gptq import gptq, row_sizes, weighted_kmeans
 from qqonnx.calibration.shrinkage import shrunk_moment
 from qqonnx.codebooks import approximate_errors
 
@@ -83,10 +83,10 @@ def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelCh
     for scaled in (True, False) if weight.can_scale else (False,):
         scales = np.ones(matrix.shape[:2], np.float32)
         if scaled:
-            scales = np.maximum(np.sqrt(np.square(matrix).mean(axis=2)), np.float32(1e-12))
+            scales = np.maximum(row_sizes(matrix), np.float32(1e-12))
         scale = scales[group, row]
         shares = (matrix[group, row, column] / scale).astype(np.float64)
-        mass = (np.square(scale) * importance[group, column]).astype(np.float64)
+        mass = np.square(scale, dtype=np.float64) * importance[group, column].astype(np.float64)
         fitted = approximate_errors(shares, mass, _FITTED_COUNTS)
         logs = np.log(np.asarray(fitted) + 1e-30)
         between = np.interp(np.log(LEVEL_COUNTS), np.log(_FITTED_COUNTS), logs)

@@ -44,8 +44,10 @@ def lost_output(
     qualities = measure_qualities(
         original, [calibrated, plain], feeds, "held-out inputs", optimized=optimized
     )
-    if any(quality.reason is not None for quality in qualities):
+    if qualities[1].reason is not None:
         return None
+    if qualities[0].reason is not None:
+        return qualities[1].outputs[0].name
     ours, theirs = map(_divergences, qualities)
     counting = [name for name in ours if name in theirs and importance.get(name, 1) > 0]
     worse = {name: ours[name] / max(theirs[name], 1e-12) for name in counting}

@@ -224,7 +224,7 @@ def test_models_without_a_float_weight(build: Build, tmp_path: Path) -> None:
         "zero": np.int8(0),
     }
     path = build(text, {name: np.asarray(array) for name, array in arrays.items()})
-    with pytest.raises(QqonnxError, match="holds no weight to compress"):
+    with pytest.raises(QqonnxError, match="holds no float weight to compress"):
         compress(path, tmp_path / "o.onnx")
     assert inspect(path).weights == ()
 

@@ -42,7 +42,7 @@ def run(build: Build, tmp_path: Path) -> Run:
     np.savez(tmp_path / "images.npz", images=images, labels=random.integers(0, 10, 20))
     return Run(
         model=model_source(model),
-        dataset=source_of(tmp_path / "images.npz"),
+        dataset=source_of(tmp_path / "images.npz", tmp_path),
         samples=None,
         reserved=0,
         method="kmeans",

@@ -63,7 +63,9 @@ def test_results_are_those_of_convert_and_evaluate(
 ) -> None:
     folder, _ = swept
     row = rows_of(folder / "results.sqlite")["kmeans", 2]
-    model = compress(folder / "small.onnx", tmp_path / "k2.onnx", Options(bits=2)).path
+    model = compress(
+        folder / "small.onnx", tmp_path / "k2.onnx", Options(method="kmeans", bits=2)
+    ).path
     assert row["file_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     # The evaluation images exclude the eight calibration images: every (39 / 7)-th.
     import numpy as np
