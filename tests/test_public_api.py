@@ -62,6 +62,7 @@ def test_names_of_codebooks() -> None:
         "Sample",
         "Weights",
         "approximate_errors",
+        "as_scales",
         "assign",
         "distortion",
         "extremes",
@@ -69,7 +70,9 @@ def test_names_of_codebooks() -> None:
         "index_entropy",
         "method_named",
         "nearest",
+        "on_grid",
         "sample_of",
+        "split_scales",
     ]
 
 

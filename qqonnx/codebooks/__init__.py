@@ -12,6 +12,7 @@ Example:
 from qqonnx.codebooks.assignment import assign
 from qqonnx.codebooks.codebook import MAX_LEVELS, Codebook, Weights, nearest
 from qqonnx.codebooks.distortion import Distortion, distortion, index_entropy
+from qqonnx.codebooks.grid import as_scales, on_grid, split_scales
 from qqonnx.codebooks.kmeans import approximate_errors
 from qqonnx.codebooks.method import Method
 from qqonnx.codebooks.registry import METHODS, fit, method_named
@@ -27,6 +28,7 @@ __all__ = [
     "Sample",
     "Weights",
     "approximate_errors",
+    "as_scales",
     "assign",
     "distortion",
     "extremes",
@@ -34,5 +36,7 @@ __all__ = [
     "index_entropy",
     "method_named",
     "nearest",
+    "on_grid",
     "sample_of",
+    "split_scales",
 ]
