@@ -204,8 +204,7 @@ def check_options(options: Options, calibration: Calibration | None) -> None:
         ("int8_range", options.int8_range, INTEGER_RANGES),
     ):
         if value not in known:
-            choices = ", ".join(map(str, known))
-            raise OptionError(name, f"must be one of {choices}, not {value!r}")
+            raise OptionError(name, f"must be one of {', '.join(map(str, known))}, not {value!r}")
     for name, reason in _ignored(options, calibration).items():
         if getattr(options, name) not in (None, {}):
             raise OptionError(name, f"would be ignored: {reason}")
@@ -214,10 +213,9 @@ def check_options(options: Options, calibration: Calibration | None) -> None:
         if calibration is not None or options.method == AUTO:
             raise OptionError("operators", reason)
     if options.compute != "float":
-        if options.operators != "standard":
-            raise OptionError("compute", f"{options.compute} takes standard operators only")
-        if calibration is not None and calibration.finetune:
-            raise OptionError("compute", f"{options.compute} cannot be fine-tuned")
+        finetuned = calibration is not None and calibration.finetune
+        if options.operators != "standard" or finetuned:
+            raise OptionError("compute", f"{options.compute} takes standard operators, untuned")
 
 
 def plan_weights(
@@ -252,8 +250,7 @@ def plan_weights(
         fixed = any(fnmatchcase(weight.name, pattern) for pattern in options.bits_for)
         levels = _levels(weight, options)
         grid = (grids or {}).get(weight.name)
-        if grid is not None:
-            granularity = "scale"
+        granularity = granularity if grid is None else "scale"
         plans.append(WeightPlan(weight, _method(options), levels, granularity, fixed, grid))
     return plans, skipped
 
