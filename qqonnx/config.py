@@ -63,8 +63,7 @@ class Options:
         min_size: smallest number of elements of a tensor that is compressed.
         operators: "standard" (decode nodes of standard operators) or "matmulnbits" (weights of
             MatMul and Gemm in blocks, for ONNX Runtime's own operator, which keeps them packed).
-        compute: "float"; "int8-static" (ranges of activations are found by calibration) or
-            "int8-dynamic" (in each run); "int8" is static if most layers are Conv.
+        compute: "float", "int8-static", "int8-dynamic", or "int8": static if most layers are Conv.
         int8_range: largest absolute integer level, 63 or 127.
     """
 
