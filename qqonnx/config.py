@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 
 Granularity = Literal["tensor", "channel", "scale"]
 Operators = Literal["standard", "matmulnbits"]
+Compute = Literal["float", "int8", "int8-static", "int8-dynamic"]
 Value = TypeVar("Value")
 
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 OPERATORS: tuple[Operators, ...] = get_args(Operators)
+COMPUTE: tuple[Compute, ...] = get_args(Compute)
+
+INTEGER_RANGES = (63, 127)
+"""Largest absolute integer levels: x86 without VNNI saturates beyond 64."""
 
 AUTO = "auto"
 """The default method: the best file of the size of the plain one. See `is_automatic`."""
@@ -58,6 +63,8 @@ class Options:
         min_size: smallest number of elements of a tensor that is compressed.
         operators: "standard" (decode nodes of standard operators) or "matmulnbits" (weights of
             MatMul and Gemm in blocks, for ONNX Runtime's own operator, which keeps them packed).
+        compute: "float", "int8-static", "int8-dynamic", or "int8": static if most layers are Conv.
+        int8_range: largest absolute integer level, 63 or 127.
     """
 
     method: str | None = None
@@ -71,6 +78,8 @@ class Options:
     constant_initializers: bool = False
     min_size: int = 1024
     operators: Operators = "standard"
+    compute: Compute = "float"
+    int8_range: int = INTEGER_RANGES[0]
 
 
 @dataclass(frozen=True)
@@ -161,6 +170,7 @@ class WeightPlan:
         fixed: whether calibration must keep the levels: a pattern of `Options.bits_for` chose
             them, or many small weights share them.
         observed: whether calibration looks at the weight's inputs.
+        grid: largest absolute level of a weight that is multiplied as an integer; else None.
     """
 
     weight: Weight
@@ -169,6 +179,7 @@ class WeightPlan:
     granularity: str
     fixed: bool = False
     observed: bool = True
+    grid: int | None = None
 
 
 def is_automatic(options: Options) -> bool:
@@ -194,9 +205,11 @@ def check_options(options: Options, calibration: Calibration | None) -> None:
     for name, value, known in (
         ("granularity", _or_default(options.granularity, DEFAULT_GRANULARITY), GRANULARITIES),
         ("operators", options.operators, OPERATORS),
+        ("compute", options.compute, COMPUTE),
+        ("int8_range", options.int8_range, INTEGER_RANGES),
     ):
         if value not in known:
-            raise OptionError(name, f"must be one of {', '.join(known)}, not {value!r}")
+            raise OptionError(name, f"must be one of {', '.join(map(str, known))}, not {value!r}")
     for name, reason in _ignored(options, calibration).items():
         if getattr(options, name) not in (None, {}):
             raise OptionError(name, f"would be ignored: {reason}")
@@ -204,10 +217,14 @@ def check_options(options: Options, calibration: Calibration | None) -> None:
         reason = f"{options.operators} takes neither calibration nor a target"
         if calibration is not None or options.method == AUTO:
             raise OptionError("operators", reason)
+    if options.compute != "float":
+        finetuned = calibration is not None and calibration.finetune
+        if options.operators != "standard" or finetuned:
+            raise OptionError("compute", f"{options.compute} takes standard operators, untuned")
 
 
 def plan_weights(
-    weights: Sequence[Weight], options: Options
+    weights: Sequence[Weight], options: Options, grids: Mapping[str, int] | None = None
 ) -> tuple[list[WeightPlan], list[Skipped]]:
     """Return a plan for each weight that is compressed, and the other weights with a reason.
 
@@ -237,7 +254,10 @@ def plan_weights(
             granularity = "tensor"
         fixed = any(fnmatchcase(weight.name, pattern) for pattern in options.bits_for)
         levels = _levels(weight, options)
-        plans.append(WeightPlan(weight, _method(options), levels, granularity, fixed))
+        grid = (grids or {}).get(weight.name)
+        granularity = granularity if grid is None else "scale"
+        plan = WeightPlan(weight, _method(options), levels, granularity, fixed, grid=grid)
+        plans.append(plan)
     return plans, skipped
 
 
@@ -269,6 +289,8 @@ def _ignored(options: Options, calibration: Calibration | None) -> dict[str, str
     ignored = {}
     if options.levels is not None:
         ignored["bits"] = "levels is given"
+    if options.compute != "float" and options.granularity != "scale":
+        ignored["granularity"] = "integer weights have a scale for each channel"
     if options.operators == "matmulnbits":
         ignored["levels"] = "matmulnbits takes bits"
     if options.method == AUTO:

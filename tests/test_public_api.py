@@ -63,6 +63,7 @@ def test_names_of_codebooks() -> None:
         "Weights",
         "approximate_errors",
         "approximate_levels",
+        "as_scales",
         "assign",
         "distortion",
         "extremes",
@@ -70,7 +71,9 @@ def test_names_of_codebooks() -> None:
         "index_entropy",
         "method_named",
         "nearest",
+        "on_grid",
         "sample_of",
+        "split_scales",
     ]
 
 

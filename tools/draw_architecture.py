@@ -46,6 +46,7 @@ ROOMS = {
     "finetune": ("gradient descent in PyTorch", 0.0),
     "calibration": ("second moments, GPTQ, allocation", 0.5),
     "zoo": ("PyTorch models to ONNX", 1.0),
+    "integer": ("rounded activations, int8 weights", 0.5),
     "encoding": ("the stored form: write, read, verify", 0.0),
     "evaluation": ("metrics, timing, sizes", 1.0),
     "inputs": ("images, arrays, runs of any shape", 1.0),

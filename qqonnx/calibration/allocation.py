@@ -22,10 +22,12 @@ class LevelChoice(NamedTuple):
     Attributes:
         levels: number of levels.
         scaled: whether each output channel has a scale.
+        grid: largest absolute level if the levels are integers; None if they are floats.
     """
 
     levels: int
     scaled: bool
+    grid: int | None = None
 
 
 Allocation = dict[str, LevelChoice]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qqonnx.calibration.allocation import LevelChoice
 from qqonnx.calibration.matrices import best_allocation, encode_matrix, weight_matrices
 from qqonnx.calibration.measure import measure_weights
 from qqonnx.calibration.passes import map_with_moments, moment_passes
@@ -18,7 +17,7 @@ from qqonnx.errors import OptionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from qqonnx.calibration.allocation import Allocation
+    from qqonnx.calibration.allocation import Allocation, LevelChoice
     from qqonnx.calibration.context import Context
     from qqonnx.calibration.drop import Drop
     from qqonnx.calibration.matrices import WeightMatrix
@@ -122,7 +121,7 @@ def _budget(
     """Return the bytes of all weights: those of the levels that the options request, or a guess."""
     count = sum(weight.size for weight in weights)
     if target is None:
-        return sum(w.nbytes(LevelChoice(w.levels, w.can_scale)) for w in weights)
+        return sum(w.nbytes(w.choice(w.levels, scaled=w.can_scale)) for w in weights)
     if target.max_drop is not None:
         return _TYPICAL_BITS * count // 8
     return target.nbytes(context.bytes_before, count) - _fixed_bytes(context, rounded)

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.codebooks import approximate_levels, assign, fit, nearest
+from qqonnx.calibration.start import (
+    as_float16,
+    float_codebook,
+    integer_codebook,
+    row_sizes,
+    start_codebook,
+    thresholds,
+)
+from qqonnx.codebooks import assign, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,16 +40,7 @@ later columns."""
 ROUNDS = 2
 """Number of rounds that fit levels and scales."""
 
-MIN_SCALE = 2.0**-14
-"""Smallest normal float16."""
-
 _GRADIENT_STEPS = 4
-
-_FEW = 64
-"""Up to this many values per level, the first levels are those of k-means."""
-
-_START_SAMPLE = 1 << 15
-"""Largest number of values to which the first levels are fitted."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,9 @@ class QuantizedMatrix:
     """A matrix [groups, rows, columns] as levels, scales and indices.
 
     Attributes:
-        levels: float32 [k], ascending.
-        scales: float32 [groups, rows], float16 values; ones if the rows have no scales.
+        levels: float32 [k], or int8, ascending.
+        scales: float32 [groups, rows], float16 values (with integer levels, times a power of two);
+            ones if the rows have no scales.
         indices: uint8 [groups, rows, columns].
     """
 
@@ -65,7 +65,13 @@ class QuantizedMatrix:
 
 
 def gptq(
-    matrix: Floats, moment: Floats, levels: int, *, scaled: bool, rounds: int = ROUNDS
+    matrix: Floats,
+    moment: Floats,
+    levels: int,
+    *,
+    scaled: bool,
+    rounds: int = ROUNDS,
+    grid: int | None = None,
 ) -> QuantizedMatrix:
     """Quantize a matrix for inputs with second moments `moment`.
 
@@ -76,17 +82,21 @@ def gptq(
         levels: largest number of levels.
         scaled: whether each row has a scale.
         rounds: number of rounds that fit levels and scales and update indices.
+        grid: largest absolute level of integer levels, which need scales and are not fitted; None
+            for float levels.
     """
     diagonal = np.einsum("gii->gi", moment)
     scales = np.ones(matrix.shape[:2], np.float32)
     if scaled:
-        scales = _as_float16(row_sizes(matrix))
-    codebook = _start(matrix, diagonal, scales, levels)
+        scales = as_float16(row_sizes(matrix))
+    codebook = start_codebook(matrix, diagonal, scales, levels)
     if scaled:
         start = QuantizedMatrix(codebook, scales, _nearest(matrix, codebook, scales))
         weighted = start.levels[start.indices] * diagonal[:, None]
         scales = _fitted_scales(matrix, weighted, start)
-        codebook = _start(matrix, diagonal, scales, levels)
+        codebook = start_codebook(matrix, diagonal, scales, levels)
+    if grid is not None:
+        codebook, scales = integer_codebook(matrix, diagonal, (codebook, scales), levels, grid)
     result = QuantizedMatrix(codebook, scales, _gptq_indices(matrix, moment, codebook, scales))
     wanted = matrix @ moment
     for _ in range(rounds):
@@ -94,7 +104,8 @@ def gptq(
         if scaled:
             result = replace(result, scales=_fitted_scales(matrix, weighted, result))
         slope = wanted - weighted * result.scales[..., None]
-        result, slope = _fitted_levels(moment, slope, result)
+        if grid is None:
+            result, slope = _fitted_levels(moment, slope, result)
         result = replace(result, indices=_updated_indices(matrix, moment, slope, result))
     return result
 
@@ -112,17 +123,11 @@ def weighted_kmeans(
     """
     scales = np.ones(matrix.shape[:2], np.float32)
     if scaled:
-        scales = _as_float16(row_sizes(matrix))
-    codebook = _codebook(matrix, importance, scales, levels)
+        scales = as_float16(row_sizes(matrix))
+    codebook = float_codebook(matrix, importance, scales, levels)
     shares = matrix / scales[..., None]
     indices = assign(shares, nearest(codebook.astype(np.float64)))
     return QuantizedMatrix(codebook, scales, np.asarray(indices))
-
-
-def row_sizes(matrix: Floats) -> Floats:
-    """Return the root of the mean square of each row, float32 [groups, rows]."""
-    squares = np.einsum("gij,gij->gi", matrix, matrix, dtype=np.float64)
-    return np.asarray(np.sqrt(squares / matrix.shape[2]), np.float32)
 
 
 def output_error(matrix: Floats, decoded: Floats, moment: Floats) -> float:
@@ -131,46 +136,9 @@ def output_error(matrix: Floats, decoded: Floats, moment: Floats) -> float:
     return float(np.einsum("gij,gij->", error @ moment, error, dtype=np.float64))
 
 
-def _codebook(matrix: Floats, importance: Floats, scales: Floats, levels: int) -> Floats:
-    weight = np.square(scales)[..., None] * importance[:, None, :]
-    shares = matrix / scales[..., None]
-    codebook = fit(
-        shares.reshape(-1),
-        "kmeans",
-        levels,
-        importance=np.broadcast_to(weight, matrix.shape).reshape(-1),
-    )
-    return codebook.levels.astype(np.float32)
-
-
-def _start(matrix: Floats, importance: Floats, scales: Floats, levels: int) -> Floats:
-    """Return the levels to start from: near those of k-means, on a sample of the values."""
-    if matrix.size <= _FEW * levels:
-        return _codebook(matrix, importance, scales, levels)
-    chosen = np.arange(matrix.size)
-    if matrix.size > _START_SAMPLE:
-        chosen = np.random.default_rng(0).choice(matrix.size, _START_SAMPLE, replace=False)
-    group, row, column = np.unravel_index(chosen, matrix.shape)
-    scale = scales[group, row].astype(np.float64)
-    mass = (np.square(scale) * importance[group, column]).astype(np.float64)
-    shares = matrix[group, row, column].astype(np.float64) / scale
-    found = approximate_levels(shares, mass, levels)
-    # Levels that are equal as floats would leave the order of the thresholds open.
-    return np.unique(found.astype(np.float32))
-
-
 def _nearest(matrix: Floats, codebook: Floats, scales: Floats) -> Indices:
-    chosen = np.searchsorted(_thresholds(codebook), matrix / scales[..., None])
+    chosen = np.searchsorted(thresholds(codebook), matrix / scales[..., None])
     return chosen.astype(np.uint8)
-
-
-def _as_float16(scales: Floats) -> Floats:
-    return np.clip(scales, MIN_SCALE, 65504).astype(np.float16).astype(np.float32)
-
-
-def _thresholds(codebook: Floats) -> Floats:
-    """Return the midpoints between neighboring levels."""
-    return np.asarray((codebook[1:] + codebook[:-1]) / 2)
 
 
 def _factor(moment: Floats) -> Floats:
@@ -197,7 +165,7 @@ def _gptq_indices(matrix: Floats, moment: Floats, codebook: Floats, scales: Floa
     factor = _factor(moment[groups, order[:, :, None], order[:, None, :]])
     # Columns of the weights are contiguous here.
     wanted = np.take_along_axis(matrix.transpose(0, 2, 1), order[:, :, None], 1)
-    thresholds = _thresholds(codebook)
+    midpoints = thresholds(codebook)
     errors = np.empty_like(wanted)
     indices = np.empty(wanted.shape, np.uint8)
     for begin in range(0, columns, BLOCK):
@@ -208,7 +176,7 @@ def _gptq_indices(matrix: Floats, moment: Floats, codebook: Floats, scales: Floa
             within = upper[:, column - begin, None, begin:column] @ errors[:, begin:column]
             exact = wanted[:, column]
             values = exact + fed_back[:, column - begin] + within[:, 0]
-            chosen = np.searchsorted(thresholds, values / scales)
+            chosen = np.searchsorted(midpoints, values / scales)
             indices[:, column] = chosen
             errors[:, column] = exact - codebook[chosen] * scales
     restored = np.take_along_axis(indices, np.argsort(order, axis=1)[:, :, None], 1)
@@ -223,7 +191,7 @@ def _updated_indices(
     `slope` is the error of the weights times the moment, [groups, rows, columns].
     """
     codebook, scales = current.levels, current.scales
-    thresholds = _thresholds(codebook)
+    midpoints = thresholds(codebook)
     decoded = np.ascontiguousarray(current.decoded.transpose(0, 2, 1))
     slope = np.ascontiguousarray(slope.transpose(0, 2, 1))
     diagonal = np.einsum("gii->gi", moment)
@@ -238,7 +206,7 @@ def _updated_indices(
             moved = own[:, number, None, :number] @ steps[:, :number]
             left = slope[:, column] - moved[:, 0]
             best = decoded[:, column] + left / diagonal[:, None, column]
-            chosen = np.searchsorted(thresholds, best / scales)
+            chosen = np.searchsorted(midpoints, best / scales)
             indices[:, column] = chosen
             steps[:, number] = codebook[chosen] * scales - decoded[:, column]
         slope[:, end:] -= moment[:, end:, begin:end] @ steps
@@ -254,7 +222,7 @@ def _fitted_scales(matrix: Floats, weighted: Floats, current: QuantizedMatrix) -
     dot = np.einsum("gij,gij->gi", matrix, weighted)
     norm = np.einsum("gij,gij->gi", current.levels[current.indices], weighted)
     fitted = np.divide(dot, norm, out=current.scales.copy(), where=(norm > 0) & (dot > 0))
-    return _as_float16(fitted)
+    return as_float16(fitted)
 
 
 def _fitted_levels(

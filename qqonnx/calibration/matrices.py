@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from qqonnx.calibration.allocation import Candidate, allocate
+from qqonnx.calibration.allocation import Candidate, LevelChoice, allocate
 from qqonnx.calibration.layers import Layer, layer_of
 from qqonnx.encoding.encode import NODE_BYTES, PLANE_BYTES, stored_weight
 from qqonnx.encoding.packing import storage_for
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from qqonnx.calibration.allocation import Allocation, LevelChoice, Losses
+    from qqonnx.calibration.allocation import Allocation, Losses
     from qqonnx.calibration.context import Context
     from qqonnx.calibration.gptq import QuantizedMatrix
     from qqonnx.config import WeightPlan
@@ -43,12 +43,14 @@ class WeightMatrix:
             with these levels is the budget.
         layer: the operator that uses the weight; None if its inputs cannot be observed.
         fixed: whether the weight must have these levels.
+        grid: largest absolute level of a weight that is multiplied as an integer; else None.
     """
 
     weight: Weight
     levels: int
     layer: Layer | None
     fixed: bool = False
+    grid: int | None = None
 
     @property
     def name(self) -> str:
@@ -73,6 +75,12 @@ class WeightMatrix:
         """Whether the rows can have scales: one per output channel."""
         axis = self.weight.channel_axis
         return axis is not None and self.rows == self.weight.shape[axis] > 1
+
+    def choice(self, levels: int, *, scaled: bool) -> LevelChoice:
+        """Return a choice of levels; integer ones are at most `2 * grid + 1`, and have scales."""
+        if self.grid is None:
+            return LevelChoice(levels, scaled)
+        return LevelChoice(min(levels, 2 * self.grid + 1), True, self.grid)
 
     @property
     def work_size(self) -> int:
@@ -123,7 +131,7 @@ class WeightMatrix:
 def weight_matrices(context: Context) -> list[WeightMatrix]:
     """Return the weights to compress as matrices."""
     return [
-        WeightMatrix(plan.weight, plan.levels, _layer(plan, context), plan.fixed)
+        WeightMatrix(plan.weight, plan.levels, _layer(plan, context), plan.fixed, plan.grid)
         for plan in context.plans
     ]
 
@@ -158,12 +166,15 @@ def encode_matrix(
     matrix: WeightMatrix, quantized: QuantizedMatrix, *, scaled: bool, method: str
 ) -> CodebookWeight:
     """Return the stored form of a quantized weight."""
-    dtype = matrix.weight.tensor.dtype.numpy()
+    levels, scales = quantized.levels, quantized.scales.reshape(-1)
+    if quantized.levels.dtype != np.int8:
+        levels = levels.astype(matrix.weight.tensor.dtype.numpy())
+        scales = scales.astype(np.float16)
     return stored_weight(
         matrix.weight,
         np.ascontiguousarray(matrix.in_shape(quantized.indices)),
-        quantized.levels.astype(dtype),
-        quantized.scales.reshape(-1).astype(np.float16) if scaled else None,
+        levels,
+        scales if scaled else None,
         method=method,
         granularity="scale" if scaled else "tensor",
     )

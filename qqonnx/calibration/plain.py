@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qqonnx.calibration.allocation import LevelChoice
 from qqonnx.calibration.matrices import encode_matrix, weight_matrices
 from qqonnx.calibration.quantize import LEVEL_COUNTS, quantize_matrix
 from qqonnx.encoding.stored import FLOAT16
@@ -13,6 +12,7 @@ from qqonnx.parallel import in_order
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from qqonnx.calibration.allocation import LevelChoice
     from qqonnx.calibration.context import Context
     from qqonnx.calibration.matrices import WeightMatrix
     from qqonnx.encoding.stored import CodebookWeight, StoredWeight
@@ -52,4 +52,4 @@ def plain_weights(
 
 
 def _choice(weight: WeightMatrix, levels: int) -> LevelChoice:
-    return LevelChoice(weight.levels if weight.fixed else levels, weight.can_scale)
+    return weight.choice(weight.levels if weight.fixed else levels, scaled=weight.can_scale)

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qqonnx.calibration.allocation import Allocation, LevelChoice
 from qqonnx.encoding.packing import storage_for
 from qqonnx.errors import QqonnxError
 from qqonnx.model.save import staged
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+    from qqonnx.calibration.allocation import Allocation
     from qqonnx.calibration.matrices import WeightMatrix
 
 
@@ -63,7 +63,7 @@ def read_plan(path: str | os.PathLike[str], matrices: Sequence[WeightMatrix]) ->
                 f"{path}: weight {weight.name!r}: granularity must be scale or tensor"
             )
         scaled = granularity == "scale" and weight.can_scale
-        allocation[weight.name] = LevelChoice(levels, scaled)
+        allocation[weight.name] = weight.choice(levels, scaled=scaled)
     if weights:
         raise QqonnxError(f"{path}: the model has no weight {next(iter(weights))!r}")
     return allocation

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qqonnx.calibration.allocation import LevelChoice
-from qqonnx.calibration.gptq import gptq, row_sizes, weighted_kmeans
+from qqonnx.calibration.gptq import gptq, weighted_kmeans
 from qqonnx.calibration.shrinkage import shrunk_moment
+from qqonnx.calibration.start import row_sizes
 from qqonnx.codebooks import approximate_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from qqonnx.calibration.allocation import LevelChoice
     from qqonnx.calibration.gptq import QuantizedMatrix
     from qqonnx.calibration.matrices import WeightMatrix
     from qqonnx.calibration.moments import Moments
@@ -49,12 +51,41 @@ def quantize_matrix(
         half: whether to use only the first half of the calibration samples, with one round of
             fitted levels and scales: for the measurement of sensitivity.
     """
+    if choice.grid is not None:
+        return _on_grid(matrix, choice, moments, shrinkage, half=half)
     if moments is None or shrinkage is None:
         ones = np.ones((len(matrix), matrix.shape[2]), np.float32)
         return weighted_kmeans(matrix, ones, choice.levels, scaled=choice.scaled)
     moment = shrunk_moment(moments, matrix, shrinkage, half=half)
     rounds = 1 if half else 2
     return gptq(matrix, moment, choice.levels, scaled=choice.scaled, rounds=rounds)
+
+
+def _on_grid(
+    matrix: Floats,
+    choice: LevelChoice,
+    moments: Moments | None,
+    shrinkage: Shrinkage | None,
+    *,
+    half: bool,
+) -> QuantizedMatrix:
+    """Quantize a weight to integer levels. The arguments are those of `quantize_matrix`."""
+    assert choice.grid is not None
+    moment = np.tile(np.eye(matrix.shape[2], dtype=np.float32), (len(matrix), 1, 1))
+    if moments is not None and shrinkage is not None:
+        moment = shrunk_moment(moments, matrix, shrinkage, half=half)
+    # Scales of about 1 suit float16.
+    largest = float(np.abs(matrix).max(initial=0)) / choice.grid
+    unit = np.float32(2.0 ** np.ceil(np.log2(largest))) if largest > 0 else np.float32(1)
+    found = gptq(
+        matrix / unit,
+        moment,
+        choice.levels,
+        scaled=True,
+        rounds=1 if half else 2,
+        grid=choice.grid,
+    )
+    return replace(found, levels=found.levels.astype(np.int8), scales=found.scales * unit)
 
 
 def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelChoice, float]:
@@ -70,7 +101,7 @@ def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelCh
         moments: second moments of the inputs; None if they are not known.
     """
     if weight.fixed:
-        return {LevelChoice(weight.levels, weight.can_scale): 1.0}
+        return {weight.choice(weight.levels, scaled=weight.can_scale): 1.0}
     matrix = weight.values()
     importance = np.ones((len(matrix), matrix.shape[2]), np.float32)
     if moments is not None:
@@ -79,8 +110,9 @@ def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelCh
     if matrix.size > _ERROR_SAMPLE:
         chosen = np.random.default_rng(0).choice(matrix.size, _ERROR_SAMPLE, replace=False)
     group, row, column = np.unravel_index(chosen, matrix.shape)
-    errors = {}
-    for scaled in (True, False) if weight.can_scale else (False,):
+    errors: dict[LevelChoice, float] = {}
+    kinds = (True, False) if weight.can_scale else (False,)
+    for scaled in kinds if weight.grid is None else (True,):
         scales = np.ones(matrix.shape[:2], np.float32)
         if scaled:
             scales = np.maximum(row_sizes(matrix), np.float32(1e-12))
@@ -91,6 +123,11 @@ def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelCh
         logs = np.log(np.asarray(fitted) + 1e-30)
         between = np.interp(np.log(LEVEL_COUNTS), np.log(_FITTED_COUNTS), logs)
         size = max(float((np.square(shares) * mass).sum()), 1e-30)
+        rounding = 0.0
+        if weight.grid is not None:
+            steps = np.abs(matrix).max(axis=2)[group, row] / (scale * weight.grid)
+            rounding = float((np.square(steps) * mass).sum()) / 12
         for levels, log in zip(LEVEL_COUNTS, between, strict=True):
-            errors[LevelChoice(levels, scaled)] = float(np.exp(log)) / size
+            error = (float(np.exp(log)) + rounding) / size
+            errors.setdefault(weight.choice(levels, scaled=scaled), error)
     return errors

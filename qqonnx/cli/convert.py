@@ -25,12 +25,21 @@ from qqonnx.cli.terminal import (
     table_console,
 )
 from qqonnx.codebooks import METHODS
-from qqonnx.config import AUTO, DEFAULT_BITS, GRANULARITIES, OPERATORS, PLAIN_METHOD, Options
+from qqonnx.config import (
+    AUTO,
+    COMPUTE,
+    DEFAULT_BITS,
+    GRANULARITIES,
+    INTEGER_RANGES,
+    OPERATORS,
+    PLAIN_METHOD,
+    Options,
+)
 from qqonnx.errors import OptionError
 from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from qqonnx.config import Granularity, Operators
+    from qqonnx.config import Compute, Granularity, Operators
 
 
 def convert(
@@ -100,6 +109,18 @@ def convert(
             "operator for MatMul and Gemm, 4 or 8 bits, packed in memory too."
         ),
     ] = OPERATORS[0],
+    compute: Annotated[
+        str,
+        typer.Option(
+            help="float; int8-static: Conv, Gemm and MatMul multiply integers, with ranges of "
+            "activations found by calibration; int8-dynamic: Gemm and MatMul do, with ranges found "
+            "in each run; int8: static if most layers are Conv."
+        ),
+    ] = COMPUTE[0],
+    int8_range: Annotated[
+        int,
+        typer.Option(help="Largest integer level, 63 or 127; x86 without VNNI saturates from 65."),
+    ] = INTEGER_RANGES[0],
     runtime_min: Annotated[
         str | None,
         typer.Option(help="Oldest ONNX Runtime that must run the file, such as 1.15."),
@@ -203,6 +224,8 @@ def convert(
         constant_initializers=constant_initializers,
         min_size=min_size,
         operators=cast("Operators", operators),
+        compute=cast("Compute", compute),
+        int8_range=int8_range,
     )
     target = target_of(target_size, target_bits, target_ratio, max_drop, metric)
     calibrated = calibration_of(

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from qqonnx.calibration.inputs import CalibrationInputs
     from qqonnx.compression.choice import ChosenWeights
     from qqonnx.compression.job import Job
     from qqonnx.compression.quality import Feed
@@ -48,10 +49,19 @@ _ATTEMPTS = 4
 """Numbers of levels to try until the plain file is no larger than that."""
 
 
-def write_calibrated(job: Job, model: ir.Model, chosen: ChosenWeights, bytes_before: int) -> Made:
-    """Write the model with calibrated levels, or plain ones of the same size if they lose less."""
+def write_calibrated(
+    job: Job,
+    model: ir.Model,
+    chosen: ChosenWeights,
+    bytes_before: int,
+    given: CalibrationInputs | None = None,
+) -> Made:
+    """Write the model with calibrated levels, or plain ones of the same size if they lose less.
+
+    `given` are calibration inputs; without them, they are read for the model.
+    """
     request = job.calibration or Calibration()
-    context, calibrated, doubt = _calibrated(job, request, model, chosen, bytes_before)
+    context, calibrated, doubt = _calibrated(job, request, model, chosen, bytes_before, given)
     inputs, stored = context.inputs, calibrated.stored
     if request.finetune:
         from qqonnx.finetune.weights import finetune_weights
@@ -73,7 +83,12 @@ def write_calibrated(job: Job, model: ir.Model, chosen: ChosenWeights, bytes_bef
 
 
 def _calibrated(
-    job: Job, request: Calibration, model: ir.Model, chosen: ChosenWeights, bytes_before: int
+    job: Job,
+    request: Calibration,
+    model: ir.Model,
+    chosen: ChosenWeights,
+    bytes_before: int,
+    given: CalibrationInputs | None,
 ) -> tuple[Context, Calibrated, str | None]:
     """Return the model with its inputs, the weights, and why calibration did less than usual."""
     context = Context(
@@ -101,7 +116,9 @@ def _calibrated(
         return context, calibrated(context), "levels were chosen from the weights alone, as asked"
     try:
         # A largest drop is judged on half of the samples anyway.
-        inputs = calibration_inputs(model, request.data, request.samples, hold_out=not drops)
+        inputs = given or calibration_inputs(
+            model, request.data, request.samples, hold_out=not drops
+        )
         context, doubt = _in_time(replace(context, inputs=inputs), request)
         return context, calibrated(context), doubt
     except QqonnxError as error:

@@ -11,10 +11,11 @@ import onnx_ir as ir
 from qqonnx.codebooks import extremes
 from qqonnx.config import plan_weights
 from qqonnx.errors import NothingToCompressError, OptionError, QqonnxError
+from qqonnx.integer.layers import largest_level, multiplied_as_integers
 from qqonnx.model.folding import fold_weights
 from qqonnx.model.load import fix_initializers
 from qqonnx.model.quantized import integer_weights
-from qqonnx.model.scopes import float_constants, tensor_of
+from qqonnx.model.scopes import constants_of, tensor_of
 from qqonnx.model.select import Skipped, select
 from qqonnx.model.tying import tie_weights
 
@@ -80,7 +81,7 @@ def nothing_to_compress(
 
 
 def _constant_bytes(model: ir.Model) -> int:
-    return sum(tensor_of(value).nbytes for value, _ in float_constants(model))
+    return sum(tensor_of(value).nbytes for value, _ in constants_of(model))
 
 
 def _planned(model: ir.Model, options: Options, *, calibrated: bool) -> ChosenWeights:
@@ -91,7 +92,10 @@ def _planned(model: ir.Model, options: Options, *, calibrated: bool) -> ChosenWe
         if not any(fnmatchcase(name, pattern) for name in names):
             raise OptionError("include", f"no float tensor has a name like {pattern}")
     biases = [weight for weight in selected if _is_only_rounded(weight, options)]
-    plans, left_out = plan_weights([w for w in selected if w not in biases], options)
+    weights = [w for w in selected if w not in biases]
+    multiplied = multiplied_as_integers(weights) if options.compute != "float" else []
+    grids = {w.name: largest_level(w, options.int8_range) for w in multiplied}
+    plans, left_out = plan_weights(weights, options, grids)
     plans, defects = _finite(plans)
     skipped += left_out + defects
     integers = tuple(integer_weights(model))
@@ -102,7 +106,7 @@ def _tied(
     model: ir.Model, options: Options, chosen: ChosenWeights, *, calibrated: bool
 ) -> ChosenWeights:
     """Store weights once that are equal and planned alike; their users may differ then."""
-    kinds = {p.weight.value: (p.method, p.levels, p.granularity) for p in chosen.plans}
+    kinds = {p.weight.value: (p.method, p.levels, p.granularity, p.grid) for p in chosen.plans}
     by_tensor = all(plan.granularity == "tensor" for plan in chosen.plans)
     removed = tie_weights(
         model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qqonnx.compression.integers import put_integer_weights
 from qqonnx.compression.results import weight_report
 from qqonnx.encoding.rewrite import rewrite
 from qqonnx.encoding.stored import FLOAT16
@@ -62,6 +63,8 @@ class Made:
 
 def store(model: ir.Model, weights: Sequence[StoredWeight], job: Job, path: Path) -> int:
     """Write the model with its weights in their stored form; return the bytes of the file."""
+    if job.options.compute != "float":
+        put_integer_weights(model, weights, job.options)
     rewrite(model, weights)
     write(model, path, external_data=job.external_data)
     return written_bytes(path)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from qqonnx.compression.choice import choose_weights, nothing_to_compress
+from qqonnx.compression.integers import round_activations
 from qqonnx.compression.job import Job, Made
 from qqonnx.compression.plain import write_plain
 from qqonnx.compression.quality import Quality, measure_quality
@@ -132,12 +133,16 @@ def _write_compressed(job: Job) -> Made:
         fit_runtime(model, job.runtime_min)
     bytes_before = file_bytes(model, job.source)
     calibrated = job.calibration is not None or is_automatic(job.options)
-    chosen = choose_weights(model, job.options, calibrated=calibrated)
+    inputs = None
+    if job.options.compute != "float":
+        model, inputs = round_activations(model, job.options, job.calibration)
+    # Between integers, biases become int32.
+    chosen = choose_weights(model, job.options, calibrated=calibrated and inputs is None)
     if not chosen.plans:
         raise nothing_to_compress(job.source, chosen, chosen.skipped)
     if calibrated:
         # The steps of calibration load only for those who calibrate.
         from qqonnx.compression.calibrated import write_calibrated
 
-        return write_calibrated(job, model, chosen, bytes_before)
-    return write_plain(job, model, chosen, bytes_before)
+        return write_calibrated(job, model, chosen, bytes_before, inputs)
+    return write_plain(job, model, chosen, bytes_before, inputs)

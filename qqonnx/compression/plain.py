@@ -17,6 +17,7 @@ from qqonnx.model.select import Skipped
 from qqonnx.parallel import in_order
 
 if TYPE_CHECKING:
+    from qqonnx.calibration.inputs import CalibrationInputs
     from qqonnx.compression.choice import ChosenWeights
     from qqonnx.compression.job import Job
     from qqonnx.config import Options, WeightPlan
@@ -27,12 +28,13 @@ def write_plain(
     model: ir.Model,
     chosen: ChosenWeights,
     bytes_before: int,
+    inputs: CalibrationInputs | None = None,
 ) -> Made:
-    """Write the model with each weight encoded as planned."""
+    """Write the model with each weight encoded as planned; `inputs` are those of its original."""
     assert not chosen.biases
     plans, skipped = chosen.plans, list(chosen.skipped)
     # The model has plain weights here.
-    feeds = quality_feeds(model, None) if job.verify_outputs else ([], "")
+    feeds = quality_feeds(model, inputs) if job.verify_outputs else ([], "")
     # Work on arrays of a channel's size is Python's more than numpy's: threads would only wait.
     threads = 1 if job.options.granularity == "channel" else job.threads
     total = sum(plan.weight.tensor.size for plan in plans)

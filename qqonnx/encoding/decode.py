@@ -62,7 +62,7 @@ def add_decode(builder: Builder, weight: CodebookWeight) -> ir.Value:
     """Add the nodes that compute a weight and return the last output, of the weight's shape."""
     if weight.codebook.ndim == 2:
         return _decoded_by_channel(builder, weight)
-    if weight.scales is None:
+    if weight.scales is None or weight.is_integer:
         return _decoded(builder, weight)
     matrix = _matrix(weight)
     if weight.storage.group == 1 and matrix is not None:

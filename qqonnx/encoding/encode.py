@@ -5,8 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx_ir as ir
 
-from qqonnx.codebooks import Codebook, Weights, assign, distortion, extremes, fit
+from qqonnx.codebooks import (
+    Codebook,
+    Weights,
+    as_scales,
+    assign,
+    distortion,
+    extremes,
+    fit,
+    nearest,
+    on_grid,
+)
 from qqonnx.encoding.packing import Indices, pack, storage_for
 from qqonnx.encoding.stored import FLOAT16, CodebookWeight, RoundedWeight, digest
 from qqonnx.errors import QqonnxError
@@ -32,6 +43,8 @@ def encode(plan: WeightPlan) -> CodebookWeight:
     """
     values = np.ascontiguousarray(plan.weight.tensor.numpy())
     by_granularity = {"tensor": _by_tensor, "channel": _by_channel, "scale": _by_scale}
+    if plan.grid is not None:
+        by_granularity = {"scale": _by_scale_on_grid}
     try:
         indices, codebook, scales = by_granularity[plan.granularity](values, plan)
     except QqonnxError as error:
@@ -55,29 +68,37 @@ def stored_weight(
     Args:
         weight: the weight.
         indices: uint8, of the weight's shape.
-        codebook: [k], or [channels, k] with granularity "channel"; in the weight's dtype.
+        codebook: [k], or [channels, k] with granularity "channel"; in the weight's dtype, or int8.
         scales: [channels] in the weight's dtype or float16 with granularity "scale"; else None.
+            With integer levels, float32.
         method: name of the codebook method.
         granularity: "tensor", "channel" or "scale".
     """
     axis = None if granularity == "tensor" else weight.channel_axis
     values = np.ascontiguousarray(weight.tensor.numpy())
     indices, codebook, counts = by_frequency(indices, codebook, axis)
-    decoded = decode_values(indices, codebook, scales, axis)
+    is_integer = codebook.dtype == np.int8
+    decoded = decode_values(indices, codebook, None if is_integer else scales, axis)
+    approximation = decoded
+    if is_integer:
+        approximation = decode_values(indices, codebook.astype(np.float32), scales, axis)
     storage = storage_for(codebook.shape[-1])
     planes = pack(indices.reshape(-1), storage)
     fingerprint = digest(decoded)
-    parts = (*planes, codebook) if scales is None else (*planes, codebook, scales)
+    parts = [*planes, codebook]
+    if scales is not None:
+        # Nodes behind integers round their scales to 16 bits; see `qqonnx.codebooks.grid`.
+        parts.append(scales.astype(np.float16) if is_integer else scales)
     return CodebookWeight(
         name=weight.name,
         shape=values.shape,
-        dtype=weight.tensor.dtype,
+        dtype=ir.DataType.INT8 if is_integer else weight.tensor.dtype,
         method=method,
         granularity=granularity,
         levels=codebook.shape[-1],
         bits=storage.bits_per_weight,
         counts=counts,
-        error=distortion(values, decoded),
+        error=distortion(values, approximation),
         payload_bytes=sum(part.nbytes for part in parts),
         digest=lambda: fingerprint,
         channel_axis=axis,
@@ -235,6 +256,18 @@ def _by_scale(values: Weights, plan: WeightPlan) -> tuple[Indices, Weights, Weig
         importance=importance.reshape(-1),
     )
     return _indices(shares, codebook), codebook.levels.astype(values.dtype), scales
+
+
+def _by_scale_on_grid(values: Weights, plan: WeightPlan) -> tuple[Indices, Weights, Weights]:
+    """Choose integer levels in proportion to those of the method."""
+    assert plan.grid is not None
+    axis = plan.weight.channel_axis
+    assert axis is not None
+    _, codebook, scales = _by_scale(values, plan)
+    levels, step = on_grid(codebook.astype(np.float64), plan.grid)
+    steps = as_scales(scales.astype(np.float32) * np.float32(step))
+    shares = values / broadcastable(steps, axis, values.ndim)
+    return _indices(shares, nearest(levels)), levels.astype(np.int8), steps
 
 
 def _indices(values: Weights, codebook: Codebook) -> Indices:

@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from qqonnx.errors import QqonnxError, first_line
-from qqonnx.model.scopes import FLOAT_TYPES, Scope, ancestors, scopes
+from qqonnx.model.scopes import WEIGHT_TYPES, Scope, ancestors, scopes
 from qqonnx.model.session import open_session
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class DecodeGraph:
                     raise QqonnxError(f"weight {self.name!r}: a Cast has no valid type") from error
             value = node.inputs[0] if node.inputs else None
         tensor = ir.convenience.get_const_tensor(value) if value is not None else None
-        if tensor is None or tensor.dtype not in FLOAT_TYPES:
+        if tensor is None or tensor.dtype not in WEIGHT_TYPES:
             raise QqonnxError(f"weight {self.name!r}: its decode nodes have no codebook")
         return tensor.dtype
 

@@ -18,7 +18,7 @@ from qqonnx.encoding.packing import Storage, layouts, pack, unpack
 from qqonnx.encoding.record import read_record
 from qqonnx.encoding.stored import FLOAT16, CodebookWeight, RoundedWeight, StoredWeight, digest
 from qqonnx.errors import QqonnxError
-from qqonnx.model.scopes import FLOAT_TYPES
+from qqonnx.model.scopes import FLOAT_TYPES, WEIGHT_TYPES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -193,13 +193,13 @@ def _codebook_and_scales(
     graph: DecodeGraph, record: WeightRecord
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return the codebook, [levels] or [channels, levels], and the scales [channels] if any."""
-    floats = [
+    parts = [
         (value, tensor.numpy())
         for value, tensor in zip(graph.constants, graph.tensors, strict=True)
-        if tensor.dtype in FLOAT_TYPES
+        if tensor.dtype in WEIGHT_TYPES
     ]
-    scales = [array.reshape(-1) for value, array in floats if _is_factor(value)]
-    (codebook,) = (array for value, array in floats if not _is_factor(value))
+    scales = [array.reshape(-1) for value, array in parts if _is_factor(value)]
+    (codebook,) = (array for value, array in parts if not _is_factor(value))
     if record.granularity != "channel":
         return codebook.reshape(-1), scales[0] if scales else None
     by_column = any(

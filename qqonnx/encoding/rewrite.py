@@ -14,7 +14,7 @@ from qqonnx.encoding.decode import add_decode, add_rounded
 from qqonnx.encoding.record import write_record
 from qqonnx.encoding.stack import add_stack, stacks
 from qqonnx.encoding.stored import BlockWeight, CodebookWeight, RoundedWeight, StoredWeight
-from qqonnx.model.scopes import Scope, named_float_constants, value_names
+from qqonnx.model.scopes import WEIGHT_TYPES, Scope, named_constants, value_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,9 @@ def rewrite(model: ir.Model, weights: Sequence[StoredWeight]) -> None:
     uses.
     """
     fresh_name = fresh_names(model)
-    constants = {name: (value, scope) for name, value, scope in named_float_constants(model)}
+    constants = {
+        name: (value, scope) for name, value, scope in named_constants(model, WEIGHT_TYPES)
+    }
     builders: dict[Scope, Builder] = {}
     stacked: set[str] = set()
     for stack in stacks(weights, [constants[weight.name][1] for weight in weights]):

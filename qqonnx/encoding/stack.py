@@ -53,7 +53,9 @@ def stacks(weights: Sequence[StoredWeight], scopes: Sequence[Scope]) -> list[lis
     """
     alike: defaultdict[Hashable, list[CodebookWeight]] = defaultdict(list)
     for weight, scope in zip(weights, scopes, strict=True):
-        if not isinstance(weight, CodebookWeight) or isinstance(scope, ir.Function):
+        if not isinstance(weight, CodebookWeight) or weight.is_integer:
+            continue
+        if isinstance(scope, ir.Function):
             continue
         if weight.shape and prod(weight.shape) <= LARGEST:
             scales = weight.scales.dtype if weight.scales is not None else None

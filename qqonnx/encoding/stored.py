@@ -8,11 +8,11 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import onnx_ir as ir
     from numpy.typing import NDArray
 
     from qqonnx.codebooks import Distortion, Weights
@@ -36,7 +36,7 @@ class StoredWeight:
     Attributes:
         name: the weight's name; see `qqonnx.model.select.Weight`.
         shape: shape of the decoded weight.
-        dtype: dtype of the decoded weight.
+        dtype: dtype of the decoded weight; int8 if its levels are integers.
         method: name of the codebook method, or `FLOAT16`.
         granularity: "tensor", "channel", "scale" or `BLOCK`.
         levels: number of levels of a codebook.
@@ -63,12 +63,16 @@ class StoredWeight:
     @property
     def float_bytes(self) -> int:
         """Bytes of the weight as floats."""
-        return int(prod(self.shape) * self.dtype.itemsize)
+        itemsize = 4 if self.dtype == ir.DataType.INT8 else self.dtype.itemsize
+        return int(prod(self.shape) * itemsize)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookWeight(StoredWeight):
     """A weight stored as packed indices, a codebook, and optional scales.
+
+    If the levels are integers, the weight decodes to int8. Its scales are then no part of the
+    stored form: nodes behind the decoded weight apply them; see `qqonnx.integer`.
 
     Attributes:
         channel_axis: axis of the output channels; None with granularity "tensor", and for a weight
@@ -77,6 +81,7 @@ class CodebookWeight(StoredWeight):
         planes: the packed indices in C order of the weight, the byte plane first.
         codebook: [levels], or [channels, levels] with granularity "channel", in the weight's dtype.
         scales: [channels] with granularity "scale", in the weight's dtype or float16; else None.
+            With integer levels float32, and None for a weight that was read from a file.
     """
 
     channel_axis: int | None
@@ -84,6 +89,11 @@ class CodebookWeight(StoredWeight):
     planes: tuple[Plane, ...]
     codebook: Weights
     scales: Weights | None
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the levels are integers."""
+        return self.codebook.dtype == np.int8
 
 
 @dataclass(frozen=True, kw_only=True)

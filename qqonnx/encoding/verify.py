@@ -14,7 +14,7 @@ from qqonnx.errors import QqonnxError
 from qqonnx.model.compare import TOLERANCE, OutputCheck, compare_outputs
 from qqonnx.model.load import read
 from qqonnx.model.save import data_file, write, written_bytes
-from qqonnx.model.scopes import named_float_constants, tensor_of
+from qqonnx.model.scopes import WEIGHT_TYPES, named_constants, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ decoded model. Without folding, it decodes each weight when it is used, and then
 
 @dataclass(frozen=True)
 class WeightCheck:
-    """Comparison of the float tensors of two models, with compressed weights decoded.
+    """Comparison of the float and int8 tensors of two models, with compressed weights decoded.
 
     Attributes:
         same: number of tensors with the same bytes.
@@ -122,7 +122,7 @@ def _checked_outputs(plain: Path, path: Path, tolerance: float) -> OutputCheck:
 
 
 def compare_weights(first: ir.Model, second: ir.Model) -> WeightCheck:
-    """Compare the float tensors of two models by name and bit for bit."""
+    """Compare the float and int8 tensors of two models by name and bit for bit."""
     left, right = _digests(first), _digests(second)
     both = left.keys() & right.keys()
     different = {name for name in both if left[name] != right[name]}
@@ -147,7 +147,7 @@ def _digests(model: ir.Model) -> dict[str, bytes]:
             internal |= set(graph.constants)
     plain = {
         name: digest(tensor_of(value).numpy())
-        for name, value, _ in named_float_constants(model)
+        for name, value, _ in named_constants(model, WEIGHT_TYPES)
         if value not in internal
     }
     return plain | digests

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 FLOAT_TYPES = (
     ir.DataType.FLOAT,
@@ -17,6 +17,11 @@ FLOAT_TYPES = (
     ir.DataType.BFLOAT16,
     ir.DataType.DOUBLE,
 )
+
+INTEGER_TYPES = (ir.DataType.INT8,)
+"""Types of weights that are multiplied as integers."""
+
+WEIGHT_TYPES = (*FLOAT_TYPES, *INTEGER_TYPES)
 
 Scope = ir.Graph | ir.Function
 
@@ -30,12 +35,14 @@ def scopes(model: ir.Model) -> Iterator[Scope]:
         yield from function.subgraphs()
 
 
-def float_constants(model: ir.Model) -> Iterator[tuple[ir.Value, Scope]]:
-    """Yield float initializers and the outputs of Constant nodes that hold a float tensor."""
+def constants_of(
+    model: ir.Model, types: Collection[ir.DataType] = FLOAT_TYPES
+) -> Iterator[tuple[ir.Value, Scope]]:
+    """Yield initializers, and the outputs of Constant nodes with a tensor, of some types."""
     for scope in scopes(model):
         if isinstance(scope, ir.Graph):
             for value in list(scope.initializers.values()):
-                if value.const_value is not None and value.const_value.dtype in FLOAT_TYPES:
+                if value.const_value is not None and value.const_value.dtype in types:
                     yield value, scope
         for node in scope:
             if node.op_type == "Constant" and node.domain == "":
@@ -44,7 +51,7 @@ def float_constants(model: ir.Model) -> Iterator[tuple[ir.Value, Scope]]:
                     attribute is not None
                     and not attribute.is_ref()
                     and attribute.type == ir.AttributeType.TENSOR
-                    and attribute.as_tensor().dtype in FLOAT_TYPES
+                    and attribute.as_tensor().dtype in types
                 ):
                     yield node.outputs[0], scope
 
@@ -107,13 +114,15 @@ def value_names(model: ir.Model) -> Counter[str]:
     return names
 
 
-def named_float_constants(model: ir.Model) -> Iterator[tuple[str, ir.Value, Scope]]:
-    """Yield `float_constants` with a name that is unique in the model: (name, value, scope).
+def named_constants(
+    model: ir.Model, types: Collection[ir.DataType] = FLOAT_TYPES
+) -> Iterator[tuple[str, ir.Value, Scope]]:
+    """Yield `constants_of` with a name that is unique in the model: (name, value, scope).
 
     Values in functions and sibling subgraphs may have the same name. Then a number is appended.
     """
     uses = value_names(model)
-    for value, scope in float_constants(model):
+    for value, scope in constants_of(model, types):
         name = value.name or ""
         if uses[name] > 1 and scope is not model.graph:
             name = next(unique for n in count(2) if not uses[unique := f"{name}.{n}"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from qqonnx.model.scopes import Scope, named_float_constants, number_of, tensor_of
+from qqonnx.model.scopes import Scope, named_constants, number_of, tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -127,7 +127,7 @@ def select(
     """
     weights: list[Weight] = []
     skipped: list[Skipped] = []
-    for name, value, scope in named_float_constants(model):
+    for name, value, scope in named_constants(model):
         tensor = tensor_of(value)
         shape = tuple(tensor.shape.numpy())
         uses = list(uses_as_weight(model, value, len(shape)))

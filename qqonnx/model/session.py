@@ -53,6 +53,7 @@ def open_session(
     threads: int | None = None,
     spinning: bool = True,
     optimized: bool = True,
+    without: Sequence[str] = (),
 ) -> ort.InferenceSession:
     """Load a model in ONNX Runtime's CPU provider, with the operators of `custom_operators`.
 
@@ -62,6 +63,7 @@ def open_session(
         threads: number of threads per run; chosen by ONNX Runtime by default.
         spinning: whether idle threads spin. This makes runs faster, but slows down other work.
         optimized: whether ONNX Runtime may optimize the graph and pack weights.
+        without: names of optimizers of ONNX Runtime that are left out.
 
     Raises:
         QqonnxError: ONNX Runtime does not load the model.
@@ -78,7 +80,9 @@ def open_session(
     for library in _custom_ops.get():
         options.register_custom_ops_library(library)
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            model, options, ["CPUExecutionProvider"], disabled_optimizers=list(without) or None
+        )
     except Exception as error:  # errors of ONNX Runtime have no common class
         label = name or ("the model" if isinstance(model, bytes) else str(model))
         raise QqonnxError(f"{label}: ONNX Runtime does not load it: {first_line(error)}") from error

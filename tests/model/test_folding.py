@@ -14,7 +14,7 @@ from qqonnx import Calibration, Options, Target, compress
 from qqonnx.model.folding import fold_weights
 from qqonnx.model.load import load
 from qqonnx.model.save import write
-from qqonnx.model.scopes import named_float_constants, tensor_of
+from qqonnx.model.scopes import named_constants, tensor_of
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]> '
 ONE = np.array(1, np.float32)
@@ -62,7 +62,7 @@ def test_folded_weights_have_the_bits_of_the_runtime(
     path = build(HEAD + text, arrays)
     model = load(path)
     assert fold_weights(model) == 1
-    weights = {name: tensor_of(value).numpy() for name, value, _ in named_float_constants(model)}
+    weights = {name: tensor_of(value).numpy() for name, value, _ in named_constants(model)}
     (weight,) = (array for array in weights.values() if array.size > 999)
     assert weight.shape == shape
     assert "v" not in weights
@@ -97,7 +97,7 @@ def test_functions(build: Build) -> None:
     layer (a, w) => (b) { b = MatMul(a, w) }"""
     model = load(build(text, {"v": normal(40, 40)}))
     assert fold_weights(model) == 1
-    assert [name for name, *_ in named_float_constants(model)] == ["w"]
+    assert [name for name, *_ in named_constants(model)] == ["w"]
 
 
 STAYING = {

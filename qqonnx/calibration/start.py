@@ -1,0 +1,106 @@
+"""Codebooks and scales that GPTQ starts from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qqonnx.codebooks import approximate_levels, fit, on_grid
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+MIN_SCALE = 2.0**-14
+"""Smallest normal float16."""
+
+_FEW = 64
+"""Up to this many values per level, the first levels are those of k-means."""
+
+_START_SAMPLE = 1 << 15
+"""Largest number of values to which the first levels are fitted."""
+
+
+def row_sizes(matrix: Floats) -> Floats:
+    """Return the root of the mean square of each row, float32 [groups, rows]."""
+    squares = np.einsum("gij,gij->gi", matrix, matrix, dtype=np.float64)
+    return np.asarray(np.sqrt(squares / matrix.shape[2]), np.float32)
+
+
+def start_codebook(matrix: Floats, importance: Floats, scales: Floats, levels: int) -> Floats:
+    """Return levels near those of `float_codebook`, from a sample of the values."""
+    if matrix.size <= _FEW * levels:
+        return float_codebook(matrix, importance, scales, levels)
+    chosen = np.arange(matrix.size)
+    if matrix.size > _START_SAMPLE:
+        chosen = np.random.default_rng(0).choice(matrix.size, _START_SAMPLE, replace=False)
+    group, row, column = np.unravel_index(chosen, matrix.shape)
+    scale = scales[group, row].astype(np.float64)
+    mass = (np.square(scale) * importance[group, column]).astype(np.float64)
+    shares = matrix[group, row, column].astype(np.float64) / scale
+    found = approximate_levels(shares, mass, levels)
+    # Levels that are equal as floats would leave the order of the thresholds open.
+    return np.unique(found.astype(np.float32))
+
+
+def float_codebook(matrix: Floats, importance: Floats, scales: Floats, levels: int) -> Floats:
+    """Return levels by k-means for a matrix whose rows have scales: float32 [levels or fewer].
+
+    Args:
+        matrix: float32 [groups, rows, columns].
+        importance: weight of the columns, float32 [groups, columns].
+        scales: float32 [groups, rows].
+        levels: largest number of levels.
+    """
+    weight = np.square(scales)[..., None] * importance[:, None, :]
+    shares = matrix / scales[..., None]
+    codebook = fit(
+        shares.reshape(-1),
+        "kmeans",
+        levels,
+        importance=np.broadcast_to(weight, matrix.shape).reshape(-1),
+    )
+    return codebook.levels.astype(np.float32)
+
+
+def integer_codebook(
+    matrix: Floats, importance: Floats, fitted: tuple[Floats, Floats], levels: int, grid: int
+) -> tuple[Floats, Floats]:
+    """Return the integer levels and the scales that round a matrix with the least error.
+
+    Compared are the fitted levels with their scales, k-means for scales that fit the largest value
+    of each row, and evenly spaced levels for these scales. Few levels want scales that follow the
+    spread of a row; many want all of the grid for its largest value.
+    """
+    largest = np.abs(matrix).max(axis=2)
+    whole = np.where(largest > 0, largest, 1).astype(np.float32)
+    half = min((levels - 1) // 2, grid)
+    candidates = [fitted, (float_codebook(matrix, importance, whole, levels), whole)]
+    integers = [
+        (snapped.astype(np.float32), as_float16(scales * np.float32(step)))
+        for codebook, scales in candidates
+        for snapped, step in (on_grid(codebook.astype(np.float64), grid),)
+    ]
+    if half:
+        even = np.arange(-half, half + 1, dtype=np.float32)
+        integers.append((even, as_float16(whole / np.float32(half))))
+
+    def error(candidate: tuple[Floats, Floats]) -> float:
+        codebook, scales = candidate
+        indices = np.searchsorted(thresholds(codebook), matrix / scales[..., None])
+        squared = np.square(matrix - codebook[indices] * scales[..., None])
+        return float(np.einsum("gij,gj->", squared, importance, dtype=np.float64))
+
+    return min(integers, key=error)
+
+
+def as_float16(scales: Floats) -> Floats:
+    """Round scales to normal float16 numbers."""
+    return np.clip(scales, MIN_SCALE, 65504).astype(np.float16).astype(np.float32)
+
+
+def thresholds(codebook: Floats) -> Floats:
+    """Return the midpoints between neighboring levels."""
+    return np.asarray((codebook[1:] + codebook[:-1]) / 2)

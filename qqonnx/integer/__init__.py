@@ -1,0 +1,1 @@
+"""Integer execution: round activations, and multiply integer weights by them."""
