@@ -33,8 +33,7 @@ INTEGER_RANGES = (63, 127)
 """Largest absolute integer levels: x86 without VNNI saturates beyond 64."""
 
 AUTO = "auto"
-"""The default method: the best file of the size of the plain one. See `is_automatic`."""
-
+"""The default method; see `is_automatic`."""
 PLAIN_METHOD = "kmeans"
 """The codebook method where codebooks are plain and none is named."""
 
@@ -49,20 +48,18 @@ class Options:
     Attributes:
         method: "auto" (GPTQ, with levels distributed over the weights; the default without a
             granularity), or the name of a codebook method.
-        bits: bit-width, 1 to 8; by default 8. With "auto", the mean over all weights.
+        bits: bit-width, 1 to 8, by default 8; with "auto", the mean over all weights.
         levels: number of levels, 2 to 256, instead of `bits`.
-        granularity: "tensor" (one codebook), "channel" (a codebook for each output channel) or
-            "scale" (one codebook, and a scale for each output channel), for codebook methods.
+        granularity: of a codebook method: "tensor" (one codebook), "channel" (one for each output
+            channel) or "scale" (one codebook, and a scale for each output channel).
         skip: patterns (`*`, `?`, `[...]`) of names of weights that stay as they are.
         bits_for: bit-widths by name pattern; the last matching pattern decides.
         include_bias: compress biases too.
-        include: patterns of names of other float tensors to compress, such as a position table that
-            is added.
-        constant_initializers: compress initializers that are also inputs of the model, which a
-            caller can set; they are then no inputs any more.
+        include: patterns of names of other float tensors to compress, such as position tables.
+        constant_initializers: compress initializers that are inputs too, and no longer are then.
         min_size: smallest number of elements of a tensor that is compressed.
-        operators: "standard" (decode nodes of standard operators) or "matmulnbits" (weights of
-            MatMul and Gemm in blocks, for ONNX Runtime's own operator, which keeps them packed).
+        operators: "standard" (standard operators decode) or "matmulnbits" (weights of MatMul and
+            Gemm in blocks, for ONNX Runtime's own operator, which keeps them packed).
         compute: "float", "int8-static", "int8-dynamic", or "int8": static if most layers are Conv.
         int8_range: largest absolute integer level, 63 or 127.
     """
@@ -136,17 +133,15 @@ class Calibration:
     """How levels are calibrated on activations.
 
     Attributes:
-        data: a folder of images, an .npy or .npz file, a folder of .npz files with the inputs of
-            one run each, the name "module:function" of a function that yields such inputs, or an
-            iterable of them; None for synthetic inputs (data-free).
+        data: inputs as `read_inputs` takes them, or the inputs of each run; None for synthetic
+            ones (data-free).
         samples: largest number of samples.
         target: a size or accuracy to meet; without one, `Options` says how many levels.
         plan: JSON file with the levels of each weight: written with a target, read without one.
         finetune: fine-tune levels, scales and biases end to end afterwards (needs PyTorch).
         loss: factors of the outputs in the loss that decides how many levels a weight gets, by
             name of the output; 1 by default, 0 leaves an output out.
-        time_limit: seconds that calibration may take; it uses fewer samples, or none, to meet it.
-            The file depends on the speed of the machine then.
+        time_limit: seconds that calibration may take here; it uses fewer samples, or none.
     """
 
     data: CalibrationData = None
@@ -167,8 +162,7 @@ class WeightPlan:
         method: name of the codebook method.
         levels: largest number of levels of a codebook.
         granularity: as asked for, but "tensor" for a weight without a channel axis.
-        fixed: whether calibration must keep the levels: a pattern of `Options.bits_for` chose
-            them, or many small weights share them.
+        fixed: whether calibration must keep the levels.
         observed: whether calibration looks at the weight's inputs.
         grid: largest absolute level of a weight that is multiplied as an integer; else None.
     """
@@ -255,9 +249,8 @@ def plan_weights(
         fixed = any(fnmatchcase(weight.name, pattern) for pattern in options.bits_for)
         levels = _levels(weight, options)
         grid = (grids or {}).get(weight.name)
-        granularity = granularity if grid is None else "scale"
-        plan = WeightPlan(weight, _method(options), levels, granularity, fixed, grid=grid)
-        plans.append(plan)
+        kind = granularity if grid is None else "scale"
+        plans.append(WeightPlan(weight, _method(options), levels, kind, fixed, grid=grid))
     return plans, skipped
 
 

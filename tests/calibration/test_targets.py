@@ -236,4 +236,5 @@ def test_fine_tuning_changes_no_index_and_no_size(net, samples, tmp_path):
         used.append([(weight.name, weight.entropy) for weight in report.weights])
     assert sizes[0] == sizes[1]
     assert used[0] == used[1]
-    assert errors[1] <= errors[0]
+    # Fine-tuning that does not pay is undone, but for rounding.
+    assert errors[1] <= errors[0] * (1 + 1e-4)
