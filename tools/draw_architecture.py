@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "figures" / "architecture.png"
 
 ROOMS = {
-    "cli": ("commands, tables, memory limit", 0.5),
+    "cli": ("commands and tables", 0.5),
     "cards": ("model cards in Markdown", 0.5),
     "folders": ("every model of a repository", 0.5),
     "report": ("one HTML page of a sweep", 0.0),
@@ -44,12 +44,12 @@ ROOMS = {
     "study": ("experiments of the paper", 1.0),
     "compression": ("pipeline, results, inspect", 0.0),
     "finetune": ("gradient descent in PyTorch", 0.0),
-    "calibration": ("second moments, GPTQ, allocation", 0.5),
+    "calibration": ("GPTQ and allocation", 0.5),
     "zoo": ("PyTorch models to ONNX", 1.0),
-    "integer": ("rounded activations, int8 weights", 0.5),
-    "encoding": ("the stored form: write, read, verify", 0.0),
+    "integer": ("execution in integers", 0.5),
+    "encoding": ("the stored form", 0.0),
     "evaluation": ("metrics, timing, sizes", 1.0),
-    "inputs": ("images, arrays, runs of any shape", 1.0),
+    "inputs": ("images, arrays, runs", 1.0),
     "config": ("options, plan of each weight", 0.0),
     "codebooks": ("levels from values; numpy only", 0.0),
     "model": ("load, select, compare, save", 1.0),

@@ -81,7 +81,10 @@ def open_session(
         options.register_custom_ops_library(library)
     try:
         return ort.InferenceSession(
-            model, options, ["CPUExecutionProvider"], disabled_optimizers=list(without) or None
+            model,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(without) or None,
         )
     except Exception as error:  # errors of ONNX Runtime have no common class
         label = name or ("the model" if isinstance(model, bytes) else str(model))
