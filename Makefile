@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .PHONY: demo docs test test-web web-demo
 
 demo: $(VENV)/demo
-	$(BIN)/python tools/compare.py models/digits_mobilenet_v3_small.onnx --data models/digits_test.npz
+	$(BIN)/python tools/compare.py models/digits_mobilenet_v3_small.onnx --data models/digits_test.npz --bits 2,4,8
 
 # The first run installs PyTorch and torchvision, which download several GB.
 test: $(VENV)/test
