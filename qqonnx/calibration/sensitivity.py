@@ -46,7 +46,8 @@ def judged_indices(inputs: CalibrationInputs, samples: int) -> list[int]:
     """Return the indices of the batches that `judged_batches` returns."""
     indices = list(range(len(inputs.feeds)))
     indices = indices[1::2] or indices
-    wanted = max(samples // inputs.batch_size, 1)
+    # Runs that a caller gives may hold several samples.
+    wanted = max(samples // feed_samples(inputs.feeds[0]), 1) if indices else 0
     if wanted < len(indices):
         indices = [indices[index] for index in evenly_spaced(len(indices), wanted)]
     return indices
