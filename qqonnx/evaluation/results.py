@@ -146,7 +146,7 @@ class Evaluation:
     def table(self) -> Table:
         """Return the rows as a table for the terminal; columns without values are left out."""
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("model", overflow="fold")
+        table.add_column("model", overflow="fold", min_width=10)
         columns = [
             ("top-1 %", [_text(row.top1, ".2f", 100) for row in self.rows]),
             ("top-5 %", [_text(row.top5, ".2f", 100) for row in self.rows]),
@@ -185,7 +185,7 @@ class Evaluation:
         if not rows:
             return None
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("model", overflow="fold")
+        table.add_column("model", overflow="fold", min_width=10)
         table.add_column("output", overflow="fold")
         columns = [
             ("agree % (95 %)", [_share(o.agreement, o.agreement_interval) for _, o in rows]),
