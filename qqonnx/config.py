@@ -152,6 +152,11 @@ class Calibration:
     loss: Mapping[str, float] = field(default_factory=dict)
     time_limit: float | None = None
 
+    @property
+    def has_max_drop(self) -> bool:
+        """Whether the target is a largest drop."""
+        return self.target is not None and self.target.max_drop is not None
+
 
 @dataclass(frozen=True)
 class WeightPlan:
@@ -247,7 +252,9 @@ def plan_weights(
         if weight.channel_axis is None or len(weight.shape) < 2:
             granularity = "tensor"
         fixed = any(fnmatchcase(weight.name, pattern) for pattern in options.bits_for)
-        levels = _levels(weight, options)
+        levels = options.levels
+        if levels is None or fixed:
+            levels = method_named(_method(options)).levels_for(bits_of(weight, options))
         grid = (grids or {}).get(weight.name)
         kind = granularity if grid is None else "scale"
         plans.append(WeightPlan(weight, _method(options), levels, kind, fixed, grid=grid))
@@ -266,15 +273,6 @@ def _or_default(value: Value | None, default: Value) -> Value:
 
 def _method(options: Options) -> str:
     return PLAIN_METHOD if options.method in (None, AUTO) else options.method
-
-
-def _levels(weight: Weight, options: Options) -> int:
-    method = method_named(_method(options))
-    levels = options.levels or method.levels_for(_or_default(options.bits, DEFAULT_BITS))
-    for pattern, bits in options.bits_for.items():
-        if fnmatchcase(weight.name, pattern):
-            levels = method.levels_for(bits)
-    return levels
 
 
 def _ignored(options: Options, calibration: Calibration | None) -> dict[str, str]:

@@ -44,7 +44,7 @@ STAGES = {
     "runs of changed weights": ("calibration.sensitivity.run_session",),
     "final weights": ("calibration.calibrate.quantize_matrix",),
     "encoding": ("calibration.calibrate.encode_matrix",),
-    "judgement": ("compression.calibrated.lost_output", "compression.pipeline.measure_quality"),
+    "judgement": ("compression.calibrated.measure_qualities",),
 }
 """Stage -> its timed functions, by the module that calls them."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from qqonnx.calibration.inputs import NO_INPUTS, calibration_inputs
 from qqonnx.calibration.plain import plain_weights
 from qqonnx.compression.job import Made, made_of, store
 from qqonnx.compression.judge import lost_output
-from qqonnx.compression.quality import quality_feeds
+from qqonnx.compression.quality import measure_qualities, quality_feeds
 from qqonnx.config import Calibration
 from qqonnx.encoding.stack import FEWEST, LARGEST
 from qqonnx.encoding.stored import FLOAT16
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from qqonnx.calibration.inputs import CalibrationInputs
     from qqonnx.compression.choice import ChosenWeights
     from qqonnx.compression.job import Job
-    from qqonnx.compression.quality import Feed
+    from qqonnx.compression.quality import Feed, Quality
     from qqonnx.config import WeightPlan
     from qqonnx.encoding.stored import StoredWeight
 
@@ -69,17 +69,20 @@ def write_calibrated(
         stored = finetune_weights(model, stored, list(inputs.batches()), progress=job.progress)
     store(model.clone(), stored, job, job.written)
     feeds = quality_feeds(model, inputs) if job.verify_outputs else ([], "")
+    quality = None
     # A plan that is read is the user's own choice, and a largest drop has been judged.
-    drops = request.target is not None and request.target.max_drop is not None
     planned = request.plan is not None and request.target is None
-    if job.verify_outputs and not (planned or drops):
-        better = _better_plain(job, context, stored, feeds[0])
-        if better is not None:
-            lost, stored = better
-            doubt = f"k-means with scales: calibration lost more of the output {lost!r}"
-            store(model.clone(), stored, job, job.written)
+    if job.verify_outputs and not (planned or request.has_max_drop):
+        judged = _judged(job, context, stored, feeds)
+        if judged is not None:
+            quality = judged.quality
+            if judged.lost is not None:
+                stored = judged.stored
+                doubt = f"k-means with scales: calibration lost more of the output {judged.lost!r}"
+                store(model.clone(), stored, job, job.written)
     skipped = [*chosen.skipped, *_biases(chosen, stored), *chosen.integers]
-    return made_of(feeds, bytes_before, stored, skipped, inputs, doubt, calibrated.drop)
+    made = made_of(feeds, bytes_before, stored, skipped, inputs, doubt, calibrated.drop)
+    return replace(made, quality=quality)
 
 
 def _calibrated(
@@ -110,14 +113,13 @@ def _calibrated(
                 context, request, lambda weights: store(model.clone(), weights, job, job.written)
             )
 
-    drops = request.target is not None and request.target.max_drop is not None
-    needs_runs = request.data is not None or request.finetune or drops
+    needs_runs = request.data is not None or request.finetune or request.has_max_drop
     if not (job.verify_outputs or needs_runs):
         return context, calibrated(context), "levels were chosen from the weights alone, as asked"
     try:
         # A largest drop is judged on half of the samples anyway.
         inputs = given or calibration_inputs(
-            model, request.data, request.samples, hold_out=not drops
+            model, request.data, request.samples, hold_out=not request.has_max_drop
         )
         context, doubt = _in_time(replace(context, inputs=inputs), request)
         return context, calibrated(context), doubt
@@ -139,11 +141,11 @@ def _in_time(context: Context, request: Calibration) -> tuple[Context, str | Non
     if limit is None or expected.seconds(runs) <= limit:
         return context, None
     fewer = min(expected.runs_within(limit), runs)
-    drops = request.target is not None and request.target.max_drop is not None
-    if drops or request.finetune:
+    needs_runs = request.has_max_drop or request.finetune
+    if needs_runs:
         fewer = max(fewer, min(FEWEST_RUNS, runs))
     doubt = f"calibrated with {fewer} of {runs} runs, to take at most {limit:g} s"
-    if fewer < FEWEST_RUNS and not (drops or request.finetune):
+    if fewer < FEWEST_RUNS and not needs_runs:
         fewer = 0
         doubt = f"levels were chosen from the weights alone: calibration takes over {limit:g} s"
     feeds, others = context.inputs.feeds[:fewer], context.inputs.others[:fewer]
@@ -164,25 +166,38 @@ def _alike(plans: Sequence[WeightPlan]) -> list[WeightPlan]:
     ]
 
 
-def _better_plain(
-    job: Job, context: Context, stored: Sequence[StoredWeight], feeds: Sequence[Feed]
-) -> tuple[str, list[StoredWeight]] | None:
-    """Return the plain weights of the same size if they lose less, and of which output."""
+@dataclass(frozen=True)
+class _Judged:
+    """The weights that lose less: the calibrated ones, or plain ones that lost less of `lost`."""
+
+    stored: list[StoredWeight]
+    quality: Quality
+    lost: str | None
+
+
+def _judged(
+    job: Job,
+    context: Context,
+    stored: list[StoredWeight],
+    feeds: tuple[Sequence[Feed], str],
+) -> _Judged | None:
+    """Judge the written file against the plain one of its size; None if there is none."""
     optimized = context.bytes_before <= FOLDED_UP_TO
     limit = int(_SAME_SIZE * written_bytes(job.written))
     budget = _SAME_SIZE * sum(w.payload_bytes for w in stored if w.method != FLOAT16)
     target = job.calibration.target if job.calibration is not None else None
-    if target is not None and target.max_drop is None:
+    if target is not None:
         count = sum(plan.weight.tensor.size for plan in context.plans)
         limit = target.nbytes(context.bytes_before, count)
     with temporary_folder() as folder:
         path = folder / IN_MEMORY
         for plain in islice(plain_weights(context, stored, budget), _ATTEMPTS):
             if store(context.model.clone(), plain, job, path) <= limit:
-                lost = lost_output(
-                    job.source, job.written, path, feeds, context.importance, optimized=optimized
+                ours, theirs = measure_qualities(
+                    job.source, [job.written, path], *feeds, optimized=optimized
                 )
-                return None if lost is None else (lost, plain)
+                lost = lost_output(ours, theirs, context.importance)
+                return _Judged(stored, ours, None) if lost is None else _Judged(plain, theirs, lost)
     return None
 
 

@@ -55,8 +55,8 @@ def round_activations(
     if found:
         raise QqonnxError(f"--compute {options.compute}: the model has {min(found)} already")
     calibration = calibration or Calibration()
-    drops = calibration.target is not None and calibration.target.max_drop is not None
-    inputs = calibration_inputs(model, calibration.data, calibration.samples, hold_out=not drops)
+    hold_out = not calibration.has_max_drop
+    inputs = calibration_inputs(model, calibration.data, calibration.samples, hold_out=hold_out)
     model = model.clone()
     if options.constant_initializers:
         fix_initializers(model)

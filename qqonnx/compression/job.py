@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from qqonnx.calibration.drop import Drop
     from qqonnx.calibration.inputs import CalibrationInputs
-    from qqonnx.compression.quality import Feed
+    from qqonnx.compression.quality import Feed, Quality
     from qqonnx.compression.results import WeightReport
     from qqonnx.config import Calibration, Options, Progress
     from qqonnx.encoding.stored import StoredWeight
@@ -48,7 +48,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """What was written, without the arrays: they are let go before the file is verified."""
+    """What was written, without the arrays: they are let go before the file is verified.
+
+    Attributes:
+        quality: what the outputs lost on the inputs of `feeds`; None if it was not measured.
+    """
 
     bytes_before: int
     weights: tuple[WeightReport, ...]
@@ -59,6 +63,7 @@ class Made:
     unreadable: tuple[str, ...] = ()
     doubt: str | None = None
     drop: Drop | None = None
+    quality: Quality | None = None
 
 
 def store(model: ir.Model, weights: Sequence[StoredWeight], job: Job, path: Path) -> int:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qqonnx.compression.quality import measure_qualities
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
-    from qqonnx.compression.quality import Feed, Quality
+    from qqonnx.compression.quality import Quality
     from qqonnx.evaluation.quality import OutputQuality
 
 _TOLERANCE = 1.25
@@ -20,39 +17,25 @@ _NEGLIGIBLE = 1e-4
 """Divergence that no one notices."""
 
 
-def lost_output(
-    original: Path,
-    calibrated: Path,
-    plain: Path,
-    feeds: Sequence[Feed],
-    importance: Mapping[str, float],
-    *,
-    optimized: bool,
-) -> str | None:
+def lost_output(ours: Quality, theirs: Quality, importance: Mapping[str, float]) -> str | None:
     """Return the output that the calibrated file lost most of, relative to the plain one.
 
     None if it lost of no output more than the plain file, or if they cannot be compared.
 
     Args:
-        original: the original model.
-        calibrated: the calibrated file.
-        plain: the plain file.
-        feeds: inputs of some runs that nothing was fitted to.
+        ours: quality of the calibrated file.
+        theirs: quality of the plain file, on the same inputs, which nothing was fitted to.
         importance: factors of the outputs; those of 0 are left out.
-        optimized: whether ONNX Runtime may optimize the models.
     """
-    qualities = measure_qualities(
-        original, [calibrated, plain], feeds, "held-out inputs", optimized=optimized
-    )
-    if qualities[1].reason is not None:
+    if theirs.reason is not None:
         return None
-    if qualities[0].reason is not None:
-        return qualities[1].outputs[0].name
-    ours, theirs = map(_divergences, qualities)
-    counting = [name for name in ours if name in theirs and importance.get(name, 1) > 0]
-    worse = {name: ours[name] / max(theirs[name], 1e-12) for name in counting}
+    if ours.reason is not None:
+        return theirs.outputs[0].name
+    before, after = _divergences(theirs), _divergences(ours)
+    counting = [name for name in after if name in before and importance.get(name, 1) > 0]
+    worse = {name: after[name] / max(before[name], 1e-12) for name in counting}
     lost = [
-        name for name, ratio in worse.items() if ratio > _TOLERANCE and ours[name] > _NEGLIGIBLE
+        name for name, ratio in worse.items() if ratio > _TOLERANCE and after[name] > _NEGLIGIBLE
     ]
     if not lost:
         return None

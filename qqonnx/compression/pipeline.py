@@ -90,8 +90,10 @@ def compress(
         )
         made = _write_compressed(job)
         outputs = verify_file(written, made.digests, run=verify_outputs)
-        quality = Quality((), "", NOT_ASKED)
-        if verify_outputs:
+        quality = made.quality
+        if not verify_outputs:
+            quality = Quality((), "", NOT_ASKED)
+        elif quality is None:
             optimized = made.bytes_before <= FOLDED_UP_TO
             quality = measure_quality(source, written, *made.feeds, optimized=optimized)
         return CompressReport(

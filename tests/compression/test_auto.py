@@ -15,6 +15,7 @@ from qqonnx.calibration.inputs import calibration_inputs
 from qqonnx.cli import convert_model
 from qqonnx.compression import calibrated
 from qqonnx.compression.judge import lost_output
+from qqonnx.compression.quality import measure_qualities
 from qqonnx.compression.results import CompressReport
 from qqonnx.config import Calibration, is_automatic
 from qqonnx.encoding.stack import FEWEST
@@ -147,11 +148,12 @@ def test_the_judge_finds_what_was_lost(net: Path, tmp_path: Path) -> None:
     feeds = [{"x": normal(8, 3, 16, 16, seed=seed)} for seed in range(4)]
     for bits in (2, 6):
         plain_report(net, tmp_path / f"{bits}.onnx", bits)
-    two, six = tmp_path / "2.onnx", tmp_path / "6.onnx"
-    assert lost_output(net, two, six, feeds, {}, optimized=True) == "y"
-    assert lost_output(net, six, two, feeds, {}, optimized=True) is None
-    assert lost_output(net, six, six, feeds, {}, optimized=True) is None
-    assert lost_output(net, two, six, feeds, {"y": 0.0}, optimized=True) is None
+    files = [tmp_path / "2.onnx", tmp_path / "6.onnx"]
+    two, six = measure_qualities(net, files, feeds, "given inputs", optimized=True)
+    assert lost_output(two, six, {}) == "y"
+    assert lost_output(six, two, {}) is None
+    assert lost_output(six, six, {}) is None
+    assert lost_output(two, six, {"y": 0.0}) is None
 
 
 def test_a_calibrated_file_that_lost_gives_way_to_the_plain_one(
