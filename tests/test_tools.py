@@ -33,9 +33,10 @@ def test_imports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded(name, monkeypatch).__doc__
 
 
-def test_timed_functions_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    """tools/bench_stages.py times functions by their names."""
-    for names in loaded("bench_stages", monkeypatch).STAGES.values():
+@pytest.mark.parametrize("tool", ["bench_stages", "bench_calibration"])
+def test_timed_functions_exist(tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tools time functions by their names."""
+    for names in loaded(tool, monkeypatch).STAGES.values():
         for name in names:
             module, function = f"qqonnx.{name}".rsplit(".", 1)
             assert callable(getattr(importlib.import_module(module), function)), name

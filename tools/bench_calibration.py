@@ -11,20 +11,18 @@ outputs are compared on inputs that neither has seen: those after the first `--s
 from __future__ import annotations
 
 import argparse
-import importlib
 import platform
 import tempfile
 import time
-from collections import defaultdict
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from rich.console import Console
 from rich.table import Table
+from stages import stage_times
 
 from qqonnx import Options, compress
 from qqonnx.compression.quality import measure_quality
@@ -33,7 +31,7 @@ from qqonnx.inputs import read_inputs
 from qqonnx.model.load import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 STAGES = {
     "inputs": ("compression.calibrated.calibration_inputs",),
@@ -68,15 +66,14 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     judged: list[dict[str, np.ndarray[Any, Any]]] = []
     if arguments.data is None:
         options = Options(bits=arguments.bits)
-        stages = profile(lambda: compress(arguments.model, output, options, threads=1))
+        work = partial(compress, arguments.model, output, options, threads=1)
     else:
         feeds = read_inputs(load(arguments.model), arguments.data, 1 << 30, shuffled=True).feeds
         samples = [sample for feed in feeds for sample in single(feed)]
         fitted, judged = samples[: arguments.samples], samples[arguments.samples :]
         calibration = Calibration(batched(fitted), target=Target(bits=arguments.target_bits))
-        stages = profile(
-            lambda: compress(arguments.model, output, calibration=calibration, threads=1)
-        )
+        work = partial(compress, arguments.model, output, calibration=calibration, threads=1)
+    stages = stage_times(work, STAGES, time.process_time)
     show(stages)
     whole = stages["whole"]
     print(f"{arguments.model.name}: {output.stat().st_size:,} bytes, {whole:.1f} s")
@@ -118,33 +115,6 @@ def batched(samples: list[dict[str, np.ndarray[Any, Any]]]) -> list[dict[str, An
         {name: np.concatenate([s[name] for s in samples[i : i + 8]]) for name in samples[0]}
         for i in range(0, len(samples), 8)
     ]
-
-
-def profile(work: Callable[[], Any]) -> dict[str, float]:
-    """Run a calibration; return the processor seconds of each stage, and of the whole."""
-    spent: dict[str, float] = defaultdict(float)
-
-    def timed(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **named: Any) -> Any:
-            start = time.process_time()
-            try:
-                return function(*args, **named)
-            finally:
-                spent[stage] += time.process_time() - start
-
-        return call
-
-    with ExitStack() as patches:
-        for stage, names in STAGES.items():
-            for name in names:
-                module, function = f"qqonnx.{name}".rsplit(".", 1)
-                found = getattr(importlib.import_module(module), function)
-                patches.enter_context(patch(f"{module}.{function}", timed(stage, found)))
-        start = time.process_time()
-        work()
-        whole = time.process_time() - start
-    stages = {stage: spent[stage] for stage in STAGES}
-    return {**stages, "other": whole - sum(stages.values()), "whole": whole}
 
 
 def show(stages: dict[str, float]) -> None:

@@ -10,26 +10,19 @@ with one thread per core. The timed functions belong to `qqonnx.compression.pipe
 from __future__ import annotations
 
 import argparse
-import importlib
 import platform
 import tempfile
 import time
-from collections import defaultdict
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import numpy as np
+from stages import stage_times
 
 from qqonnx import Options, compress
 from qqonnx.config import plan_weights
 from qqonnx.model.load import load
 from qqonnx.model.select import select
 from qqonnx.parallel import available_cores
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 STAGES = {
     "load": (
@@ -62,29 +55,11 @@ LARGE = 268_000_000
 
 
 def profile(model: Path, output: Path) -> dict[str, float]:
-    """Compress on one thread; return the seconds per stage, of `other` and of the `whole`."""
-    spent: dict[str, float] = defaultdict(float)
-
-    def timed(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **named: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return function(*args, **named)
-            finally:
-                spent[stage] += time.perf_counter() - start
-
-        return call
-
-    with ExitStack() as patches:
-        for stage, names in STAGES.items():
-            for name in names:
-                module, function = f"qqonnx.{name}".rsplit(".", 1)
-                found = getattr(importlib.import_module(module), function)
-                patches.enter_context(patch(f"{module}.{function}", timed(stage, found)))
-        start = time.perf_counter()
-        compress(model, output, OPTIONS, threads=1)
-        whole = time.perf_counter() - start
-    return {**{stage: spent[stage] for stage in STAGES}, "other": whole - sum(spent.values())}
+    """Compress on one thread; return the seconds per stage, and of `other`."""
+    times = stage_times(
+        lambda: compress(model, output, OPTIONS, threads=1), STAGES, time.perf_counter
+    )
+    return {stage: seconds for stage, seconds in times.items() if stage != "whole"}
 
 
 def sorting(model: Path) -> float:
