@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from qqonnx.digests import file_digest
 from qqonnx.errors import QqonnxError, printable
 from qqonnx.model.load import model_files, read
 from qqonnx.version import __version__
@@ -29,12 +29,8 @@ def file_rows(model: Path, label: str | None = None) -> list[list[str]]:
     """Return name, bytes and SHA-256 of a model's files: the ONNX file and its external data."""
     rows = []
     for file in model_files(read(model), model):
-        content = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(2**20):
-                content.update(block)
         name = file.name if label is None or file != model else label
-        rows.append([name, f"{file.stat().st_size:,}", f"`{content.hexdigest()}`"])
+        rows.append([name, f"{file.stat().st_size:,}", f"`{file_digest(file)}`"])
     return rows
 
 

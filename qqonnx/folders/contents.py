@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qqonnx.digests import file_digest
 from qqonnx.errors import QqonnxError
 from qqonnx.model.load import model_files, read
 from qqonnx.temporary import temporary_folder
@@ -25,8 +26,6 @@ UNFINISHED = ".qqonnx-unfinished"
 
 NOT_CONTENT = frozenset({".git", ".cache", "__pycache__", STATE_FILE, UNFINISHED})
 """Names of files and folders that are no content: version control, caches, and our own."""
-
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -111,11 +110,7 @@ def digest(files: Iterable[Path]) -> str:
     """
     total = hashlib.sha256()
     for file in files:
-        content = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                content.update(block)
-        total.update(f"{file.name}\0{content.hexdigest()}\n".encode())
+        total.update(f"{file.name}\0{file_digest(file)}\n".encode())
     return total.hexdigest()
 
 

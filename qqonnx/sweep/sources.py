@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from qqonnx.digests import file_digest
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.plugins import find_metric
 from qqonnx.functions import importable
 from qqonnx.inputs.feeds import feeds_of_function
 from qqonnx.model.load import model_files, read
-
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -115,17 +114,14 @@ def digest_of(path: Path) -> str:
     Raises:
         QqonnxError: it does not exist or cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        if path.is_dir():
-            # Reading every image of a large data set would take too long.
-            for file in sorted(file for file in path.rglob("*") if file.is_file()):
-                line = f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\n"
-                digest.update(line.encode())
-        else:
-            with path.open("rb") as source:
-                while chunk := source.read(_CHUNK):
-                    digest.update(chunk)
+        if not path.is_dir():
+            return file_digest(path)
+        digest = hashlib.sha256()
+        # Reading every image of a large data set would take too long.
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            line = f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\n"
+            digest.update(line.encode())
     except OSError as error:
         raise QqonnxError(f"{path}: {error.strerror or error}") from error
     return digest.hexdigest()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from qqonnx.digests import file_digest
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.extras import import_extra
 
@@ -46,11 +46,7 @@ def is_copy_of(path: Path, url: str) -> bool:
     digits = re.search(r"-([0-9a-f]{8,})\.", url.rsplit("/", 1)[-1])
     if digits is None:
         return False
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest().startswith(digits[1])
+    return file_digest(path).startswith(digits[1])
 
 
 def read_state_dict(path: Path) -> StateDict:
