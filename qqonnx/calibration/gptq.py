@@ -21,6 +21,7 @@ from qqonnx.calibration.start import (
     as_float16,
     float_codebook,
     integer_codebook,
+    nearest_indices,
     row_sizes,
     start_codebook,
     thresholds,
@@ -91,7 +92,7 @@ def gptq(
         scales = as_float16(row_sizes(matrix))
     codebook = start_codebook(matrix, diagonal, scales, levels)
     if scaled:
-        start = QuantizedMatrix(codebook, scales, _nearest(matrix, codebook, scales))
+        start = QuantizedMatrix(codebook, scales, nearest_indices(matrix, codebook, scales))
         weighted = start.levels[start.indices] * diagonal[:, None]
         scales = _fitted_scales(matrix, weighted, start)
         codebook = start_codebook(matrix, diagonal, scales, levels)
@@ -134,11 +135,6 @@ def output_error(matrix: Floats, decoded: Floats, moment: Floats) -> float:
     """Return tr(E H ET), the mean squared error summed over all outputs."""
     error = matrix - decoded
     return float(np.einsum("gij,gij->", error @ moment, error, dtype=np.float64))
-
-
-def _nearest(matrix: Floats, codebook: Floats, scales: Floats) -> Indices:
-    chosen = np.searchsorted(thresholds(codebook), matrix / scales[..., None])
-    return chosen.astype(np.uint8)
 
 
 def _factor(moment: Floats) -> Floats:

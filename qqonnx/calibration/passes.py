@@ -34,9 +34,9 @@ def moment_passes(context: Context, weights: Sequence[WeightMatrix]) -> MomentPa
     without a layer come last and have no moments; without inputs, these are all.
     """
     by_name = {weight.name: weight for weight in weights}
-    observed = [weight for weight in weights if weight.layer is not None and context.inputs.feeds]
-    layers = [weight.layer for weight in observed if weight.layer is not None]
-    others = [weight for weight in weights if weight not in observed]
+    runs = bool(context.inputs.feeds)
+    layers = [weight.layer for weight in weights if weight.layer is not None and runs]
+    others = [weight for weight in weights if weight.layer is None or not runs]
 
     def collected(layers: Sequence[Layer]) -> Group:
         return [by_name[layer.name] for layer in layers], collect_moments(context, layers)

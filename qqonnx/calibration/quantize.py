@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qqonnx.calibration.gptq import gptq, weighted_kmeans
+from qqonnx.calibration.gptq import ROUNDS, gptq, weighted_kmeans
 from qqonnx.calibration.shrinkage import shrunk_moment
-from qqonnx.calibration.start import row_sizes
+from qqonnx.calibration.start import row_sizes, sampled_positions
 from qqonnx.codebooks import approximate_errors
 
 if TYPE_CHECKING:
@@ -51,40 +51,28 @@ def quantize_matrix(
         half: whether to use only the first half of the calibration samples, with one round of
             fitted levels and scales: for the measurement of sensitivity.
     """
+    rounds = 1 if half else ROUNDS
+    moment = None
+    if moments is not None and shrinkage is not None:
+        moment = shrunk_moment(moments, matrix, shrinkage, half=half)
     if choice.grid is not None:
-        return _on_grid(matrix, choice, moments, shrinkage, half=half)
-    if moments is None or shrinkage is None:
+        return _on_grid(matrix, moment, choice.levels, choice.grid, rounds)
+    if moment is None:
         ones = np.ones((len(matrix), matrix.shape[2]), np.float32)
         return weighted_kmeans(matrix, ones, choice.levels, scaled=choice.scaled)
-    moment = shrunk_moment(moments, matrix, shrinkage, half=half)
-    rounds = 1 if half else 2
     return gptq(matrix, moment, choice.levels, scaled=choice.scaled, rounds=rounds)
 
 
 def _on_grid(
-    matrix: Floats,
-    choice: LevelChoice,
-    moments: Moments | None,
-    shrinkage: Shrinkage | None,
-    *,
-    half: bool,
+    matrix: Floats, moment: Floats | None, levels: int, grid: int, rounds: int
 ) -> QuantizedMatrix:
-    """Quantize a weight to integer levels. The arguments are those of `quantize_matrix`."""
-    assert choice.grid is not None
-    moment = np.tile(np.eye(matrix.shape[2], dtype=np.float32), (len(matrix), 1, 1))
-    if moments is not None and shrinkage is not None:
-        moment = shrunk_moment(moments, matrix, shrinkage, half=half)
+    """Quantize a weight to integer levels of at most `grid`."""
+    if moment is None:
+        moment = np.tile(np.eye(matrix.shape[2], dtype=np.float32), (len(matrix), 1, 1))
     # Scales of about 1 suit float16.
-    largest = float(np.abs(matrix).max(initial=0)) / choice.grid
+    largest = float(np.abs(matrix).max(initial=0)) / grid
     unit = np.float32(2.0 ** np.ceil(np.log2(largest))) if largest > 0 else np.float32(1)
-    found = gptq(
-        matrix / unit,
-        moment,
-        choice.levels,
-        scaled=True,
-        rounds=1 if half else 2,
-        grid=choice.grid,
-    )
+    found = gptq(matrix / unit, moment, levels, scaled=True, rounds=rounds, grid=grid)
     return replace(found, levels=found.levels.astype(np.int8), scales=found.scales * unit)
 
 
@@ -106,10 +94,7 @@ def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelCh
     importance = np.ones((len(matrix), matrix.shape[2]), np.float32)
     if moments is not None:
         importance = np.einsum("hgii->gi", moments.halves) / 2 + np.float32(1e-20)
-    chosen = np.arange(matrix.size)
-    if matrix.size > _ERROR_SAMPLE:
-        chosen = np.random.default_rng(0).choice(matrix.size, _ERROR_SAMPLE, replace=False)
-    group, row, column = np.unravel_index(chosen, matrix.shape)
+    group, row, column = sampled_positions(matrix, _ERROR_SAMPLE)
     errors: dict[LevelChoice, float] = {}
     kinds = (True, False) if weight.can_scale else (False,)
     for scaled in kinds if weight.grid is None else (True,):

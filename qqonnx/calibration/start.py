@@ -29,14 +29,19 @@ def row_sizes(matrix: Floats) -> Floats:
     return np.asarray(np.sqrt(squares / matrix.shape[2]), np.float32)
 
 
+def sampled_positions(matrix: Floats, most: int) -> tuple[NDArray[np.intp], ...]:
+    """Return group, row and column of at most `most` values, always the same ones."""
+    chosen = np.arange(matrix.size)
+    if matrix.size > most:
+        chosen = np.random.default_rng(0).choice(matrix.size, most, replace=False)
+    return np.unravel_index(chosen, matrix.shape)
+
+
 def start_codebook(matrix: Floats, importance: Floats, scales: Floats, levels: int) -> Floats:
     """Return levels near those of `float_codebook`, from a sample of the values."""
     if matrix.size <= _FEW * levels:
         return float_codebook(matrix, importance, scales, levels)
-    chosen = np.arange(matrix.size)
-    if matrix.size > _START_SAMPLE:
-        chosen = np.random.default_rng(0).choice(matrix.size, _START_SAMPLE, replace=False)
-    group, row, column = np.unravel_index(chosen, matrix.shape)
+    group, row, column = sampled_positions(matrix, _START_SAMPLE)
     scale = scales[group, row].astype(np.float64)
     mass = (np.square(scale) * importance[group, column]).astype(np.float64)
     shares = matrix[group, row, column].astype(np.float64) / scale
@@ -89,7 +94,7 @@ def integer_codebook(
 
     def error(candidate: tuple[Floats, Floats]) -> float:
         codebook, scales = candidate
-        indices = np.searchsorted(thresholds(codebook), matrix / scales[..., None])
+        indices = nearest_indices(matrix, codebook, scales)
         squared = np.square(matrix - codebook[indices] * scales[..., None])
         return float(np.einsum("gij,gj->", squared, importance, dtype=np.float64))
 
@@ -99,6 +104,12 @@ def integer_codebook(
 def as_float16(scales: Floats) -> Floats:
     """Round scales to normal float16 numbers."""
     return np.clip(scales, MIN_SCALE, 65504).astype(np.float16).astype(np.float32)
+
+
+def nearest_indices(matrix: Floats, codebook: Floats, scales: Floats) -> NDArray[np.uint8]:
+    """Return the index of the nearest level of each value, uint8 [groups, rows, columns]."""
+    chosen = np.searchsorted(thresholds(codebook), matrix / scales[..., None])
+    return chosen.astype(np.uint8)
 
 
 def thresholds(codebook: Floats) -> Floats:
