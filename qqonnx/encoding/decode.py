@@ -101,18 +101,22 @@ def _decoded(builder: Builder, weight: CodebookWeight) -> ir.Value:
     return shaped(builder, gathered, weight, shape)
 
 
+def add_indices(builder: Builder, weight: CodebookWeight, shape: tuple[int, ...]) -> ir.Value:
+    """Add the nodes that compute the indices of a weight: int32, of the given shape."""
+    if weight.storage.group == 1:
+        return add_codes(builder, weight, shape)
+    digits, codes = add_small_digits(builder, weight.storage), add_codes(builder, weight, (-1,))
+    small = shaped(builder, builder.apply("Gather", [digits, codes], "c"), weight, shape)
+    return builder.apply("Cast", [small], "c", to=ir.DataType.INT32)
+
+
 def _decoded_by_channel(builder: Builder, weight: CodebookWeight) -> ir.Value:
     """Decode with a codebook per channel."""
     storage = weight.storage
     codebooks = padded(weight.codebook, storage.levels)
     matrix = _matrix(weight)
     shape = matrix.shape if matrix else weight.shape
-    if storage.group == 1:
-        indices = add_codes(builder, weight, shape)
-    else:
-        digits, codes = add_small_digits(builder, storage), add_codes(builder, weight, (-1,))
-        small = shaped(builder, builder.apply("Gather", [digits, codes], "c"), weight, shape)
-        indices = builder.apply("Cast", [small], "c", to=ir.DataType.INT32)
+    indices = add_indices(builder, weight, shape)
     if matrix:
         levels = builder.constant(codebooks if matrix.axis == 1 else codebooks.T, "l")
         return _looked_up(builder, levels, indices, matrix, weight.shape)

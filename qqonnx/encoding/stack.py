@@ -23,8 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qqonnx.encoding.builder import Builder, integers
-from qqonnx.encoding.codes import add_codes, add_small_digits
-from qqonnx.encoding.decode import multiplied, padded, reshaped, shaped
+from qqonnx.encoding.decode import add_indices, multiplied, padded, reshaped
 from qqonnx.encoding.packing import pack, unpack
 from qqonnx.encoding.stored import CodebookWeight
 
@@ -72,13 +71,8 @@ def stacks(weights: Sequence[StoredWeight], scopes: Sequence[Scope]) -> list[lis
 def add_stack(builder: Builder, weights: Sequence[CodebookWeight]) -> list[ir.Value]:
     """Add the nodes that decode weights with the same shape and layout; return their values."""
     stack = _joined(weights)
-    shape, storage = stack.shape, stack.storage
-    if storage.group == 1:
-        indices = add_codes(builder, stack, shape)
-    else:
-        digits, codes = add_small_digits(builder, storage), add_codes(builder, stack, (-1,))
-        small = shaped(builder, builder.apply("Gather", [digits, codes], "c"), stack, shape)
-        indices = builder.apply("Cast", [small], "c", to=ir.DataType.INT32)
+    shape = stack.shape
+    indices = add_indices(builder, stack, shape)
     levels = builder.constant(stack.codebook.reshape(-1), "l")
     offsets = _offsets(builder, stack)
     indices = builder.apply("Add", [indices, offsets], "c")
