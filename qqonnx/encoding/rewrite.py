@@ -14,7 +14,13 @@ from qqonnx.encoding.decode import add_decode, add_rounded
 from qqonnx.encoding.record import write_record
 from qqonnx.encoding.stack import add_stack, stacks
 from qqonnx.encoding.stored import BlockWeight, CodebookWeight, RoundedWeight, StoredWeight
-from qqonnx.model.scopes import WEIGHT_TYPES, Scope, named_constants, value_names
+from qqonnx.model.scopes import (
+    WEIGHT_TYPES,
+    Scope,
+    named_constants,
+    remove_definition,
+    value_names,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -75,12 +81,7 @@ def _replace(old: ir.Value, scope: Scope, decoded: ir.Value, name: str) -> None:
     if old.is_graph_output():
         decoded.type, decoded.shape = old.type, old.shape
     ir.convenience.replace_all_uses_with(old, decoded, replace_graph_outputs=True)
-    producer = old.producer()
-    if producer is not None:
-        scope.remove(producer)
-    else:
-        assert isinstance(scope, ir.Graph)
-        del scope.initializers[old.name or ""]
+    remove_definition(old, scope)
     old.name = None
     decoded.name = name
 

@@ -115,11 +115,7 @@ def _dequantize(
         node.replace_input_with(index, restored)
     for node in users:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        activation = node.inputs[0]
-        assert activation is not None
-        producer = activation.producer()
-        assert producer is not None
-        step = producer.inputs[1]
+        step = _dequantizer(node).inputs[1]
         assert step is not None
         integers = _bias_integers(bias, step, weight.scales)
         if integers is not None:
@@ -186,11 +182,16 @@ def _multiply_integers(
 
 def _dynamic_range(node: ir.Node) -> ir.Node | None:
     """Return the DynamicQuantizeLinear of a layer's input; None if its range is fixed."""
-    activation = node.inputs[0]
-    assert activation is not None
-    restored = activation.producer()
-    assert restored is not None
-    quantized = restored.inputs[0]
+    quantized = _dequantizer(node).inputs[0]
     assert quantized is not None
     producer = quantized.producer()
     return producer if producer is not None and producer.op_type.startswith("Dynamic") else None
+
+
+def _dequantizer(node: ir.Node) -> ir.Node:
+    """Return the DequantizeLinear that gives a layer its rounded input."""
+    activation = node.inputs[0]
+    assert activation is not None
+    producer = activation.producer()
+    assert producer is not None
+    return producer

@@ -26,6 +26,16 @@ WEIGHT_TYPES = (*FLOAT_TYPES, *INTEGER_TYPES)
 Scope = ir.Graph | ir.Function
 
 
+def remove_definition(value: ir.Value, scope: Scope) -> None:
+    """Remove the node or the initializer that a constant without users comes from."""
+    producer = value.producer()
+    if producer is not None:
+        scope.remove(producer)
+    else:
+        assert isinstance(scope, ir.Graph)
+        del scope.initializers[value.name or ""]
+
+
 def scopes(model: ir.Model) -> Iterator[Scope]:
     """Yield the graph, its subgraphs, and each function with its subgraphs."""
     yield model.graph

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from qqonnx.model.scopes import remove_definition
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
@@ -60,7 +62,8 @@ def tie_weights(
                 if source not in transposed:
                     transposed[source] = _transpose(original, weight.name)
                 source = transposed[source]
-            _replace(weight, source)
+            ir.convenience.replace_all_uses_with(weight.value, source)
+            remove_definition(weight.value, weight.scope)
             removed += 1
             break
         else:
@@ -116,14 +119,3 @@ def _transpose(weight: Weight, name: str) -> ir.Value:
     else:
         weight.scope.insert_before(weight.scope[0], node)
     return output
-
-
-def _replace(weight: Weight, source: ir.Value) -> None:
-    value, scope = weight.value, weight.scope
-    ir.convenience.replace_all_uses_with(value, source)
-    producer = value.producer()
-    if producer is not None:
-        scope.remove(producer)
-    else:
-        assert isinstance(scope, ir.Graph)
-        del scope.initializers[value.name or ""]
