@@ -23,16 +23,21 @@ RUNS = 30
 
 def load_ratios(models: Sequence[Path], threads: int | None) -> list[float]:
     """Return each model's median load time in ONNX Runtime, divided by that of the first."""
-    return _ratios([partial(open_session, model, threads=threads) for model in models], LOADS)
+    return ratios_in_turns(
+        [partial(open_session, model, threads=threads) for model in models], LOADS
+    )
 
 
 def latency_ratios(models: Sequence[LoadedModel], feed: Feed) -> list[float]:
     """Return each model's median time for one run, divided by that of the first."""
     runs = [partial(model.run, feed) for model in models]
-    return _ratios(runs, RUNS, warmup=WARMUP_RUNS)
+    return ratios_in_turns(runs, RUNS, warmup=WARMUP_RUNS)
 
 
-def _ratios(actions: Sequence[Callable[[], object]], rounds: int, warmup: int = 0) -> list[float]:
+def ratios_in_turns(
+    actions: Sequence[Callable[[], object]], rounds: int, warmup: int = 0
+) -> list[float]:
+    """Return each action's median time, divided by that of the first; all are called in turns."""
     times: list[list[float]] = [[] for _ in actions]
     for number in range(warmup + rounds):
         for action, durations in zip(actions, times, strict=True):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from statistics import median
+from functools import partial
 from typing import TYPE_CHECKING
 
+from qqonnx.evaluation.timing import ratios_in_turns
 from qqonnx.model.compare import open_for_comparison, run_limited, run_synthetic
 
 if TYPE_CHECKING:
@@ -24,15 +25,12 @@ def run_ratio(original: Path, other: Path) -> float | None:
     try:
         sessions = [open_for_comparison(path) for path in (original, other)]
         inputs, _ = run_synthetic(sessions[0])
-        times: list[list[float]] = [[], []]
-        for turn in range(RUNS + 1):
-            for session, durations in zip(sessions, times, strict=True):
-                start = time.perf_counter()
-                run_limited(session, inputs)
-                if turn:  # the first one warms up
-                    durations.append(time.perf_counter() - start)
-                elif time.perf_counter() - start > LONGEST_RUN:
-                    return None
+        runs = [partial(run_limited, session, inputs) for session in sessions]
+        for run in runs:  # the first one warms up
+            start = time.perf_counter()
+            run()
+            if time.perf_counter() - start > LONGEST_RUN:
+                return None
+        return ratios_in_turns(runs, RUNS)[1]
     except Exception:  # ONNX Runtime's errors have no common class
         return None
-    return median(times[1]) / median(times[0])
