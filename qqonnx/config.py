@@ -85,7 +85,8 @@ class Target:
 
     Attributes:
         size: bytes of the file.
-        bits: bits of the file per weight.
+        bits: bits of the file per weight. What the file holds beside the weights counts up to a
+            tenth of them.
         ratio: bytes of the input file over bytes of the output file.
         max_drop: largest share, between 0 and 1, of answers that may change, or of the float
             model's value of `metric` that may be lost.
@@ -113,17 +114,20 @@ class Target:
         if self.max_drop is not None and self.max_drop >= 1:
             raise OptionError("target.max_drop", "must be below 100 %")
 
-    def nbytes(self, bytes_before: int, weights: int) -> int:
+    def nbytes(self, bytes_before: int, weights: int, rest: int) -> int:
         """Return the largest file size in bytes; not for a target that is a maximum drop.
 
         Args:
             bytes_before: bytes of the input file.
             weights: number of weights in the model.
+            rest: bytes of the output file beside its weights.
         """
         if self.size is not None:
             return self.size
         if self.bits is not None:
-            return int(self.bits * weights / 8)
+            size = int(self.bits * weights / 8)
+            # A small model can have more bytes of graph than its weights get.
+            return size + max(rest - size // 10, 0)
         assert self.ratio is not None
         return int(bytes_before / self.ratio)
 

@@ -71,8 +71,8 @@ def allocate(candidates: Sequence[Sequence[Candidate]], budget: int) -> list[Can
     if smallest > budget:
         raise OptionError(
             "target",
-            f"too small: the weights take at least {smallest:,} bytes, and the target leaves "
-            f"{max(budget, 0):,} for them",
+            f"too small by about {smallest - budget:,} bytes: the weights take at least "
+            f"{smallest:,}, and the target leaves {max(budget, 0):,} for them",
         )
     cell = max(budget // CELLS, 1)
     cells = budget // cell

@@ -57,10 +57,12 @@ class Calibrated:
     Attributes:
         stored: the stored weights.
         drop: what a target of a largest drop measured; None for other targets.
+        limit: bytes of the largest file that the target allows; None if it is not a size.
     """
 
     stored: list[StoredWeight]
     drop: Drop | None = None
+    limit: int | None = None
 
 
 def calibrate(context: Context, request: Calibration, store: Store) -> Calibrated:
@@ -80,8 +82,11 @@ def calibrate(context: Context, request: Calibration, store: Store) -> Calibrate
     weights = weight_matrices(context)
     passes = moment_passes(context, weights)
     rounded = _rounded(context.biases)
-    count = sum(weight.size for weight in weights)
-    budget = _budget(context, weights, rounded, target)
+    limit = None
+    if target is not None and target.max_drop is None:
+        count = sum(weight.size for weight in weights)
+        limit = target.nbytes(context.bytes_before, count, _fixed_bytes(context, rounded))
+    budget = _budget(context, weights, rounded, target, limit)
     planned = target is None and request.plan is not None
     measurements = measure_weights(context, weights, passes, None if planned else budget)
 
@@ -89,9 +94,8 @@ def calibrate(context: Context, request: Calibration, store: Store) -> Calibrate
         return _encoded(context, weights, passes, measurements, allocation, previous)
 
     drop = None
-    if target is not None and target.max_drop is None:
-        size = target.nbytes(context.bytes_before, count)
-        allocation, stored = _fit_size(size, budget, weights, measurements, rounded, encode, store)
+    if limit is not None:
+        allocation, stored = _fit_size(limit, budget, weights, measurements, rounded, encode, store)
     else:
         if target is not None:
             allocation, drop = smallest_allocation(
@@ -109,7 +113,7 @@ def calibrate(context: Context, request: Calibration, store: Store) -> Calibrate
         stored = _stored(encode(allocation, {}), rounded)
     if request.plan is not None and not planned:
         write_plan(request.plan, allocation)
-    return Calibrated(stored, drop)
+    return Calibrated(stored, drop, limit)
 
 
 def _budget(
@@ -117,14 +121,14 @@ def _budget(
     weights: Sequence[WeightMatrix],
     rounded: Sequence[RoundedWeight],
     target: Target | None,
+    limit: int | None,
 ) -> int:
     """Return the bytes of all weights: those of the levels that the options request, or a guess."""
-    count = sum(weight.size for weight in weights)
+    if limit is not None:
+        return limit - _fixed_bytes(context, rounded)
     if target is None:
         return sum(w.nbytes(w.choice(w.levels, scaled=w.can_scale)) for w in weights)
-    if target.max_drop is not None:
-        return _TYPICAL_BITS * count // 8
-    return target.nbytes(context.bytes_before, count) - _fixed_bytes(context, rounded)
+    return _TYPICAL_BITS * sum(weight.size for weight in weights) // 8
 
 
 def _fit_size(

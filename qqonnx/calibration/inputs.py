@@ -93,7 +93,8 @@ def _with_held_out(inputs: CalibrationInputs, samples: int) -> CalibrationInputs
 def _perturbed(feed: Feed, random: np.random.Generator) -> Feed:
     """Lower the contrast of synthetic floats: the result must hold on other inputs as well."""
     return {
-        name: array * array.dtype.type(np.exp2(random.uniform(-1, 0)))
+        # A product of arrays without axes is no array.
+        name: np.asarray(array * array.dtype.type(np.exp2(random.uniform(-1, 0))))
         if array.dtype.kind == "f"
         else array
         for name, array in feed.items()

@@ -95,7 +95,7 @@ def output_losses(
             for batch, reference in zip(batches, references, strict=True):
                 outputs = run({**batch, **replaced})
                 size = feed_samples(batch)
-                divergences = map(_divergence, reference, outputs)
+                divergences = map(_divergence, reference, outputs, names)
                 total += size * sum(
                     f * d for f, d in zip(factors.values(), divergences, strict=True)
                 )
@@ -120,11 +120,11 @@ def _factors(names: Sequence[str], importance: Mapping[str, float]) -> dict[str,
     return counting
 
 
-def _divergence(reference: NDArray[Any], output: NDArray[Any]) -> float:
+def _divergence(reference: NDArray[Any], output: NDArray[Any], name: str) -> float:
     """Return the divergence of an output, where both are finite."""
     if reference.dtype.kind != "f" or reference.shape != output.shape:
         return 0.0
     finite = np.isfinite(reference) & np.isfinite(output)
     if not finite.all():
         reference, output = np.where(finite, reference, 0), np.where(finite, output, 0)
-    return output_divergence(reference, output)
+    return output_divergence(reference, output, name)

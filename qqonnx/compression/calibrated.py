@@ -73,7 +73,7 @@ def write_calibrated(
     # A plan that is read is the user's own choice, and a largest drop has been judged.
     planned = request.plan is not None and request.target is None
     if job.verify_outputs and not (planned or request.has_max_drop):
-        judged = _judged(job, context, stored, feeds)
+        judged = _judged(job, context, calibrated, stored, feeds)
         if judged is not None:
             quality = judged.quality
             if judged.lost is not None:
@@ -178,17 +178,14 @@ class _Judged:
 def _judged(
     job: Job,
     context: Context,
+    calibrated: Calibrated,
     stored: list[StoredWeight],
     feeds: tuple[Sequence[Feed], str],
 ) -> _Judged | None:
     """Judge the written file against the plain one of its size; None if there is none."""
     optimized = context.bytes_before <= FOLDED_UP_TO
-    limit = int(_SAME_SIZE * written_bytes(job.written))
+    limit = calibrated.limit or int(_SAME_SIZE * written_bytes(job.written))
     budget = _SAME_SIZE * sum(w.payload_bytes for w in stored if w.method != FLOAT16)
-    target = job.calibration.target if job.calibration is not None else None
-    if target is not None:
-        count = sum(plan.weight.tensor.size for plan in context.plans)
-        limit = target.nbytes(context.bytes_before, count)
     with temporary_folder() as folder:
         path = folder / IN_MEMORY
         for plain in islice(plain_weights(context, stored, budget), _ATTEMPTS):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qqonnx.evaluation.metrics import divergence
+from qqonnx.evaluation.classes import compare_decisions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,23 +19,24 @@ MIN_VARIATION = 1e-3
 count for more than all others together."""
 
 
-def tells_classes_apart(output: NDArray[Any]) -> bool:
-    """Return whether an output is taken for logits or probabilities: floats [samples, classes]."""
-    return output.dtype.kind == "f" and output.ndim == 2 and output.shape[1] > 1
-
-
-def output_divergence(reference: NDArray[Any], output: NDArray[Any]) -> float:
+def output_divergence(reference: NDArray[Any], output: NDArray[Any], name: str = "") -> float:
     """Return how far an output is from the reference; 0 for outputs that are not floats.
 
-    For outputs [samples, classes] this is the mean KL(reference || output) in nats. For others it
-    is half the mean over the channels of `channel_errors`, which is the divergence of normal
-    distributions with the channels' variances.
+    For outputs that make decisions (see `compare_decisions`) this is the mean KL(reference ||
+    output) of a decision in nats. For others it is half the mean over the channels of
+    `channel_errors`, which is the divergence of normal distributions with the channels' variances.
+
+    Args:
+        reference: output of the reference, [samples, ...].
+        output: output of the other model.
+        name: name of the output.
     """
     if reference.dtype.kind != "f" or reference.shape != output.shape or not reference.size:
         return 0.0
-    if tells_classes_apart(reference):
+    decisions = compare_decisions(reference, output, name)
+    if decisions is not None and decisions.divergence is not None:
         # Rounding can take the sum of a vanishing divergence below zero.
-        return max(float(divergence(reference, output).mean()), 0.0)
+        return max(float(decisions.divergence.mean()), 0.0)
     return float(channel_errors(reference, output).mean()) / 2
 
 

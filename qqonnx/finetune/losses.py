@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qqonnx.evaluation.classes import class_axis
 from qqonnx.evaluation.divergence import MIN_VARIATION, channel_axis
 from qqonnx.finetune.operators import tensor_of
 
@@ -67,13 +68,15 @@ class Output:
 
     Attributes:
         index: its position among the outputs.
-        kind: "logits" or "probabilities" for class scores [n, classes], otherwise "values".
+        kind: "logits" or "probabilities" of classes, otherwise "values".
+        axis: axis of the classes, see `qqonnx.evaluation.classes.class_axis`; None for values.
         variance: variance of the teacher's values, of each channel if they have channels; see
             `qqonnx.evaluation.divergence.channel_axis`. It broadcasts to the output.
     """
 
     index: int
     kind: str
+    axis: int | None
     variance: Tensor
 
 
@@ -139,6 +142,7 @@ def run_teacher(graph: TorchGraph, runs: Runs) -> Teacher | None:
     # Number, sum and sum of squares of each float output's values, by channel.
     sums: dict[int, Tensor] = {}
     reduced: dict[int, list[int]] = {}
+    class_axes: dict[int, int | None] = {}
     are_probabilities: dict[int, bool] = {}
     for group in runs.groups(np.arange(len(runs.inputs))):
         with torch.no_grad():
@@ -150,24 +154,27 @@ def run_teacher(graph: TorchGraph, runs: Runs) -> Teacher | None:
                 wide = out.double()
                 if index not in reduced:
                     axis = channel_axis(wide.numpy())
+                    class_axes[index] = class_axis(wide.numpy(), graph.outputs[index])
                     reduced[index] = [other for other in range(out.ndim) if other != axis]
                 powers = (torch.ones_like(wide), wide, wide.square())
                 terms = torch.stack([power.sum(reduced[index], keepdim=True) for power in powers])
                 sums[index] = sums[index] + terms if index in sums else terms
-                are_probabilities[index] = are_probabilities.get(index, True) and _sum_to_one(out)
+                known = are_probabilities.get(index, True)
+                are_probabilities[index] = known and _sum_to_one(out, class_axes[index])
         size += sum(out.nbytes for out in outputs)
         if size <= CACHED_BYTES:
             rows = [torch.split(out, 1) if runs.joinable else (out,) for out in outputs]
             cached.extend(list(parts) for parts in zip(*rows, strict=True))
     compared = []
     for index, (count, total, squares) in sums.items():
+        axis = class_axes[index]
         kind = "values"
-        if outputs[index].ndim == 2 and outputs[index].shape[1] > 1:
+        if axis is not None:
             kind = "probabilities" if are_probabilities[index] else "logits"
         variance = squares / count - (total / count).square()
         scale = torch.maximum(variance, MIN_VARIATION * squares / count)
         scale = torch.where(scale > 0, scale, float(scale.mean()) or 1.0)
-        compared.append(Output(index, kind, scale.float()))
+        compared.append(Output(index, kind, axis, scale.float()))
     return Teacher(graph, runs, tuple(compared), tuple(cached) if size <= CACHED_BYTES else None)
 
 
@@ -176,17 +183,18 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
-def _sum_to_one(out: Tensor) -> bool:
-    if out.ndim != 2 or bool((out < 0).any()):
+def _sum_to_one(out: Tensor, axis: int | None) -> bool:
+    if axis is None or bool((out < 0).any()):
         return False
-    return bool(((out.sum(1) - 1).abs() < 1e-3).all())
+    return bool(((out.sum(axis) - 1).abs() < 1e-3).all())
 
 
 def _output_loss(output: Output, student: Tensor, teacher: Tensor) -> Tensor:
-    if output.kind == "values":
+    if output.axis is None:
         return ((student - teacher).square() / output.variance).mean()
+    rows = [out.movedim(output.axis, -1).flatten(0, -2) for out in (student, teacher)]
     if output.kind == "logits":
-        log_q, log_p = (functional.log_softmax(out, 1) for out in (student, teacher))
+        log_q, log_p = (functional.log_softmax(out, 1) for out in rows)
     else:
-        log_q, log_p = (out.clamp_min(1e-12).log() for out in (student, teacher))
+        log_q, log_p = (out.clamp_min(1e-12).log() for out in rows)
     return functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")

@@ -28,7 +28,7 @@ def padding_mask(feed: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_] | None:
 
 
 def unpadded(values: NDArray[Any], mask: NDArray[np.bool_] | None) -> NDArray[Any]:
-    """Return the values [positions, ...] that are not padding.
+    """Return the values [positions, 1, ...] that are not padding.
 
     Args:
         values: [samples, positions, ...]; of another shape, they come back as they are.
@@ -36,4 +36,4 @@ def unpadded(values: NDArray[Any], mask: NDArray[np.bool_] | None) -> NDArray[An
     """
     if mask is None or values.ndim < 3 or values.shape[:2] != mask.shape:
         return values
-    return np.asarray(values[mask])
+    return np.asarray(values[mask][:, None])

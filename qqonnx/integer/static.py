@@ -91,11 +91,11 @@ def round_statically(model: ir.Model, feeds: Sequence[Feed], kept: Collection[st
             candidate = _rounded(prepared, ranges, excluded, names)
             proto = ir.to_proto(candidate)
             loss = sum(
-                output_divergence(exact, other)
+                output_divergence(reference[name], outputs[name], name)
                 for reference, outputs in zip(
                     references, _outputs(proto, judged, folder), strict=True
                 )
-                for exact, other in zip(reference, outputs, strict=True)
+                for name in reference
             )
             if best is None or loss < best[0]:
                 best = loss, candidate
@@ -217,9 +217,9 @@ def _tidy(model: ir.Model, names: Collection[str]) -> None:
 
 def _outputs(
     proto: onnx.ModelProto, feeds: Sequence[Feed], folder: Path
-) -> list[list[NDArray[Any]]]:
+) -> list[dict[str, NDArray[Any]]]:
     path = folder / "judged.onnx"
     path.write_bytes(proto.SerializeToString())
     session = open_session(path, spinning=False, without=["WeightBiasQuantization"])
     names = [out.name for out in session.get_outputs() if out.type.startswith("tensor(")]
-    return [run_session(session, feed, names) for feed in feeds]
+    return [dict(zip(names, run_session(session, feed, names), strict=True)) for feed in feeds]

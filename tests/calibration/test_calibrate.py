@@ -388,3 +388,22 @@ def test_the_probe_sees_no_sample_of_the_first_half(mlp, tmp_path):
         output_losses(mlp, weights, theirs, {}) as again,
     ):
         assert compare(replaced) == again(replaced)
+
+
+@pytest.mark.parametrize(("axis", "name"), [(-1, "token_logits"), (1, "pixel_logits")])
+def test_classes_of_tokens_and_pixels_count_by_their_divergence(axis, name):
+    logits = np.random.default_rng(0).standard_normal((2, 5, 4, 6)).astype(np.float32)
+    logits = logits[0] if axis == -1 else logits
+    other = logits + np.float32(0.3) * (logits > 1)
+
+    def probabilities(values):
+        share = np.exp(values.astype(np.float64))
+        return share / share.sum(axis=axis, keepdims=True)
+
+    p, q = probabilities(logits), probabilities(other)
+    expected = (p * np.log(p / q)).sum(axis=axis).mean()
+    assert output_divergence(logits, other, name) == pytest.approx(expected, rel=1e-4)
+    # Without the name, probabilities say themselves what they are.
+    assert output_divergence(p, q) == pytest.approx(expected, rel=1e-4)
+    # A shift of all classes changes no answer.
+    assert output_divergence(logits, logits + 1, name) == pytest.approx(0, abs=1e-6)

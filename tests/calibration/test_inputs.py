@@ -152,3 +152,11 @@ def test_the_command_takes_a_function(
         convert_model()
     assert not stop.value.code
     assert (tmp_path / "o.onnx").is_file()
+
+
+def test_held_out_synthetic_inputs_run_also_where_an_input_has_no_axes(model: Path) -> None:
+    inputs = calibration_inputs(load(model), None, 8)
+    session = ort.InferenceSession(model)
+    for feed in inputs.held_out:
+        assert feed["rate"].shape == ()
+        session.run(None, dict(feed))

@@ -87,7 +87,7 @@ def test_masks_of_ones_and_other_shapes_mask_nothing() -> None:
     assert found is not None
     assert found.tolist() == mask.astype(bool).tolist()
     values = normal(2, 3, 5)
-    assert unpadded(values, found).shape == (3, 5)
+    assert unpadded(values, found).shape == (3, 1, 5)
     assert unpadded(values[:, :2], found).shape == (2, 2, 5)
 
 
