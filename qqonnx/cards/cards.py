@@ -159,7 +159,9 @@ def _quality(report: CompressReport) -> list[str]:
     if quality.reason is not None:
         return [f"Not compared with the original model: {quality.reason}."]
     rows = _rows(quality.outputs)
-    return [f"Against the original model, on {quality.source}:", table(_QUALITY, rows)]
+    left_out = [f"- {output.name} not compared: {output.reason}" for output in quality.uncompared]
+    heading = f"Against the original model, on {quality.source}:"
+    return [heading, table(_QUALITY, rows), *filter(None, ["\n".join(left_out)])]
 
 
 def _rows(outputs: Iterable[OutputQuality]) -> list[list[str]]:

@@ -106,8 +106,12 @@ def _quality_lines(report: CompressReport) -> list[str]:
         lines.append(f"  {printable(output.name)}: {', '.join(parts)}")
     if len(quality.outputs) > MAX_OUTPUTS:
         lines.append(f"  and {len(quality.outputs) - MAX_OUTPUTS} outputs that lost less")
+    lines += [
+        f"  {printable(output.name)}: not compared, because {output.reason}"
+        for output in quality.uncompared
+    ]
     if quality.poor:
-        names = ", ".join(repr(output.name) for output in quality.poor[:MAX_OUTPUTS])
+        names = ", ".join(map(repr, quality.poor[:MAX_OUTPUTS]))
         lines.append(f"warning: {printable(names)} lost much; {_way_out(report)}")
     return lines
 

@@ -32,7 +32,10 @@ def lost_output(ours: Quality, theirs: Quality, importance: Mapping[str, float])
     if ours.reason is not None:
         return theirs.outputs[0].name
     before, after = _divergences(theirs), _divergences(ours)
-    counting = [name for name in after if name in before and importance.get(name, 1) > 0]
+    counting = [name for name in before if importance.get(name, 1) > 0]
+    for name in counting:
+        if name not in after:
+            return name
     worse = {name: after[name] / max(before[name], 1e-12) for name in counting}
     lost = [
         name for name, ratio in worse.items() if ratio > _TOLERANCE and after[name] > _NEGLIGIBLE

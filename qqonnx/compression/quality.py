@@ -35,23 +35,41 @@ SYNTHETIC_SAMPLES = 4
 
 
 @dataclass(frozen=True)
+class Uncompared:
+    """An output that cannot be compared.
+
+    Attributes:
+        name: its name.
+        reason: why not.
+        is_defect: whether it could be compared if the compressed model computed what it should.
+    """
+
+    name: str
+    reason: str
+    is_defect: bool
+
+
+@dataclass(frozen=True)
 class Quality:
     """How the outputs of the compressed model compare with those of the original.
 
     Attributes:
-        outputs: quality of each output that is a tensor of numbers, the worst first.
+        outputs: quality of each output that could be compared, the worst first.
         source: description of the inputs.
-        reason: why the outputs could not be compared; None if they were.
+        reason: why no output could be compared; None if one was.
+        uncompared: the outputs that could not be compared.
     """
 
     outputs: tuple[OutputQuality, ...]
     source: str
     reason: str | None = None
+    uncompared: tuple[Uncompared, ...] = ()
 
     @property
-    def poor(self) -> tuple[OutputQuality, ...]:
-        """The outputs that lost more than `OutputQuality.is_poor` states."""
-        return tuple(output for output in self.outputs if output.is_poor)
+    def poor(self) -> tuple[str, ...]:
+        """Names of the outputs that lost more than `OutputQuality.is_poor` states, or all."""
+        broken = [output.name for output in self.uncompared if output.is_defect]
+        return (*broken, *(output.name for output in self.outputs if output.is_poor))
 
 
 def quality_feeds(model: ir.Model, inputs: CalibrationInputs | None) -> tuple[list[Feed], str]:
@@ -127,17 +145,22 @@ def _quality(
     outputs: Sequence[Sequence[Any]],
     source: str,
 ) -> Quality:
-    compared = [
-        output_quality(name, exact, other)
-        for name, exact, other in zip(
-            names, zip(*references, strict=True), zip(*outputs, strict=True), strict=True
-        )
-        if all(map(_is_comparable, exact, other))
-    ]
+    compared, uncompared = [], []
+    for name, exact, other in zip(
+        names, zip(*references, strict=True), zip(*outputs, strict=True), strict=True
+    ):
+        obstacles = [_obstacle(name, *pair) for pair in zip(exact, other, strict=True)]
+        found = next(filter(None, obstacles), None)
+        if found is None:
+            compared.append(output_quality(name, exact, other))
+        else:
+            uncompared.append(found)
+    reason = None
     if not compared:
-        return Quality((), source, "no output is a tensor of finite numbers")
+        listed = "; ".join(f"{output.name}: {output.reason}" for output in uncompared)
+        reason = listed or "the model has no output"
     compared.sort(key=lambda quality: -_loss(quality))
-    return Quality(tuple(compared), source)
+    return Quality(tuple(compared), source, reason, tuple(uncompared))
 
 
 def _references(
@@ -154,15 +177,19 @@ def _references(
     return [outputs], [inputs], "seeded noise"
 
 
-def _is_comparable(exact: Any, other: Any) -> bool:
-    return (
-        isinstance(exact, np.ndarray)
-        and isinstance(other, np.ndarray)
-        and exact.dtype.kind in "fiu"
-        and exact.shape == other.shape
-        and exact.size > 0
-        and bool(np.isfinite(exact).all() and np.isfinite(other).all())
-    )
+def _obstacle(name: str, exact: Any, other: Any) -> Uncompared | None:
+    """Return why two outputs of a run cannot be compared; None if they can."""
+    if not isinstance(exact, np.ndarray) or exact.dtype.kind not in "fiu":
+        return Uncompared(name, "it is no tensor of numbers", False)
+    if not exact.size:
+        return Uncompared(name, "it is empty", False)
+    if not np.isfinite(exact).all():
+        return Uncompared(name, "it is not finite in the original model", False)
+    if exact.shape != other.shape:
+        return Uncompared(name, f"its shape changed from {exact.shape} to {other.shape}", True)
+    if not np.isfinite(other).all():
+        return Uncompared(name, "it is no longer finite", True)
+    return None
 
 
 def _loss(quality: OutputQuality) -> float:

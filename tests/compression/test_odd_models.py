@@ -267,4 +267,4 @@ def test_calibrated(build: Build, tmp_path: Path, body: str, also: str) -> None:
     report = compress(model, tmp_path / "o.onnx", calibration=calibration)
     assert report.outputs.equal
     assert {weight.name for weight in report.weights} == {"w", "u"}
-    assert report.bytes_after <= 8 * 2 * 64 * 64 / 8
+    assert report.bytes_after <= 1.1 * 2 * 64 * 64

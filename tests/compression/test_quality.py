@@ -13,6 +13,8 @@ from building import Build, normal
 
 from qqonnx import Calibration, Options, Target, compress
 from qqonnx.cli import convert_model
+from qqonnx.compression.judge import lost_output
+from qqonnx.compression.quality import _quality
 
 DETECTOR = """<ir_version: 8, opset_import: ["": 17]>
 m (float[n,3,16,16] images) => (float[n,C,A] OUT) {
@@ -131,3 +133,29 @@ def test_models_that_refuse_synthetic_samples_get_noise(build: Build, tmp_path: 
     assert report.quality.reason is None
     assert report.quality.source == "seeded noise"
     assert onnx.load(tmp_path / "o.onnx").graph.node
+
+
+def test_outputs_that_are_not_finite_are_named(
+    build: Build,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    m (float[N,64] x) => (float[N,80] y, float[N,80] z) {
+      y = MatMul(x, w)  a = Mul(y, zero)  z = Div(a, a) }"""
+    model = build(text, {"w": normal(64, 80), "zero": np.array(0, np.float32)})
+    out = tmp_path / "o.onnx"
+    last = told([model, "-o", out, "--min-size", 64], capsys, monkeypatch).splitlines()[-1]
+    assert last == "  z: not compared, because it is not finite in the original model"
+
+
+def test_an_output_that_is_no_longer_finite_is_a_loss() -> None:
+    exact = [[np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)]]
+    broken = [[np.ones((2, 3), np.float32), np.full((2, 3), np.inf, np.float32)]]
+    ours, theirs = (_quality(["y", "z"], exact, other, "") for other in (broken, exact))
+    assert ours.poor == ("z",)
+    assert theirs.poor == ()
+    assert lost_output(ours, theirs, {}) == "z"
+    assert lost_output(ours, theirs, {"z": 0.0}) is None
+    assert lost_output(theirs, ours, {}) is None
