@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qqonnx.calibration.frequencies import with_frequencies
 from qqonnx.calibration.matrices import best_allocation, encode_matrix, weight_matrices
 from qqonnx.calibration.measure import measure_weights
 from qqonnx.calibration.passes import map_with_moments, moment_passes
@@ -79,7 +80,7 @@ def calibrate(context: Context, request: Calibration, store: Store) -> Calibrate
             cannot be met.
     """
     target = request.target
-    weights = weight_matrices(context)
+    weights = with_frequencies(context, weight_matrices(context))
     passes = moment_passes(context, weights)
     rounded = _rounded(context.biases)
     limit = None
@@ -213,7 +214,9 @@ def _encoded(
     def work(weight: WeightMatrix, moments: Moments | None) -> CodebookWeight:
         shrinkage = measurements.shrinkages.get(weight.name)
         choice = allocation[weight.name]
-        quantized = quantize_matrix(weight.values(), choice, moments, shrinkage)
+        quantized = quantize_matrix(
+            weight.values(), choice, moments, shrinkage, frequencies=weight.frequencies
+        )
         method = "kmeans" if moments is None else "kmeans+feedback"
         return encode_matrix(weight, quantized, scaled=choice.scaled, method=method)
 

@@ -208,7 +208,9 @@ def _half_fitted(
     def work(weight: WeightMatrix, moments: Moments | None) -> NDArray[Any]:
         shrinkage = measurements.shrinkages.get(weight.name)
         choice = allocation[weight.name]
-        quantized = quantize_matrix(weight.values(), choice, moments, shrinkage, half=True)
+        quantized = quantize_matrix(
+            weight.values(), choice, moments, shrinkage, frequencies=weight.frequencies, half=True
+        )
         return weight.decoded(quantized)
 
     results = map_with_moments(work, weights, passes, context.threads)

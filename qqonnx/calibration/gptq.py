@@ -116,19 +116,30 @@ def weighted_kmeans(
 ) -> QuantizedMatrix:
     """Quantize a matrix by weighted k-means, without error feedback.
 
+    Scales are the least-squares fit to the first indices.
+
     Args:
         matrix: float32 [groups, rows, columns].
-        importance: weight of the columns, float32 [groups, columns].
+        importance: weight of the rows, float32 [groups, rows].
         levels: largest number of levels.
         scaled: whether each row has a scale.
     """
     scales = np.ones(matrix.shape[:2], np.float32)
     if scaled:
         scales = as_float16(row_sizes(matrix))
-    codebook = float_codebook(matrix, importance, scales, levels)
-    shares = matrix / scales[..., None]
-    indices = assign(shares, nearest(codebook.astype(np.float64)))
-    return QuantizedMatrix(codebook, scales, np.asarray(indices))
+    root = np.sqrt(importance)
+    ones = np.ones((len(matrix), matrix.shape[2]), np.float32)
+    codebook = float_codebook(matrix * root[..., None], ones, scales * root, levels)
+    result = QuantizedMatrix(codebook, scales, _nearest(matrix, codebook, scales))
+    if not scaled:
+        return result
+    scales = _fitted_scales(matrix, codebook[result.indices], result)
+    return QuantizedMatrix(codebook, scales, _nearest(matrix, codebook, scales))
+
+
+def _nearest(matrix: Floats, codebook: Floats, scales: Floats) -> Indices:
+    chosen = assign(matrix / scales[..., None], nearest(codebook.astype(np.float64)))
+    return np.asarray(chosen)
 
 
 def output_error(matrix: Floats, decoded: Floats, moment: Floats) -> float:
@@ -213,11 +224,12 @@ def _fitted_scales(matrix: Floats, weighted: Floats, current: QuantizedMatrix) -
     """Return the scales with the least error for the indices and levels.
 
     `weighted` is the matrix of levels times the moment, [groups, rows, columns]. A scale stays as
-    it is if the new one would not be positive.
+    it is if the new one would not be positive, or the sums overflow.
     """
     dot = np.einsum("gij,gij->gi", matrix, weighted)
     norm = np.einsum("gij,gij->gi", current.levels[current.indices], weighted)
-    fitted = np.divide(dot, norm, out=current.scales.copy(), where=(norm > 0) & (dot > 0))
+    usable = (norm > 0) & (dot > 0) & np.isfinite(norm) & np.isfinite(dot)
+    fitted = np.divide(dot, norm, out=current.scales.copy(), where=usable)
     return as_float16(fitted)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,8 @@ class WeightMatrix:
         layer: the operator that uses the weight; None if its inputs cannot be observed.
         fixed: whether the weight must have these levels.
         grid: largest absolute level of a weight that is multiplied as an integer; else None.
+        frequencies: for a table whose rows are read by index, the frequency of each row over the
+            mean, in the first half of the samples and in all: float32 [2, rows].
     """
 
     weight: Weight
@@ -51,6 +53,7 @@ class WeightMatrix:
     layer: Layer | None
     fixed: bool = False
     grid: int | None = None
+    frequencies: Floats | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:

@@ -127,7 +127,9 @@ def _measured(
     runs = is_replaceable(weight, context) and context.inputs.feeds
     if probed is None or not runs:
         return _Measured(shrinkage, None)
-    quantized = quantize_matrix(matrix, probed, moments, shrinkage, half=True)
+    quantized = quantize_matrix(
+        matrix, probed, moments, shrinkage, frequencies=weight.frequencies, half=True
+    )
     return _Measured(shrinkage, weight.decoded(quantized))
 
 

@@ -39,6 +39,7 @@ def quantize_matrix(
     moments: Moments | None,
     shrinkage: Shrinkage | None,
     *,
+    frequencies: Floats | None = None,
     half: bool = False,
 ) -> QuantizedMatrix:
     """Quantize a weight: by GPTQ if second moments are known, otherwise by k-means.
@@ -48,6 +49,7 @@ def quantize_matrix(
         choice: levels and scales.
         moments: second moments of the inputs.
         shrinkage: their shrinkage.
+        frequencies: frequencies of the rows, see `WeightMatrix`.
         half: whether to use only the first half of the calibration samples, with one round of
             fitted levels and scales: for the measurement of sensitivity.
     """
@@ -58,8 +60,10 @@ def quantize_matrix(
     if choice.grid is not None:
         return _on_grid(matrix, moment, choice.levels, choice.grid, rounds)
     if moment is None:
-        ones = np.ones((len(matrix), matrix.shape[2]), np.float32)
-        return weighted_kmeans(matrix, ones, choice.levels, scaled=choice.scaled)
+        importance = np.ones(matrix.shape[:2], np.float32)
+        if frequencies is not None:
+            importance = frequencies[None, 0 if half else 1]
+        return weighted_kmeans(matrix, importance, choice.levels, scaled=choice.scaled)
     return gptq(matrix, moment, choice.levels, scaled=choice.scaled, rounds=rounds)
 
 
@@ -79,10 +83,10 @@ def _on_grid(
 def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelChoice, float]:
     """Estimate the relative error of a weight for every choice.
 
-    Errors and values are weighted by the inputs' second moments, so this is about the relative
-    error of the operator's outputs. It is that of k-means on a sample of the values. Between the
-    numbers of levels that are fitted, its logarithm is linear in theirs. A weight whose levels are
-    fixed has one choice, whose error does not matter.
+    Errors and values are weighted by the inputs' second moments, or by the rows' frequencies, so
+    this is about the relative error of the operator's outputs. It is that of k-means on a sample
+    of the values. Between the numbers of levels that are fitted, its logarithm is linear in theirs.
+    A weight whose levels are fixed has one choice, whose error does not matter.
 
     Args:
         weight: the weight.
@@ -94,6 +98,9 @@ def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelCh
     importance = np.ones((len(matrix), matrix.shape[2]), np.float32)
     if moments is not None:
         importance = np.einsum("hgii->gi", moments.halves) / 2 + np.float32(1e-20)
+    frequency = np.ones(matrix.shape[:2], np.float32)
+    if weight.frequencies is not None:
+        frequency = weight.frequencies[None, 1]
     group, row, column = sampled_positions(matrix, _ERROR_SAMPLE)
     errors: dict[LevelChoice, float] = {}
     kinds = (True, False) if weight.can_scale else (False,)
@@ -104,6 +111,7 @@ def weight_errors(weight: WeightMatrix, moments: Moments | None) -> dict[LevelCh
         scale = scales[group, row]
         shares = (matrix[group, row, column] / scale).astype(np.float64)
         mass = np.square(scale, dtype=np.float64) * importance[group, column].astype(np.float64)
+        mass *= frequency[group, row]
         fitted = approximate_errors(shares, mass, _FITTED_COUNTS)
         logs = np.log(np.asarray(fitted) + 1e-30)
         between = np.interp(np.log(LEVEL_COUNTS), np.log(_FITTED_COUNTS), logs)
