@@ -107,7 +107,7 @@ def _runs(
         yield from ((feed, feed) for feed in context.inputs.batches())
         return
     names = [value.name or "" for value in computed]
-    with extended_session(context.model, outputs=computed) as session:
+    with extended_session(context.model, outputs=computed, cut=True) as session:
         for feed in context.inputs.batches():
             outputs = run_session(session, feed, names, name="calibration: the model")
             yield feed, {**feed, **dict(zip(names, outputs, strict=True))}

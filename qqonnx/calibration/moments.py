@@ -69,7 +69,7 @@ def collect_moments(context: Context, layers: Sequence[Layer]) -> dict[str, Mome
     values = list(dict.fromkeys(value for layer in distinct for value in layer.inputs))
     computed = [value for value in values if not value.is_graph_input()]
     names = [value.name or "" for value in computed]
-    with extended_session(context.model, outputs=computed) as session:
+    with extended_session(context.model, outputs=computed, cut=bool(computed)) as session:
         for number, batch in enumerate(inputs.batches()):
             half = number % 2
             context.progress("activations", inputs.batch_size, inputs.count)

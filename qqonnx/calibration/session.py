@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def extended_session(
-    model: ir.Model, *, outputs: Sequence[ir.Value] = (), inputs: Sequence[ir.Value] = ()
+    model: ir.Model,
+    *,
+    outputs: Sequence[ir.Value] = (),
+    inputs: Sequence[ir.Value] = (),
+    cut: bool = False,
 ) -> Iterator[ort.InferenceSession]:
     """Open a model in ONNX Runtime with additional outputs and inputs.
 
@@ -31,10 +35,13 @@ def extended_session(
         model: the model; it is unchanged when the block begins.
         outputs: values of the model's graph that become outputs.
         inputs: initializers of the model's graph that become inputs with a default.
+        cut: leave out what only the model's own outputs need; ONNX Runtime would run it.
 
     Raises:
         QqonnxError: ONNX Runtime does not load the model.
     """
+    if cut:
+        model, outputs = _cut(model, outputs), ()
     graph = model.graph
     # In onnx_ir, `is_graph_output` stays true for outputs that were removed.
     present = {id(value) for value in graph.outputs}
@@ -63,6 +70,13 @@ def extended_session(
             # It would round the float weights between rounded activations, each in its own way.
             without=["WeightBiasQuantization"],
         )
+
+
+def _cut(model: ir.Model, outputs: Sequence[ir.Value]) -> ir.Model:
+    """Return a copy of a model that computes these values only."""
+    graph = ir.convenience.extract(model.graph, list(model.graph.inputs), outputs)
+    graph.opset_imports.update(model.graph.opset_imports)
+    return ir.Model(graph, ir_version=model.ir_version, functions=tuple(model.functions.values()))
 
 
 def first_run(session: ort.InferenceSession, feed: Mapping[str, NDArray[Any]]) -> list[Any]:

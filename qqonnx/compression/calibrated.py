@@ -185,7 +185,8 @@ def _judged(
     """Judge the written file against the plain one of its size; None if there is none."""
     optimized = context.bytes_before <= FOLDED_UP_TO
     limit = calibrated.limit or int(_SAME_SIZE * written_bytes(job.written))
-    budget = _SAME_SIZE * sum(w.payload_bytes for w in stored if w.method != FLOAT16)
+    slack = 1 if calibrated.limit else _SAME_SIZE
+    budget = slack * sum(w.payload_bytes for w in stored if w.method != FLOAT16)
     with temporary_folder() as folder:
         path = folder / IN_MEMORY
         for plain in islice(plain_weights(context, stored, budget), _ATTEMPTS):
