@@ -89,7 +89,8 @@ def compress(
             progress,
         )
         made = _write_compressed(job)
-        outputs = verify_file(written, made.digests, run=verify_outputs)
+        feed = next(iter(made.feeds[0]), None)
+        outputs = verify_file(written, made.digests, run=verify_outputs, feed=feed)
         quality = made.quality
         if not verify_outputs:
             quality = Quality((), "", NOT_ASKED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.encoding.locate import decode_graphs, decoder
@@ -63,7 +64,13 @@ class WeightCheck:
         return not (self.different or self.only_first or self.only_second)
 
 
-def verify_file(path: Path, planned: Mapping[str, bytes], *, run: bool = True) -> OutputCheck:
+def verify_file(
+    path: Path,
+    planned: Mapping[str, bytes],
+    *,
+    run: bool = True,
+    feed: dict[str, NDArray[Any]] | None = None,
+) -> OutputCheck:
     """Verify the weights and the outputs of a written file; every weight is decoded once.
 
     The decoded weights must be bit-identical to the planned ones. The outputs must equal those of
@@ -74,6 +81,7 @@ def verify_file(path: Path, planned: Mapping[str, bytes], *, run: bool = True) -
         path: the written file.
         planned: SHA-256 of the bytes of each planned weight, by name.
         run: whether the outputs are compared too.
+        feed: inputs for a model that does not run on synthetic ones.
 
     Raises:
         QqonnxError: a weight is missing or differs, ONNX Runtime does not load or run the file, or
@@ -100,19 +108,22 @@ def verify_file(path: Path, planned: Mapping[str, bytes], *, run: bool = True) -
                 raise QqonnxError(f"{path}: weight {name!r} does not decode to the planned values")
         if not run:
             return OutputCheck(None, None, NOT_ASKED)
-        return _checked_outputs(plain, path, max(tolerances))
+        return _checked_outputs(plain, path, max(tolerances), feed)
     finally:
         plain.unlink(missing_ok=True)
         data_file(plain).unlink(missing_ok=True)
 
 
-def _checked_outputs(plain: Path, path: Path, tolerance: float) -> OutputCheck:
+def _checked_outputs(
+    plain: Path, path: Path, tolerance: float, feed: dict[str, NDArray[Any]] | None
+) -> OutputCheck:
     folded = written_bytes(plain) <= FOLDED_UP_TO
-    check = compare_outputs(plain, path, optimized=folded, tolerance=tolerance)
+    compare = partial(compare_outputs, plain, path, feed=feed, tolerance=tolerance)
+    check = compare(optimized=folded)
     if folded and check.reason is None and not check.equal:
         # Rounding can decide which box is kept or which of two outputs is larger. Without
         # optimization both models run the same kernels.
-        check = compare_outputs(plain, path, optimized=False, tolerance=tolerance)
+        check = compare(optimized=False)
     if check.reason is None and not check.equal:
         raise QqonnxError(
             f"{path}: outputs differ by {check.max_difference:.2g} from those of the same model "

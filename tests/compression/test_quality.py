@@ -159,3 +159,20 @@ def test_an_output_that_is_no_longer_finite_is_a_loss() -> None:
     assert lost_output(ours, theirs, {}) == "z"
     assert lost_output(ours, theirs, {"z": 0.0}) is None
     assert lost_output(theirs, ours, {}) is None
+
+
+def test_models_that_refuse_noise_are_verified_on_the_calibration_inputs(
+    build: Build, tmp_path: Path
+) -> None:
+    """The length of the second input must be the value of the first, which noise never meets."""
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    m (int64[1] length, float[1,n] x) => (float[1,80] y) {
+      first = Slice(x, zero, length, one)  r = Reshape(first, shape)  y = MatMul(r, w) }"""
+    constants = {"zero": np.array([0]), "one": np.array([1]), "shape": np.array([1, 64])}
+    model = build(text, {"w": normal(64, 80), **constants})
+    runs = [{"length": np.array([64]), "x": normal(1, 70, seed=seed)} for seed in range(8)]
+    calibration = Calibration(runs, target=Target(bits=6))
+    report = compress(model, tmp_path / "o.onnx", Options(min_size=64), calibration=calibration)
+    assert report.outputs.reason is None
+    assert report.outputs.equal
+    assert report.quality.reason is None
