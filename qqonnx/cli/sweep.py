@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qqonnx.cli.terminal import JSON, QUIET, parallel_stages, print_json, progress_bar
+from qqonnx.cli.terminal import (
+    CARD,
+    JSON,
+    QUIET,
+    command_line,
+    parallel_stages,
+    print_json,
+    progress_bar,
+)
 from qqonnx.errors import QqonnxError
 
 if TYPE_CHECKING:
@@ -34,6 +42,7 @@ def sweep(
         str | None,
         typer.Option(help="Export the results to a file beside them: csv, json or parquet."),
     ] = None,
+    card: Annotated[Path | None, CARD] = None,
     as_json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
@@ -47,13 +56,17 @@ def sweep(
     if export is not None and export not in FORMATS:
         raise QqonnxError(f"--export {export}: must be one of {', '.join(FORMATS)}")
     if _is_database(config):
-        if export is None:
-            raise QqonnxError(f"{config}: a results file; --export csv, json or parquet writes it")
-        target = export_results(config, export)
+        if export is None and card is None:
+            raise QqonnxError(
+                f"{config}: a results file; --export csv, json or parquet, or --card, writes it"
+            )
+        target = export_results(config, export) if export is not None else None
+        _write_card(card, config)
         if as_json:
-            print_json({"exported": target})
+            print_json({"exported": target, "card": card})
         elif not quiet:
-            typer.echo(target)
+            for written in filter(None, (target, card)):
+                typer.echo(written)
         return
     from qqonnx.sweep.sweep import sweep as run_sweep
 
@@ -72,10 +85,18 @@ def sweep(
             progress=parallel_stages(progress),
         )
     exported = export_results(summary.results, export) if export is not None else None
+    _write_card(card, summary.results)
     if as_json:
-        print_json({**summary.to_dict(), "exported": exported})
+        print_json({**summary.to_dict(), "exported": exported, "card": card})
     elif not quiet:
         _print(summary, exported)
+
+
+def _write_card(card: Path | None, results: Path) -> None:
+    if card is not None:
+        from qqonnx.cards.sweep_card import write_sweep_card
+
+        write_sweep_card(card, results, command_line())
 
 
 def _print(summary: Summary, exported: Path | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from repositories import encoder_decoder
+from sweep_rows import done, write_results
 
 from qqonnx import __version__
 from qqonnx.cli import main
@@ -82,3 +83,37 @@ def test_a_card_that_cannot_be_written(
         main()
     assert stop.value.code == 2
     assert f"{card}: cannot write" in capsys.readouterr().err
+
+
+def test_card_of_a_sweep(tmp_path: Path) -> None:
+    rows = [
+        done("float32", 6_000_000, 0.95),
+        done("qq", 900_000, 0.9, bits=4.0, granularity="scale", file_sha256="ab" * 32),
+        done("target", 800_000, 0.93, budget="4.2 bits", metrics='{"f1": {"value": 0.875}}'),
+        {**done("uq", 700_000, 0.1, bits=3.0), "status": "failed"},
+    ]
+    results, card = write_results(tmp_path / "sweep.db", rows), tmp_path / "CARD.md"
+    typed = command("sweep", results, "--card", card, "-q")
+    text = card.read_text()
+    assert typed in text
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    order = [line.split(" | ")[0] for line in lines[:5]]
+    assert order == ["| how", "| ---", "| float32", "| qq, 4 bits, one scale per channel",
+                     "| 4.2 bits"]  # fmt: skip
+    assert "| 900,000 |" in text
+    assert "| 90.00 |" in text
+    assert "0.875" in text
+    assert f"`{'ab' * 32}`" in text
+    assert "uq" not in text
+
+
+def test_no_card_of_a_sweep_without_a_finished_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = write_results(tmp_path / "s.db", [{**done("uq", 1, 0.1), "status": "failed"}])
+    sys.argv = ["qqonnx", "sweep", str(results), "--card", str(tmp_path / "CARD.md")]
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "no run is done" in capsys.readouterr().err
+    assert not (tmp_path / "CARD.md").exists()
