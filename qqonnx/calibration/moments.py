@@ -32,6 +32,8 @@ INDEPENDENT_POSITIONS = 8
 class Moments:
     """The means of x xT and x over the patches x of a layer, for each half of the samples.
 
+    The unit of x is such that its mean square is about 1.
+
     Attributes:
         halves: means of x xT, float32 [2, groups, columns, columns].
         means: means of x, float32 [2, groups, columns].
@@ -100,5 +102,21 @@ def collect_moments(context: Context, layers: Sequence[Layer]) -> dict[str, Mome
         if inputs.sample_weight < 1:
             # The means of synthetic inputs differ from those of real ones, so they are not kept.
             first = np.zeros_like(first)
+        _normalize(total, first)
         found[layer.patch_key] = Moments(total, first, float(samples[row]))
     return {layer.name: found[layer.patch_key] for layer in layers}
+
+
+def _normalize(total: NDArray[np.float32], first: NDArray[np.float32]) -> None:
+    """Divide moments by their mean size, in place.
+
+    Products of tiny moments would be subnormal, which processors compute a hundred times more
+    slowly. The divisors are powers of two, so nothing is rounded.
+    """
+    size = float(np.einsum("hgii->", total, dtype=np.float64)) / max(first.size, 1)
+    if np.isfinite(size) and size > 0:
+        unit = np.ldexp(1.0, round(np.log2(size) / 2))
+        # Two steps: the square of the unit may not be a float32.
+        for _ in range(2):
+            total /= np.float32(unit)
+        first /= np.float32(unit)
