@@ -27,7 +27,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from qqonnx import Options, compress
+from qqonnx import Options, compress, restore
 from qqonnx.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -133,6 +133,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         onnx.save(model, folder / f"{name}.onnx")
     for name in ("small", "other", "simple", "best"):
         compress(folder / "model.onnx", folder / f"{name}.onnx", Options(bits=4))
+    integer = compress(folder / "model.onnx", options=Options(bits=8, compute="int8")).model
+    restore(integer, folder / "int8.onnx")
     (folder / "REPOSITORY" / "onnx").mkdir(parents=True)
     onnx.save(model, folder / "REPOSITORY" / "onnx" / "model.onnx")
     pixels = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)

@@ -70,7 +70,7 @@ def verify(
     if as_json:
         print_json({"weights": vars(weights), "outputs": vars(outputs)})
     else:
-        typer.echo(f"float tensors that are the same: {weights.same}")
+        typer.echo(f"tensors that are the same: {weights.same}")
         for title, names in (
             ("that differ", weights.different),
             ("only in A", weights.only_first),
@@ -95,9 +95,9 @@ def restore(
     output: Annotated[Path, OUTPUT],
     external_data: Annotated[bool, EXTERNAL] = False,
 ) -> None:
-    """Write a compressed model with plain float weights."""
+    """Write a compressed model with plain weights: floats, or int8 if it multiplies integers."""
     from qqonnx.compression.restore import restore as restore_file
 
     with bounded(model):
         count = restore_file(model, output, external_data=external_data)
-    typer.echo(f"{output}: {count} weights are floats again")
+    typer.echo(f"{output}: {count} weights are plain again")

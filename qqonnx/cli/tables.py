@@ -50,6 +50,8 @@ def compress_summary(report: CompressReport, console: Console) -> None:
     """Print the compressed weights, the skipped tensors, and the file sizes."""
     console.print(_weights_table(report.weights, _SHORT_COLUMNS))
     _print_skipped(report.skipped, console)
+    if report.quantized:
+        _print_line(console, _quantized_line(report))
     if report.calibration is not None:
         _print_line(console, f"calibrated with {report.calibration}")
     if report.doubt is not None:
@@ -68,6 +70,13 @@ def compress_summary(report: CompressReport, console: Console) -> None:
     ]
     for line in lines:
         _print_line(console, line)
+
+
+def _quantized_line(report: CompressReport) -> str:
+    weights = f"{report.quantized} of its {len(report.weights)} compressed weights"
+    if report.quantized == len(report.weights):
+        weights = f"its {report.quantized} compressed weights"
+    return f"the model is quantized already: {weights} are int8 and have int8 levels"
 
 
 def _drop_lines(report: CompressReport) -> list[str]:
@@ -120,6 +129,8 @@ def _way_out(report: CompressReport) -> str:
     """Return the option that loses less than a report says."""
     weights = sum(prod(weight.shape) for weight in report.weights)
     bits = 8 * report.bytes_after / weights
+    if report.quantized == len(report.weights):
+        return "more --bits lose less"
     if report.calibration is None:
         return "--method auto loses less at this size, with --calibration INPUTS least"
     if "data-free" in report.calibration:

@@ -15,7 +15,7 @@ from qqonnx.integer.layers import largest_level, multiplied_as_integers
 from qqonnx.model.folding import fold_weights
 from qqonnx.model.load import fix_initializers
 from qqonnx.model.quantized import integer_weights
-from qqonnx.model.scopes import constants_of, tensor_of
+from qqonnx.model.scopes import INTEGER_TYPES, constants_of, tensor_of
 from qqonnx.model.select import Skipped, select
 from qqonnx.model.tying import tie_weights
 
@@ -32,10 +32,12 @@ class ChosenWeights:
     """The weights of a model.
 
     Attributes:
-        plans: the weights that are compressed, and how.
+        plans: the float weights that are compressed, and how.
+        quantized: the weights of int8 and uint8 that are compressed, of a model that is quantized
+            already, and how.
         biases: biases that calibration rounds to float16 at least; none without calibration.
         skipped: the other float tensors.
-        integers: weights that are integers, of a model that is quantized already.
+        integers: other weights that are quantized already.
         bytes_removed: bytes of the constants that were folded away or tied.
     """
 
@@ -43,6 +45,7 @@ class ChosenWeights:
     biases: tuple[Weight, ...]
     skipped: tuple[Skipped, ...]
     integers: tuple[Skipped, ...]
+    quantized: tuple[WeightPlan, ...]
     bytes_removed: int
 
 
@@ -74,7 +77,7 @@ def nothing_to_compress(
         kinds = "; ".join(sorted({entry.reason for entry in chosen.integers}))
         return NothingToCompressError(
             f"{source}: holds no float weight to compress: {len(chosen.integers)} weights are "
-            f"integers ({kinds}); compress the float model that it was made from"
+            f"integers ({kinds})"
         )
     reasons = "; ".join(sorted({entry.reason for entry in skipped})) or "no float initializer"
     return NothingToCompressError(f"{source}: holds no weight to compress ({reasons})")
@@ -95,11 +98,14 @@ def _planned(model: ir.Model, options: Options, *, calibrated: bool) -> ChosenWe
     weights = [w for w in selected if w not in biases]
     multiplied = multiplied_as_integers(weights) if options.compute != "float" else []
     grids = {w.name: largest_level(w, options.int8_range) for w in multiplied}
-    plans, left_out = plan_weights(weights, options, grids)
-    plans, defects = _finite(plans)
+    quantized, integers = integer_weights(model)
+    plans, left_out = plan_weights([*weights, *quantized], options, grids)
+    of_integers = [plan for plan in plans if plan.weight.tensor.dtype in INTEGER_TYPES]
+    plans, defects = _finite([plan for plan in plans if plan not in of_integers])
     skipped += left_out + defects
-    integers = tuple(integer_weights(model))
-    return ChosenWeights(tuple(plans), tuple(biases), tuple(skipped), integers, 0)
+    return ChosenWeights(
+        tuple(plans), tuple(biases), tuple(skipped), tuple(integers), tuple(of_integers), 0
+    )
 
 
 def _tied(

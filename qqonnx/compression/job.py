@@ -32,6 +32,7 @@ class Job:
 
     Attributes:
         written: the file to write first; `output` is the name that it gets in the end.
+        quantized: stored weights of a model that is quantized already; every file has them.
     """
 
     source: Path
@@ -44,6 +45,7 @@ class Job:
     verify_outputs: bool
     threads: int
     progress: Progress
+    quantized: tuple[StoredWeight, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Made:
 
     Attributes:
         quality: what the outputs lost on the inputs of `feeds`; None if it was not measured.
+        quantized: number of the weights that were integers before.
     """
 
     bytes_before: int
@@ -64,13 +67,14 @@ class Made:
     doubt: str | None = None
     drop: Drop | None = None
     quality: Quality | None = None
+    quantized: int = 0
 
 
 def store(model: ir.Model, weights: Sequence[StoredWeight], job: Job, path: Path) -> int:
     """Write the model with its weights in their stored form; return the bytes of the file."""
     if job.options.compute != "float":
         put_integer_weights(model, weights, job.options)
-    rewrite(model, weights)
+    rewrite(model, [*job.quantized, *weights])
     write(model, path, external_data=job.external_data)
     return written_bytes(path)
 

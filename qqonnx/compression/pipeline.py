@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from qqonnx.compression.integers import round_activations
 from qqonnx.compression.job import Job, Made
 from qqonnx.compression.plain import write_plain
 from qqonnx.compression.quality import Quality, measure_quality
-from qqonnx.compression.results import CompressReport
+from qqonnx.compression.quantized import encode_quantized, judging_inputs
+from qqonnx.compression.results import CompressReport, weight_report
 from qqonnx.config import Options, check_options, is_automatic
 from qqonnx.encoding.record import is_compressed
 from qqonnx.encoding.verify import FOLDED_UP_TO, NOT_ASKED, verify_file
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
 
+    import onnx_ir as ir
+
+    from qqonnx.calibration.inputs import CalibrationInputs
+    from qqonnx.compression.choice import ChosenWeights
     from qqonnx.config import Calibration, Progress
 
 
@@ -109,6 +115,7 @@ def compress(
             unreadable=made.unreadable,
             doubt=made.doubt,
             drop=made.drop,
+            quantized=made.quantized,
             model=onnx.load(written) if output is None else None,
         )
 
@@ -141,11 +148,33 @@ def _write_compressed(job: Job) -> Made:
         model, inputs = round_activations(model, job.options, job.calibration)
     # Between integers, biases become int32.
     chosen = choose_weights(model, job.options, calibrated=calibrated and inputs is None)
-    if not chosen.plans:
+    if chosen.quantized:
+        job, chosen = encode_quantized(job, chosen)
+    if not chosen.plans and not job.quantized:
         raise nothing_to_compress(job.source, chosen, chosen.skipped)
-    if calibrated:
+    made = _written(job, model, chosen, bytes_before, inputs, calibrated=calibrated)
+    return replace(
+        made,
+        weights=(*map(weight_report, job.quantized), *made.weights),
+        digests={w.name: w.digest() for w in job.quantized} | made.digests,
+        quantized=len(job.quantized),
+    )
+
+
+def _written(
+    job: Job,
+    model: ir.Model,
+    chosen: ChosenWeights,
+    bytes_before: int,
+    inputs: CalibrationInputs | None,
+    *,
+    calibrated: bool,
+) -> Made:
+    if calibrated and chosen.plans:
         # The steps of calibration load only for those who calibrate.
         from qqonnx.compression.calibrated import write_calibrated
 
         return write_calibrated(job, model, chosen, bytes_before, inputs)
+    if job.calibration is not None and inputs is None:
+        inputs = judging_inputs(model, job.calibration)
     return write_plain(job, model, chosen, bytes_before, inputs)

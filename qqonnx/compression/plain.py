@@ -47,13 +47,13 @@ def write_plain(
     stored: list[StoredWeight] = []
     for plan, weight in zip(plans, results, strict=True):
         job.progress(weight.name, plan.weight.tensor.size, total)
-        smaller = weight.payload_bytes + NODE_BYTES < weight.float_bytes
+        smaller = weight.payload_bytes + NODE_BYTES < weight.bytes_before
         if smaller or isinstance(weight, BlockWeight):
             stored.append(weight)
         else:
             reason = "compressed it would be no smaller"
-            skipped.append(Skipped(weight.name, weight.shape, weight.float_bytes, reason))
-    if not stored:
+            skipped.append(Skipped(weight.name, weight.shape, weight.bytes_before, reason))
+    if not stored and not job.quantized:
         raise nothing_to_compress(job.source, chosen, skipped)
     stored.sort(key=lambda weight: isinstance(weight, BlockWeight))
     store(model, stored, job, job.written)

@@ -26,7 +26,7 @@ def restore(
         external_data: put tensors into a second file, `output` with ".data" appended.
 
     Returns:
-        The number of weights that are floats again.
+        The number of weights that are plain again.
 
     Raises:
         QqonnxError: the model cannot be read, was not compressed by qqonnx, or the output cannot be

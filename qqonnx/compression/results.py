@@ -38,7 +38,7 @@ class WeightReport:
         l1: mean absolute error.
         l2: mean squared error.
         sqnr: signal-to-quantization-noise ratio in dB.
-        bytes_before: bytes of the float tensor.
+        bytes_before: bytes of the tensor before.
         bytes_after: bytes of indices, codebook and scales.
     """
 
@@ -73,6 +73,7 @@ class CompressReport:
         unreadable: calibration images that could not be read.
         doubt: why calibration did less than usual; None if it did not.
         drop: what was lost on held-out samples, for a target of a largest drop.
+        quantized: number of the compressed weights that were integers before.
         model: the compressed model; None if it was written to a file.
     """
 
@@ -87,6 +88,7 @@ class CompressReport:
     unreadable: tuple[str, ...] = ()
     doubt: str | None = None
     drop: Drop | None = None
+    quantized: int = 0
     model: onnx.ModelProto | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,6 +119,6 @@ def weight_report(weight: StoredWeight) -> WeightReport:
         l1=weight.error.l1,
         l2=weight.error.l2,
         sqnr=weight.error.sqnr,
-        bytes_before=weight.float_bytes,
+        bytes_before=weight.bytes_before,
         bytes_after=weight.payload_bytes,
     )

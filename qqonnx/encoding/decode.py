@@ -78,7 +78,7 @@ def add_decode(builder: Builder, weight: CodebookWeight) -> ir.Value:
 def _decoded(builder: Builder, weight: CodebookWeight) -> ir.Value:
     """Decode with one codebook for all channels, without scales."""
     storage, shape = weight.storage, weight.shape
-    codebook = builder.constant(padded(weight.codebook, storage.levels), "l")
+    codebook = _levels(builder, weight)
     if storage.group == 1:
         codes = add_codes(builder, weight, shape)
         rows = (*shape[:-1], storage.levels)
@@ -99,6 +99,16 @@ def _decoded(builder: Builder, weight: CodebookWeight) -> ir.Value:
     table = builder.apply("Gather", [codebook, digits], "t")
     gathered = builder.apply("Gather", [table, codes], "w")
     return shaped(builder, gathered, weight, shape)
+
+
+def _levels(builder: Builder, weight: CodebookWeight) -> ir.Value:
+    """Add the levels of the one codebook of a weight: [levels]."""
+    levels = padded(weight.codebook, weight.storage.levels)
+    if levels.dtype != np.uint8:
+        return builder.constant(levels, "l")
+    # To readers, constants of bytes are packed indices. Float16 has all integers of a byte.
+    stored = builder.constant(levels.astype(np.float16), "l")
+    return builder.apply("Cast", [stored], "l", to=ir.DataType.UINT8)
 
 
 def add_indices(builder: Builder, weight: CodebookWeight, shape: tuple[int, ...]) -> ir.Value:

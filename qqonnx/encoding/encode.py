@@ -77,7 +77,7 @@ def stored_weight(
     axis = None if granularity == "tensor" else weight.channel_axis
     values = np.ascontiguousarray(weight.tensor.numpy())
     indices, codebook, counts = by_frequency(indices, codebook, axis)
-    is_integer = codebook.dtype == np.int8
+    is_integer = codebook.dtype.kind in "iu"
     decoded = decode_values(indices, codebook, None if is_integer else scales, axis)
     approximation = decoded
     if is_integer:
@@ -92,7 +92,7 @@ def stored_weight(
     return CodebookWeight(
         name=weight.name,
         shape=values.shape,
-        dtype=ir.DataType.INT8 if is_integer else weight.tensor.dtype,
+        dtype=ir.DataType.from_numpy(codebook.dtype) if is_integer else weight.tensor.dtype,
         method=method,
         granularity=granularity,
         levels=codebook.shape[-1],

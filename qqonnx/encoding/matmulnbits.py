@@ -109,8 +109,8 @@ def block_nodes(model: ir.Model, names: Collection[str]) -> dict[str, list[ir.No
 
 
 def block_scales(model: ir.Model) -> set[ir.Value]:
-    """Return the scales of all MatMulNBits nodes: float tensors that are not weights."""
-    values = (value for node in _all_nodes(model) for value in node.inputs[2:3])
+    """Return the scales and zero points of all MatMulNBits nodes, which are not weights."""
+    values = (value for node in _all_nodes(model) for value in node.inputs[2:4])
     return {value for value in values if value is not None}
 
 

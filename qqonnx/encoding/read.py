@@ -18,7 +18,7 @@ from qqonnx.encoding.packing import Storage, layouts, pack, unpack
 from qqonnx.encoding.record import read_record
 from qqonnx.encoding.stored import FLOAT16, CodebookWeight, RoundedWeight, StoredWeight, digest
 from qqonnx.errors import QqonnxError
-from qqonnx.model.scopes import FLOAT_TYPES, WEIGHT_TYPES
+from qqonnx.model.scopes import FLOAT_TYPES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,6 +107,8 @@ def _codebook_weight(graph: DecodeGraph, record: WeightRecord, indices: Indices)
         indices = indices[graph.start * row :][: graph.rows * row]
         planes = pack(indices, storage)
         codebook, scales = _part_of_codebooks(graph, record)
+    if graph.dtype == ir.DataType.UINT8:
+        codebook = codebook.astype(np.uint8)
     floats = codebook.nbytes + (scales.nbytes if scales is not None else 0)
     return CodebookWeight(
         name=graph.name,
@@ -196,7 +198,7 @@ def _codebook_and_scales(
     parts = [
         (value, tensor.numpy())
         for value, tensor in zip(graph.constants, graph.tensors, strict=True)
-        if tensor.dtype in WEIGHT_TYPES
+        if tensor.dtype in (*FLOAT_TYPES, ir.DataType.INT8)
     ]
     scales = [array.reshape(-1) for value, array in parts if _is_factor(value)]
     (codebook,) = (array for value, array in parts if not _is_factor(value))

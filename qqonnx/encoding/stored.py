@@ -36,7 +36,7 @@ class StoredWeight:
     Attributes:
         name: the weight's name; see `qqonnx.model.select.Weight`.
         shape: shape of the decoded weight.
-        dtype: dtype of the decoded weight; int8 if its levels are integers.
+        dtype: dtype of the decoded weight; int8 or uint8 if its levels are integers.
         method: name of the codebook method, or `FLOAT16`.
         granularity: "tensor", "channel", "scale" or `BLOCK`.
         levels: number of levels of a codebook.
@@ -61,18 +61,20 @@ class StoredWeight:
     digest: Callable[[], bytes]
 
     @property
-    def float_bytes(self) -> int:
-        """Bytes of the weight as floats."""
-        itemsize = 4 if self.dtype == ir.DataType.INT8 else self.dtype.itemsize
-        return int(prod(self.shape) * itemsize)
+    def bytes_before(self) -> int:
+        """Bytes of the weight before it was compressed."""
+        # Integers with scales were floats; without, the model had the integers and their scales.
+        was_float = self.dtype == ir.DataType.INT8 and self.granularity == "scale"
+        return int(prod(self.shape) * (4 if was_float else self.dtype.itemsize))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookWeight(StoredWeight):
     """A weight stored as packed indices, a codebook, and optional scales.
 
-    If the levels are integers, the weight decodes to int8. Its scales are then no part of the
-    stored form: nodes behind the decoded weight apply them; see `qqonnx.integer`.
+    If the levels are integers, the weight decodes to int8, or to uint8 if the model had uint8. Its
+    scales are then no part of the stored form: nodes behind the decoded weight apply them; see
+    `qqonnx.integer`.
 
     Attributes:
         channel_axis: axis of the output channels; None with granularity "tensor", and for a weight
@@ -93,7 +95,7 @@ class CodebookWeight(StoredWeight):
     @property
     def is_integer(self) -> bool:
         """Whether the levels are integers."""
-        return self.codebook.dtype == np.int8
+        return self.codebook.dtype.kind in "iu"
 
 
 @dataclass(frozen=True, kw_only=True)

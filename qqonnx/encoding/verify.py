@@ -44,7 +44,7 @@ decoded model. Without folding, it decodes each weight when it is used, and then
 
 @dataclass(frozen=True)
 class WeightCheck:
-    """Comparison of the float and int8 tensors of two models, with compressed weights decoded.
+    """Comparison of the float and 8-bit tensors of two models, with compressed weights decoded.
 
     Attributes:
         same: number of tensors with the same bytes.
@@ -133,7 +133,7 @@ def _checked_outputs(
 
 
 def compare_weights(first: ir.Model, second: ir.Model) -> WeightCheck:
-    """Compare the float and int8 tensors of two models by name and bit for bit."""
+    """Compare the float and 8-bit tensors of two models by name and bit for bit."""
     left, right = _digests(first), _digests(second)
     both = left.keys() & right.keys()
     different = {name for name in both if left[name] != right[name]}

@@ -18,10 +18,11 @@ FLOAT_TYPES = (
     ir.DataType.DOUBLE,
 )
 
-INTEGER_TYPES = (ir.DataType.INT8,)
-"""Types of weights that are multiplied as integers."""
+INTEGER_TYPES = (ir.DataType.INT8, ir.DataType.UINT8)
+"""Types of weights that are integers."""
 
 WEIGHT_TYPES = (*FLOAT_TYPES, *INTEGER_TYPES)
+"""Types of decoded weights."""
 
 Scope = ir.Graph | ir.Function
 

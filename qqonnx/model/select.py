@@ -133,7 +133,7 @@ def select(
         uses = list(uses_as_weight(model, value, len(shape)))
         included = any(fnmatchcase(name, pattern) for pattern in include)
         reason = None if included and value.uses() else _reason_to_skip(uses, include_bias)
-        fixed = _reason_to_stay(value, scope)
+        fixed = reason_to_stay(value, scope)
         if reason or fixed:
             is_table = not uses or sum(size > 1 for size in shape) > 1
             can_include = is_table and not fixed and bool(value.uses()) and prod(shape) >= LARGE
@@ -165,7 +165,8 @@ def _reason_to_skip(uses: list[Use], include_bias: bool) -> str | None:
     return None
 
 
-def _reason_to_stay(value: ir.Value, scope: Scope) -> str | None:
+def reason_to_stay(value: ir.Value, scope: Scope) -> str | None:
+    """Return why a constant cannot be replaced by nodes that compute it; None if it can."""
     if value.is_graph_input():
         return (
             "also an input of the model, which a caller can set; "

@@ -105,39 +105,31 @@ def test_an_include_that_names_nothing(build: Build) -> None:
 
 
 INTEGER = {
-    "QDQ": ("d = DequantizeLinear(q, s)  y = MatMul(x, d)", "DequantizeLinear"),
-    "dynamic": (
-        "a, b, c = DynamicQuantizeLinear(x)  i = MatMulInteger(a, q, c)  f = Cast<to = 1>(i) "
-        "y = Mul(f, s)",
-        "MatMulInteger",
-    ),
-    "QOperator": (
-        "a = QuantizeLinear(x, s)  i = QLinearMatMul(a, s, u, q, s, z, s, u) "
-        "y = DequantizeLinear(i, s)",
-        "QLinearMatMul",
-    ),
+    "QDQ": "d = DequantizeLinear(q, s)  y = MatMul(x, d)",
+    "dynamic": "a, b, c = DynamicQuantizeLinear(x)  i = MatMulInteger(a, q, c)  "
+    "f = Cast<to = 1>(i) y = Mul(f, s)",
+    "QOperator": "a = QuantizeLinear(x, s)  i = QLinearMatMul(a, s, u, q, s, z, s, u) "
+    "y = DequantizeLinear(i, s)",
 }
 
 
-@pytest.mark.parametrize(("body", "operator"), INTEGER.values(), ids=INTEGER)
-def test_quantized_models(build: Build, tmp_path: Path, body: str, operator: str) -> None:
-    """One line says so; what is float still is compressed."""
+@pytest.mark.parametrize("body", INTEGER.values(), ids=INTEGER)
+def test_quantized_models(build: Build, tmp_path: Path, body: str) -> None:
+    """Their integers are compressed as integers; what is float still is compressed too."""
     text = HEAD + "m (float[N,64] x) => (float[N,64] y) { BODY }".replace("BODY", body)
     arrays = {
-        "q": normal(64, 64).round().astype(np.int8),
+        "q": (2 * normal(64, 64)).round().clip(-8, 7).astype(np.int8),
         "s": np.array(0.1, np.float32),
         "z": np.array(0, np.int8),
         "u": np.array(0, np.uint8),
     }
+    noise = np.random.default_rng(0).integers(-127, 128, (64, 64)).astype(np.int8)
     path = build(text, arrays)
-    message = (
-        f"no float weight to compress: 1 weights are integers .quantized already, for {operator}"
-    )
-    with pytest.raises(QqonnxError, match=message):
-        compress(path)
+    with pytest.raises(QqonnxError, match="1 weights are integers .int8 already, and no smaller"):
+        compress(build(text, arrays | {"q": noise}, "noise.onnx"), tmp_path / "o.onnx")
+    report = compress(path, tmp_path / "o.onnx", Options(bits=4))
+    assert [(w.name, w.l2) for w in report.weights] == [("q", 0.0)]
     mixed = text.replace("(float[N,64] y) {", "(float[N,64] z_, float[N,64] y) { z_ = MatMul(x, w)")
     report = compress(build(mixed, arrays | {"w": normal(64, 64)}), tmp_path / "o.onnx")
-    assert [weight.name for weight in report.weights] == ["w"]
-    assert [e.reason for e in report.skipped if e.name == "q"] == [
-        f"quantized already, for {operator}"
-    ]
+    assert [weight.name for weight in report.weights] == ["q", "w"]
+    assert report.quantized == 1
