@@ -33,6 +33,7 @@ for _command in (convert, export, evaluate, inspect, verify, restore, study, swe
 
 
 FLAGS = {
+    "as_float": "--float",
     "calibration.data": "--calibration",
     "calibration.plan": "--plan",
     "calibration.samples": "--calibration-samples",

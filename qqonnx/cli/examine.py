@@ -94,10 +94,14 @@ def restore(
     model: Annotated[Path, typer.Argument(help="File that qqonnx compressed.")],
     output: Annotated[Path, OUTPUT],
     external_data: Annotated[bool, EXTERNAL] = False,
+    as_float: Annotated[
+        bool,
+        typer.Option("--float", help="Let a file made with --compute int8 multiply floats again."),
+    ] = False,
 ) -> None:
     """Write a compressed model with plain weights: floats, or int8 if it multiplies integers."""
     from qqonnx.compression.restore import restore as restore_file
 
     with bounded(model):
-        count = restore_file(model, output, external_data=external_data)
+        count = restore_file(model, output, external_data=external_data, as_float=as_float)
     typer.echo(f"{output}: {count} weights are plain again")

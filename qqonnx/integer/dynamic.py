@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qqonnx.integer.layers import layers
+from qqonnx.integer.record import write_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -36,6 +37,7 @@ def round_dynamically(model: ir.Model, kept: Collection[str]) -> ir.Model:
             model.graph.insert_before(node, [quantize, restore])
             rounded[activation] = restore.outputs[0]
         node.replace_input_with(0, rounded[activation])
+    write_bounds(model, {})
     return model
 
 

@@ -23,6 +23,7 @@ from qqonnx.errors import QqonnxError, first_line
 from qqonnx.evaluation.divergence import output_divergence
 from qqonnx.integer.layers import LAYERS, layers
 from qqonnx.integer.ranges import observe
+from qqonnx.integer.record import take_bounds, write_bounds
 from qqonnx.logs import logging_disabled
 from qqonnx.model.save import PROTOBUF_LIMIT, write
 from qqonnx.model.scopes import value_names
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from qqonnx.integer.record import Bounds
 
     Feed = Mapping[str, NDArray[Any]]
     Ranges = Mapping[str, tuple[float, float]]
@@ -102,8 +105,10 @@ def round_statically(model: ir.Model, feeds: Sequence[Feed], kept: Collection[st
     assert best is not None
     rounded = best[1]
     rounded.ir_version = model.ir_version
+    bounds = take_bounds(rounded)
     rounded.metadata_props.clear()
     rounded.metadata_props.update(model.metadata_props)
+    write_bounds(rounded, bounds or {})
     rounded.producer_name, rounded.producer_version = model.producer_name, model.producer_version
     return rounded
 
@@ -176,8 +181,40 @@ def _rounded(
     for node in list(model.graph):
         if node.op_type == "QuantizeLinear":
             _keep_float(node)
+    clipped = _clipped_values(model, _removed_bounds(prepared, quantizer.model.model))
     _tidy(model, names)
+    write_bounds(model, {value.name or "": bounds for value, bounds in clipped.items()})
     return model
+
+
+def _removed_bounds(prepared: onnx.ModelProto, rounded: onnx.ModelProto) -> dict[str, Bounds]:
+    """Return the bounds of each Relu and Clip that the quantizer removed, by its output."""
+    constants = {tensor.name: tensor for tensor in prepared.graph.initializer}
+    kept = {node.name for node in rounded.graph.node}
+    bounds: dict[str, Bounds] = {}
+    for node in prepared.graph.node:
+        if node.name in kept or node.op_type not in ("Relu", "Clip"):
+            continue
+        ends = [
+            float(onnx.numpy_helper.to_array(constants[name])) if name in constants else None
+            for name in node.input[1:]
+        ]
+        low, high = (*ends, None, None)[:2] if node.op_type == "Clip" else (0.0, None)
+        bounds[node.output[0]] = low, high
+    return bounds
+
+
+def _clipped_values(model: ir.Model, removed: Mapping[str, Bounds]) -> dict[ir.Value, Bounds]:
+    """Return the values that are rounded where a Relu or a Clip was, with its bounds."""
+    clipped = {}
+    for node in model.graph:
+        value = node.inputs[0] if node.op_type == "QuantizeLinear" else None
+        if value is not None:
+            # In front of an output, the quantizer gives another name.
+            name = (value.name or "").removesuffix("_QuantizeLinear_Input")
+            if name in removed:
+                clipped[value] = removed[name]
+    return clipped
 
 
 def _keep_float(node: ir.Node) -> None:
