@@ -14,9 +14,11 @@ from qqonnx.calibration.quantize import quantize_matrix
 from qqonnx.calibration.search import smallest_allocation
 from qqonnx.encoding.encode import round_weight
 from qqonnx.errors import OptionError
+from qqonnx.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from qqonnx.calibration.allocation import Allocation, LevelChoice
     from qqonnx.calibration.context import Context
@@ -79,9 +81,14 @@ def calibrate(context: Context, request: Calibration, store: Store) -> Calibrate
         QqonnxError: the model does not run on the inputs, a weight is not finite, or the target
             cannot be met.
     """
+    with temporary_folder() as folder:
+        return _calibrated(context, request, store, folder)
+
+
+def _calibrated(context: Context, request: Calibration, store: Store, folder: Path) -> Calibrated:
     target = request.target
     weights = with_frequencies(context, weight_matrices(context))
-    passes = moment_passes(context, weights)
+    passes = moment_passes(context, weights, folder)
     rounded = _rounded(context.biases)
     limit = None
     if target is not None and target.max_drop is None:

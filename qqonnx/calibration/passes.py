@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from shutil import disk_usage
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -11,6 +13,7 @@ from qqonnx.parallel import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from qqonnx.calibration.context import Context
     from qqonnx.calibration.layers import Layer
@@ -26,12 +29,13 @@ MAX_BYTES = 1 << 30
 Result = TypeVar("Result")
 
 
-def moment_passes(context: Context, weights: Sequence[WeightMatrix]) -> MomentPasses:
+def moment_passes(context: Context, weights: Sequence[WeightMatrix], folder: Path) -> MomentPasses:
     """Return a function that yields the weights in groups, with the moments of their inputs.
 
-    The moments of one group are in memory at a time. If one group holds all layers, its moments are
-    collected once; otherwise, each call runs the model on the inputs again, group by group. Weights
-    without a layer come last and have no moments; without inputs, these are all.
+    The moments of one group are in memory at a time. If one group holds all layers, they stay
+    there. Otherwise they are written to `folder` if they take at most half of the free space there;
+    if not, each call runs the model on the inputs again, group by group. Weights without a layer
+    come last and have no moments; without inputs, these are all.
     """
     by_name = {weight.name: weight for weight in weights}
     runs = bool(context.inputs.feeds)
@@ -42,13 +46,40 @@ def moment_passes(context: Context, weights: Sequence[WeightMatrix]) -> MomentPa
         return [by_name[layer.name] for layer in layers], collect_moments(context, layers)
 
     groups = moment_groups(layers)
-    kept = [collected(group) for group in groups] if len(groups) == 1 else []
+    kept: list[Group] = []
+    if len(groups) == 1:
+        kept = [collected(groups[0])]
+    elif 2 * _nbytes(layers) < disk_usage(folder).free:
+        for number, group in enumerate(groups):
+            kept.append(_on_disk(collected(group), folder / f"{number}.npy"))
 
     def passes() -> Iterator[Group]:
         yield from kept or map(collected, groups)
         yield others, {}
 
     return passes
+
+
+def _on_disk(group: Group, path: Path) -> Group:
+    """Write the moments of a group to files; return the group with arrays mapped to them."""
+    weights, moments = group
+    distinct = {id(found): found for found in moments.values()}
+    mapped: dict[int, Moments] = {}
+    for number, (key, found) in enumerate(distinct.items()):
+        file = path.with_stem(f"{path.stem}-{number}")
+        np.save(file, found.halves)
+        mapped[key] = replace(found, halves=np.load(file, mmap_mode="r"))
+    return weights, {name: mapped[id(found)] for name, found in moments.items()}
+
+
+def _nbytes(layers: Sequence[Layer]) -> int:
+    """Return the bytes of the moments of layers; layers with the same patches share them."""
+    distinct = {layer.patch_key: layer for layer in layers}
+    return sum(_moment_bytes(layer) for layer in distinct.values())
+
+
+def _moment_bytes(layer: Layer) -> int:
+    return 2 * 4 * layer.groups * layer.columns**2
 
 
 def moment_groups(layers: Sequence[Layer], max_bytes: int = MAX_BYTES) -> list[list[Layer]]:
@@ -61,11 +92,11 @@ def moment_groups(layers: Sequence[Layer], max_bytes: int = MAX_BYTES) -> list[l
     keys: set[object] = set()
     size = 0
     for layer in layers:
-        new = 2 * 4 * layer.groups * layer.columns**2 if layer.patch_key not in keys else 0
+        new = _moment_bytes(layer) if layer.patch_key not in keys else 0
         if not groups or size + new > max_bytes:
             groups.append([])
             keys, size = set(), 0
-            new = 2 * 4 * layer.groups * layer.columns**2
+            new = _moment_bytes(layer)
         groups[-1].append(layer)
         keys.add(layer.patch_key)
         size += new

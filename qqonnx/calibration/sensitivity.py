@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 
 from qqonnx.calibration.session import extended_session
+from qqonnx.calibration.tail import affected_tail
 from qqonnx.errors import OptionError, QqonnxError
 from qqonnx.evaluation.divergence import output_divergence
 from qqonnx.inputs.dataset import evenly_spaced
@@ -18,7 +20,6 @@ from qqonnx.model.session import run_session
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    import onnx_ir as ir
     from numpy.typing import NDArray
 
     from qqonnx.calibration.inputs import CalibrationInputs
@@ -75,25 +76,28 @@ def output_losses(
         OptionError: `importance` names no output of the model, or leaves all out.
         QqonnxError: no output of the model is a tensor, or the model does not load or run.
     """
-    with extended_session(model, inputs=[weight.value for weight in weights]) as session:
-        # Sequences and optional values are not compared.
-        names = [out.name for out in session.get_outputs() if out.type.startswith("tensor(")]
-        if not names:
-            raise QqonnxError("calibration: no output of the model is a tensor")
-        factors = _factors(names, importance)
-        names = list(factors)
+    # Sequences and optional values are not compared.
+    outputs = [value for value in model.graph.outputs if not _is_no_tensor(value)]
+    if not outputs:
+        raise QqonnxError("calibration: no output of the model is a tensor")
+    factors = _factors([value.name or "" for value in outputs], importance)
+    names = list(factors)
+    tail = affected_tail(model, [weight.value for weight in weights], names, batches)
+    replaceable = [tail.model.graph.initializers[weight.name] for weight in weights]
+    masks = [padding_mask(batch) for batch in batches]
+    with extended_session(tail.model, inputs=replaceable) as session:
 
-        def run(feed: Feed) -> list[NDArray[Any]]:
+        def run(number: int, replaced: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+            feed = {**tail.feeds[number], **replaced}
             outputs = run_session(session, feed, names, name="calibration: the model")
-            mask = padding_mask(feed)
-            return [unpadded(output, mask) for output in outputs]
+            return [unpadded(output, masks[number]) for output in outputs]
 
-        references = [run(batch) for batch in batches]
+        references = [run(number, {}) for number in range(len(batches))]
 
         def loss(replaced: Mapping[str, NDArray[Any]]) -> float:
             total = count = 0.0
-            for batch, reference in zip(batches, references, strict=True):
-                outputs = run({**batch, **replaced})
+            for number, (batch, reference) in enumerate(zip(batches, references, strict=True)):
+                outputs = run(number, replaced)
                 size = feed_samples(batch)
                 divergences = map(_divergence, reference, outputs, names)
                 total += size * sum(
@@ -103,6 +107,10 @@ def output_losses(
             return total / count
 
         yield loss
+
+
+def _is_no_tensor(value: ir.Value) -> bool:
+    return isinstance(value.type, ir.SequenceType | ir.OptionalType)
 
 
 def _factors(names: Sequence[str], importance: Mapping[str, float]) -> dict[str, float]:

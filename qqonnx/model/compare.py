@@ -182,10 +182,13 @@ def _first_run(session: ort.InferenceSession, feed: Inputs | None) -> tuple[Inpu
         return run_synthetic(session)
     except TimeoutError:
         raise
-    except Exception:
+    except Exception as error:
         if feed is None:
             raise
-    return feed, run_limited(session, feed)
+        try:
+            return feed, run_limited(session, feed)
+        except Exception:
+            raise error from None
 
 
 def run_limited(session: ort.InferenceSession, inputs: Inputs) -> list[Any]:

@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 import onnx.parser
 import onnx_ir as ir
+import onnxruntime
 import pytest
+from building import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +27,7 @@ from qqonnx.calibration.synthetic.generators import dead_leaves
 from qqonnx.config import Target
 from qqonnx.errors import QqonnxError
 from qqonnx.evaluation.divergence import output_divergence
+from qqonnx.model.load import load
 from qqonnx.model.select import select
 from qqonnx.quantities import parse_share, parse_size
 
@@ -259,6 +262,10 @@ def context_of(model, inputs):
     )
 
 
+def unit(moment):
+    return 2.0 ** round(np.log2(np.trace(moment) / len(moment)) / 2)
+
+
 def test_moments_are_those_of_the_activations(mlp, tmp_path):
     random = np.random.default_rng(2)
     x = random.standard_normal((64, 5)).astype(np.float32)
@@ -279,14 +286,18 @@ def test_moments_are_those_of_the_activations(mlp, tmp_path):
     def hidden(values):
         return np.maximum(values @ a, 0)
 
-    for found, expected in (
-        (moments["a"].all[0], both(lambda v: v.T @ v)),
-        (moments["b"].all[0], both(lambda v: hidden(v).T @ hidden(v))),
-        (moments["b"].all[1], both(lambda v: hidden(v).sum(axis=0))),
-        (moments["a"].halves[0], even.T @ even / 32),
-        (moments["a"].means[0], even.mean(axis=0)),
+    # The unit of the activations is a power of two, such that their mean square is about 1.
+    units = {"a": unit(both(lambda v: v.T @ v)), "b": unit(both(lambda v: hidden(v).T @ hidden(v)))}
+    for found, name, power, expected in (
+        (moments["a"].all[0], "a", 2, both(lambda v: v.T @ v)),
+        (moments["b"].all[0], "b", 2, both(lambda v: hidden(v).T @ hidden(v))),
+        (moments["b"].all[1], "b", 1, both(lambda v: hidden(v).sum(axis=0))),
+        (moments["a"].halves[0], "a", 2, even.T @ even / 32),
+        (moments["a"].means[0], "a", 1, even.mean(axis=0)),
     ):
-        np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=1e-4)
+        again = found[0] * units[name] ** power
+        np.testing.assert_allclose(again, expected, rtol=1e-3, atol=1e-4)
+        assert 0.5 <= np.trace(moments[name].all[0][0]) / len(moments[name].all[0][0]) <= 2
     assert len(mlp.graph.outputs) == 1
     assert len(mlp.graph.inputs) == 1
 
@@ -314,6 +325,33 @@ def test_probe_measures_what_the_definition_says(mlp, tmp_path):
         assert compare({}) == pytest.approx(0, abs=1e-9)
     expected = (p * np.log(p / q)).sum(axis=1).mean()
     assert loss == pytest.approx(expected, rel=1e-3)
+
+
+BRANCHES = """<ir_version: 8, opset_import: ["": 17]>
+m (float[n,8] x) => (float[n,4] y, float[n,4] z) {
+  a = MatMul(x, w0)  b = Relu(a)  s = Shape(b)  c = MatMul(b, w1)  r = Reshape(c, s)
+  d = Add(r, b)  y = MatMul(d, w2)  z = MatMul(b, w3) }"""
+
+
+@pytest.mark.parametrize("names", [["w1"], ["w2", "w1"], ["w3"], ["w0", "w2"], ["w1", "w3"]])
+def test_runs_that_start_at_the_changed_weights_give_the_same_loss(build, names):
+    """Against runs of a model that holds the changed weights."""
+    shapes = {"w0": (8, 16), "w1": (16, 16), "w2": (16, 4), "w3": (16, 4)}
+    arrays = {n: normal(*shape, seed=at) / 4 for at, (n, shape) in enumerate(shapes.items())}
+    path = build(BRANCHES, arrays)
+    model = load(path)
+    weights = [weight for weight in select(model)[0] if weight.name in names]
+    batches = [{"x": normal(8, 8, seed=seed)} for seed in (5, 6)]
+    changed = {name: arrays[name] + normal(*shapes[name], seed=9) / 10 for name in names}
+    other = build(BRANCHES, arrays | changed, "other.onnx")
+    sessions = [onnxruntime.InferenceSession(file) for file in (path, other)]
+    expected = np.mean([
+        sum(map(output_divergence, *(session.run(None, batch) for session in sessions), "yz"))
+        for batch in batches
+    ])  # fmt: skip
+    with output_losses(model, weights, batches, {}) as loss:
+        assert loss(changed) == pytest.approx(expected, rel=1e-3)
+        assert loss({}) == pytest.approx(0, abs=1e-9)
 
 
 def test_difference_of_outputs_that_are_no_classes():
