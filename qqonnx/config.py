@@ -85,8 +85,7 @@ class Target:
 
     Attributes:
         size: bytes of the file.
-        bits: bits of the file per weight. What the file holds beside the weights counts up to a
-            tenth of them.
+        bits: bits of the file per weight; the rest of the file counts up to a tenth of them.
         ratio: bytes of the input file over bytes of the output file.
         max_drop: largest share, between 0 and 1, of answers that may change, or of the float
             model's value of `metric` that may be lost.
@@ -126,7 +125,6 @@ class Target:
             return self.size
         if self.bits is not None:
             size = int(self.bits * weights / 8)
-            # A small model can have more bytes of graph than its weights get.
             return size + max(rest - size // 10, 0)
         assert self.ratio is not None
         return int(bytes_before / self.ratio)
