@@ -93,8 +93,11 @@ def _calibrated(context: Context, request: Calibration, store: Store, folder: Pa
     limit = None
     if target is not None and target.max_drop is None:
         count = sum(weight.size for weight in weights)
-        limit = target.nbytes(context.bytes_before, count, _fixed_bytes(context, rounded))
-    budget = _budget(context, weights, rounded, target, limit)
+        rest = _fixed_bytes(context, rounded)
+        limit = target.nbytes(context.bytes_before, count, rest)
+        budget = limit - rest
+    else:
+        budget = _budget(weights, target)
     planned = target is None and request.plan is not None
     measurements = measure_weights(context, weights, passes, None if planned else budget)
 
@@ -124,16 +127,8 @@ def _calibrated(context: Context, request: Calibration, store: Store, folder: Pa
     return Calibrated(stored, drop, limit)
 
 
-def _budget(
-    context: Context,
-    weights: Sequence[WeightMatrix],
-    rounded: Sequence[RoundedWeight],
-    target: Target | None,
-    limit: int | None,
-) -> int:
+def _budget(weights: Sequence[WeightMatrix], target: Target | None) -> int:
     """Return the bytes of all weights: those of the levels that the options request, or a guess."""
-    if limit is not None:
-        return limit - _fixed_bytes(context, rounded)
     if target is None:
         return sum(w.nbytes(w.choice(w.levels, scaled=w.can_scale)) for w in weights)
     return _TYPICAL_BITS * sum(weight.size for weight in weights) // 8

@@ -32,27 +32,25 @@ def with_frequencies(context: Context, weights: Sequence[WeightMatrix]) -> list[
     Raises:
         QqonnxError: the model does not run on the inputs.
     """
-    tables = {w.name: w for w in weights if w.layer is None and _index_values(w.weight)}
-    if not tables or context.inputs.sample_weight < 1:
+    if context.inputs.sample_weight < 1:
         return list(weights)
-    indices = {name: _index_values(table.weight) for name, table in tables.items()}
-    counts = {name: np.zeros((2, table.rows), np.int64) for name, table in tables.items()}
-    values = list(dict.fromkeys(value for found in indices.values() for value in found))
+    read = [(weight, _index_values(weight.weight)) for weight in weights if weight.layer is None]
+    tables = [(table, indices) for table, indices in read if indices]
+    if not tables:
+        return list(weights)
+    counts = {table.name: np.zeros((2, table.rows), np.int64) for table, _ in tables}
+    values = list(dict.fromkeys(value for _, indices in tables for value in indices))
     for number, (feed, found) in enumerate(_runs(context, values)):
         mask = padding_mask(feed)
-        for name, table in tables.items():
-            for value in indices[name]:
+        for table, indices in tables:
+            for value in indices:
                 rows = found[value.name or ""]
                 if mask is not None and rows.shape == mask.shape:
                     rows = rows[mask]
                 rows = rows.reshape(-1).astype(np.int64) % table.rows
-                counts[name][number % 2] += np.bincount(rows, minlength=table.rows)
-    return [
-        replace(weight, frequencies=_halves(counts[weight.name]))
-        if weight.name in tables
-        else weight
-        for weight in weights
-    ]
+                counts[table.name][number % 2] += np.bincount(rows, minlength=table.rows)
+    halves = {name: _halves(found) for name, found in counts.items()}
+    return [replace(weight, frequencies=halves.get(weight.name)) for weight in weights]
 
 
 def relative_frequencies(counts: NDArray[np.int64]) -> NDArray[np.float32]:

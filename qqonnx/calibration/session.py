@@ -41,7 +41,7 @@ def extended_session(
         QqonnxError: ONNX Runtime does not load the model.
     """
     if cut:
-        model, outputs = _cut(model, outputs), ()
+        model, outputs = extracted(model, model.graph.inputs, outputs), ()
     graph = model.graph
     # In onnx_ir, `is_graph_output` stays true for outputs that were removed.
     present = {id(value) for value in graph.outputs}
@@ -72,10 +72,13 @@ def extended_session(
         )
 
 
-def _cut(model: ir.Model, outputs: Sequence[ir.Value]) -> ir.Model:
-    """Return a copy of a model that computes these values only."""
-    graph = ir.convenience.extract(model.graph, list(model.graph.inputs), outputs)
-    graph.opset_imports.update(model.graph.opset_imports)
+def extracted(model: ir.Model, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Model:
+    """Return a copy of the part of a model that computes some values from others.
+
+    Raises:
+        ValueError: the outputs need an input of the model that is not among `inputs`.
+    """
+    graph = ir.convenience.extract(model.graph, list(inputs), outputs)
     return ir.Model(graph, ir_version=model.ir_version, functions=tuple(model.functions.values()))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from qqonnx.calibration.session import extended_session
+from qqonnx.calibration.session import extended_session, extracted
 from qqonnx.errors import QqonnxError
 from qqonnx.model.session import run_session
 
@@ -61,18 +61,17 @@ def affected_tail(
             with extended_session(model, outputs=computed, cut=True) as session:
                 for feed, tail_feed in zip(feeds, tail_feeds, strict=True):
                     tail_feed |= dict(zip(names, run_session(session, feed, names), strict=True))
-        graph = ir.convenience.extract(model.graph, given, wanted)
+        part = extracted(model, given, wanted)
     except (QqonnxError, ValueError):
         return whole
     tensors = all(isinstance(a, np.ndarray) for feed in tail_feeds for a in feed.values())
-    if not tensors or any(weight.name not in graph.initializers for weight in weights):
+    if not tensors or any(weight.name not in part.graph.initializers for weight in weights):
         return whole
-    for value in graph.inputs:
+    for value in part.graph.inputs:
         if value.name in names:
             array = tail_feeds[0][value.name or ""]
             value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
             value.shape = None
-    part = ir.Model(graph, ir_version=model.ir_version, functions=tuple(model.functions.values()))
     return Tail(part, tuple(tail_feeds))
 
 

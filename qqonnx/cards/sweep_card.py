@@ -45,11 +45,11 @@ def write_sweep_card(path: Path, results: Path, command: str | None = None) -> N
     rows = [row for row in read_rows(results) if row["status"] == "done"]
     if not rows:
         raise QqonnxError(f"{results}: no run is done, so there is nothing for a card")
-    subjects = dict.fromkeys((row["model"], row["model_sha256"], row["dataset"]) for row in rows)
+    subjects: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        subjects.setdefault((row["model"], row["model_sha256"], row["dataset"]), []).append(row)
     sections = [f"# {results.name}", made_with(command)]
-    for model, sha256, dataset in subjects:
-        own = [r for r in rows if (r["model"], r["model_sha256"], r["dataset"])
-               == (model, sha256, dataset)]  # fmt: skip
+    for own in subjects.values():
         sections += _subject(own)
     versions = sorted({f"{name} {v}" for row in rows for name, v in _json(row["versions"]).items()})
     sections += [

@@ -68,15 +68,15 @@ class Output:
 
     Attributes:
         index: its position among the outputs.
-        kind: "logits" or "probabilities" of classes, otherwise "values".
-        axis: axis of the classes, see `qqonnx.evaluation.classes.class_axis`; None for values.
+        axis: axis of the classes, see `qqonnx.evaluation.classes.class_axis`; None without classes.
+        are_probabilities: whether the scores of the classes are probabilities, and not logits.
         variance: variance of the teacher's values, of each channel if they have channels; see
             `qqonnx.evaluation.divergence.channel_axis`. It broadcasts to the output.
     """
 
     index: int
-    kind: str
     axis: int | None
+    are_probabilities: bool
     variance: Tensor
 
 
@@ -167,14 +167,10 @@ def run_teacher(graph: TorchGraph, runs: Runs) -> Teacher | None:
             cached.extend(list(parts) for parts in zip(*rows, strict=True))
     compared = []
     for index, (count, total, squares) in sums.items():
-        axis = class_axes[index]
-        kind = "values"
-        if axis is not None:
-            kind = "probabilities" if are_probabilities[index] else "logits"
         variance = squares / count - (total / count).square()
         scale = torch.maximum(variance, MIN_VARIATION * squares / count)
         scale = torch.where(scale > 0, scale, float(scale.mean()) or 1.0)
-        compared.append(Output(index, kind, axis, scale.float()))
+        compared.append(Output(index, class_axes[index], are_probabilities[index], scale.float()))
     return Teacher(graph, runs, tuple(compared), tuple(cached) if size <= CACHED_BYTES else None)
 
 
@@ -193,8 +189,8 @@ def _output_loss(output: Output, student: Tensor, teacher: Tensor) -> Tensor:
     if output.axis is None:
         return ((student - teacher).square() / output.variance).mean()
     rows = [out.movedim(output.axis, -1).flatten(0, -2) for out in (student, teacher)]
-    if output.kind == "logits":
-        log_q, log_p = (functional.log_softmax(out, 1) for out in rows)
-    else:
+    if output.are_probabilities:
         log_q, log_p = (out.clamp_min(1e-12).log() for out in rows)
+    else:
+        log_q, log_p = (functional.log_softmax(out, 1) for out in rows)
     return functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qqonnx.encoding.builder import Builder
+from qqonnx.encoding.encode import broadcastable
 from qqonnx.encoding.rewrite import fresh_names
 from qqonnx.errors import QqonnxError
 from qqonnx.model.scopes import tensor_of
@@ -122,8 +123,7 @@ def _put_floats(
     integers = tensor_of(value)
     rank = len(integers.shape)
     if scales.ndim == 1:
-        shape = [-1 if dim == axis % rank else 1 for dim in range(rank)]
-        scales = scales.reshape(shape)
+        scales = broadcastable(scales, axis % rank, rank)
     name = value.name
 
     def evaluate() -> ir.TensorProtocol:
