@@ -43,7 +43,9 @@ RUN = ("convert", "inspect", "evaluate", "verify", "restore")
 NOT_RUN = (
     "--simplify",  # needs an extra
     "--finetune",  # needs an extra
-    *(f" {name}:" for name in ("ocr", "retrieval", "voice_activity")),  # need other packages
+    *(
+        f" {name}:" for name in ("ocr", "retrieval", "voice_activity", "detection")
+    ),  # need other packages
     "--method clipped",  # test_codebooks_plugins.py installs and runs it
 )
 

@@ -1,11 +1,12 @@
-"""Real metrics of compressed models beside ONNX Runtime's int8: text, voice and sentences.
+"""Real metrics of compressed models beside ONNX Runtime's int8: text, voice, sentences, boxes.
 
     python tools/bench_tasks.py run RESULTS.jsonl [--only TASK]
     python tools/bench_tasks.py write RESULTS.jsonl docs/accuracy.md
 
-The tasks are the examples: examples/ocr.py, voice_activity.py and retrieval.py, whose packages must
-be installed. Each model is compressed to 8, 6, 4.4 and 3.4 bits per weight with the example's
-calibration inputs, and quantized by ONNX Runtime (dynamic, and static with the same inputs).
+The tasks are the examples: examples/ocr.py, voice_activity.py, retrieval.py and detection.py, whose
+packages must be installed. detection.py needs a folder of photographs, IMAGES in the environment.
+Each model is compressed to 8, 6, 4.4 and 3.4 bits per weight with the example's calibration inputs,
+and quantized by ONNX Runtime (dynamic, and static with the same inputs).
 `run` appends a line per file and leaves out those that RESULTS.jsonl has.
 """
 
@@ -73,6 +74,12 @@ TASKS = {
         {"reciprocal_rank": "mean reciprocal rank %"},
         None,
     ),
+    "detection": Task(
+        "Detection: NudeNet's YOLOv8 on photographs",
+        "nudenet",
+        {"same_boxes": "same boxes (F1) %"},
+        "320n.onnx",
+    ),
 }
 
 
@@ -111,7 +118,8 @@ def _measure(name: str, results: Path, exported: Path | None) -> None:
                 (row,) = evaluate(path, metric=metrics, threads=1).rows
                 result = {"bytes": row.bytes, "metrics": row.metrics, "intervals": row.intervals}
             except Exception as error:  # a failure is a result too
-                result = {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+                text = str(error).replace(str(path), "it").splitlines()[0]
+                result = {"failed": text.removeprefix("it: ")[:200]}
             entry = {"task": name, "file": file, **result}
             with results.open("a", encoding="utf-8") as output:
                 output.write(json.dumps(entry) + "\n")

@@ -55,6 +55,8 @@ def _cell(entry: Result | None) -> str:
     if entry is None or "bytes" not in entry:
         return "–"
     size = f"{entry['bytes'] / 1e6:.2f} MB"
+    if any("another shape" in note for note in entry.get("notes", ())):
+        return f"{size}, other lengths"
     if entry.get("agreement") is not None:
         return f"{size}, {100 * entry['agreement']:.1f} %"
     if entry.get("cosine") is not None:

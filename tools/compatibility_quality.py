@@ -83,15 +83,17 @@ def _compared(
         output = Path(folder) / "small.onnx"
         try:
             report = compress(file, output, options, calibration=calibration)
-            rows = evaluate(output, evaluated, baseline=file, threads=1).rows
+            evaluation = evaluate(output, evaluated, baseline=file, threads=1)
         except QqonnxError as error:
             return {"failed": _line(error).replace(str(file), file.name)}
-        outputs = [entry for row in rows for entry in row.outputs]
+        _, row = evaluation.rows
+        outputs = row.outputs
         result = {
             "bytes": report.bytes_after,
             "weights": len(report.weights),
             "verified": report.outputs.equal,
             "reason": report.outputs.reason,
+            "notes": list(evaluation.notes),
         }
         if outputs:
             agreements = [

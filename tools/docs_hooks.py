@@ -29,6 +29,7 @@ PAGES = {
     "examples/ocr.md": "ocr.md",
     "examples/retrieval.md": "retrieval.md",
     "examples/voice_activity.md": "voice_activity.md",
+    "examples/detection.md": "detection.md",
 }
 """Pages from outside docs/: path in the repository -> path on the site."""
 

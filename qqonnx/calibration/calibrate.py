@@ -88,6 +88,9 @@ def calibrate(context: Context, request: Calibration, store: Store) -> Calibrate
 def _calibrated(context: Context, request: Calibration, store: Store, folder: Path) -> Calibrated:
     target = request.target
     weights = with_frequencies(context, weight_matrices(context))
+    planned = None
+    if target is None and request.plan is not None:
+        planned = read_plan(request.plan, weights)
     passes = moment_passes(context, weights, folder)
     rounded = _rounded(context.biases)
     limit = None
@@ -98,8 +101,7 @@ def _calibrated(context: Context, request: Calibration, store: Store, folder: Pa
         budget = limit - rest
     else:
         budget = _budget(weights, target)
-    planned = target is None and request.plan is not None
-    measurements = measure_weights(context, weights, passes, None if planned else budget)
+    measurements = measure_weights(context, weights, passes, budget if planned is None else None)
 
     def encode(allocation: Allocation, previous: Encoded) -> Encoded:
         return _encoded(context, weights, passes, measurements, allocation, previous)
@@ -117,12 +119,12 @@ def _calibrated(context: Context, request: Calibration, store: Store, folder: Pa
                 target,
                 lambda a: _stored(encode(a, {}), rounded),
             )
-        elif request.plan is not None:
-            allocation = read_plan(request.plan, weights)
+        elif planned is not None:
+            allocation = planned
         else:
             allocation = best_allocation(weights, measurements.losses, budget)
         stored = _stored(encode(allocation, {}), rounded)
-    if request.plan is not None and not planned:
+    if request.plan is not None and planned is None:
         write_plan(request.plan, allocation)
     return Calibrated(stored, drop, limit)
 

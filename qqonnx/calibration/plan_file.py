@@ -46,6 +46,11 @@ def read_plan(path: str | os.PathLike[str], matrices: Sequence[WeightMatrix]) ->
     """
     try:
         weights = dict(json.loads(Path(path).read_text("utf-8"))["weights"])
+    except FileNotFoundError as error:
+        text = (
+            "no such file; a plan is written with a target, such as --target-bits, and read without"
+        )
+        raise QqonnxError(f"{path}: {text}") from error
     except OSError as error:
         raise QqonnxError(f"{path}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
