@@ -43,6 +43,9 @@ ROUNDS = 2
 
 _GRADIENT_STEPS = 4
 
+_LEVEL_SAMPLE = 1 << 18
+"""Least number of values to which levels are fitted, if the matrix has as many."""
+
 
 @dataclass(frozen=True)
 class QuantizedMatrix:
@@ -238,10 +241,12 @@ def _fitted_levels(
 ) -> tuple[QuantizedMatrix, Floats]:
     """Return levels with less error for the indices and scales, by conjugate gradients.
 
-    The levels stay as they are if the new ones would not be ascending. The second result is the
-    slope (see `_updated_indices`) with the levels.
+    Some of the rows stand for all. The levels stay as they are if the new ones would not be
+    ascending. The second result is the slope (see `_updated_indices`) with the levels.
     """
-    indices, scales = current.indices, current.scales[..., None]
+    groups, rows, columns = current.indices.shape
+    every = max(groups * rows * columns // _LEVEL_SAMPLE, 1)
+    indices, scales = current.indices[:, ::every], current.scales[:, ::every, None]
     count = current.levels.size
 
     def summed(outputs: NDArray[Any]) -> NDArray[np.float64]:
@@ -249,26 +254,23 @@ def _fitted_levels(
         return np.asarray(np.bincount(indices.reshape(-1), weights, count))
 
     levels = current.levels.astype(np.float64)
-    before, slope = slope, slope.copy()
-    residual = summed(slope)
+    residual = summed(slope[:, ::every])
     direction, norm = residual.copy(), float(residual @ residual)
     smallest = norm * 1e-12
     for _ in range(_GRADIENT_STEPS):
         if norm <= smallest:
             break
-        change = (direction.astype(np.float32)[indices] * scales) @ moment
-        product = summed(change)
+        product = summed((direction.astype(np.float32)[indices] * scales) @ moment)
         curvature = float(direction @ product)
         if curvature <= 0:
             break
         step = norm / curvature
         levels += step * direction
         residual -= step * product
-        change *= np.float32(step)
-        slope -= change
         previous, norm = norm, float(residual @ residual)
         direction = residual + norm / previous * direction
     fitted = levels.astype(np.float32)
-    if (np.diff(fitted) > 0).all():
-        return replace(current, levels=fitted), slope
-    return current, before
+    if not (np.diff(fitted) > 0).all():
+        return current, slope
+    change = (fitted - current.levels)[current.indices] * current.scales[..., None]
+    return replace(current, levels=fitted), slope - change @ moment

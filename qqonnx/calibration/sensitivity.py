@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 SAMPLES = 8
 """Number of samples whose outputs show the sensitivity of a weight."""
 
+UNRELATED = 0.5
+"""Divergence of an output that has nothing to do with the reference, as that of its mean is."""
+
 
 def judged_batches(inputs: CalibrationInputs, samples: int) -> Sequence[Feed]:
     """Return batches of the second half of the samples, as `collect_moments` splits them.
@@ -129,10 +132,17 @@ def _factors(names: Sequence[str], importance: Mapping[str, float]) -> dict[str,
 
 
 def _divergence(reference: NDArray[Any], output: NDArray[Any], name: str) -> float:
-    """Return the divergence of an output, where both are finite."""
-    if reference.dtype.kind != "f" or reference.shape != output.shape:
+    """Return the divergence of an output, where the reference is finite.
+
+    Other shapes, such as another number of boxes or another length of a sound, cannot be compared:
+    they count as `UNRELATED`.
+    """
+    if reference.shape != output.shape:
+        return UNRELATED
+    if reference.dtype.kind != "f":
         return 0.0
-    finite = np.isfinite(reference) & np.isfinite(output)
-    if not finite.all():
-        reference, output = np.where(finite, reference, 0), np.where(finite, output, 0)
+    finite = np.isfinite(reference)
+    if not (finite.all() and np.isfinite(output).all()):
+        reference = np.where(finite, reference, 0)
+        output = np.where(finite & np.isfinite(output), output, 0)
     return output_divergence(reference, output, name)

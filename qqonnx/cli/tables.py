@@ -99,7 +99,14 @@ def _quality_lines(report: CompressReport) -> list[str]:
     quality = report.quality
     if quality.reason is not None:
         reason = printable(quality.reason)
-        return [f"outputs not compared with the original model: {reason}"]
+        lines = [f"outputs not compared with the original model: {reason}"]
+        if quality.poor:
+            names = ", ".join(map(repr, quality.poor[:MAX_OUTPUTS]))
+            lines.append(
+                f"warning: {printable(names)} may have lost much; judge it by your own metric: "
+                "qqonnx evaluate --metric module:function"
+            )
+        return lines
     samples = quality.outputs[0].samples
     inputs = f"{samples} samples, {quality.source}"
     if quality.source[:1].isdigit():

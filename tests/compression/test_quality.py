@@ -115,6 +115,24 @@ def test_the_last_line_warns_of_a_bad_result(
     assert last.startswith("  output0: relative error ")
 
 
+def test_the_last_line_warns_of_another_length(
+    build: Build,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    m (float[8, 64] x) => (float[k] y) {
+      zero = Constant<value = float {0.0}>()  flat = Constant<value = int64[1] {-1}>()
+      h = MatMul(x, w)  above = Greater(h, zero)  where = Reshape(above, flat)
+      values = Reshape(h, flat)  y = Compress<axis = 0>(values, where)
+    }"""
+    arguments: list[object] = [build(text, {"w": normal(64, 64)}), "-o", tmp_path / "o.onnx"]
+    *_, before, last = told([*arguments, "--bits", 2], capsys, monkeypatch).splitlines()
+    assert before.startswith("outputs not compared with the original model: y: its shape changed")
+    assert last.startswith("warning: 'y' may have lost much; judge it by your own metric")
+
+
 def test_outputs_that_cannot_be_compared(build: Build, tmp_path: Path) -> None:
     text = """<ir_version: 8, opset_import: ["": 17]>
     m (float[N,64] x, seq(float[N,64]) s) => (float[N,M] y) { y = MatMul(x, w) }"""
