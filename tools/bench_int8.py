@@ -1,11 +1,11 @@
-"""Integer execution: size, agreement with the float model, and run time beside ONNX Runtime's int8.
+"""Integer execution: size, quality and speed beside the float model and ONNX Runtime's int8.
 
-python tools/bench_int8.py MODEL --data DATA [--judge DATA] [--form int8-static] [--bits 4.4,8]
-    [--write docs/performance.md]
+    python tools/bench_int8.py MODEL --data DATA [--name NAME] [--form int8-static]
+        [--bits 4.4,8] [--write docs/performance.md] [--headline README.md]
 
-DATA is whatever `convert-model --calibration` takes. Without --judge, every second run judges and
-the others calibrate. All sessions are open at once, and their runs are interleaved, so that ratios
-of processor times hold on a busy machine too.
+DATA is whatever `qqonnx evaluate --data` takes. Every second run calibrates and the others are
+evaluated; --judge names other data for that. `--write` and `--headline` replace the sections
+"int8 NAME" and "headline NAME" of documents.
 """
 
 from __future__ import annotations
@@ -13,82 +13,129 @@ from __future__ import annotations
 import argparse
 import platform
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 from sections import write_section
 
-from qqonnx import Calibration, Options, Target, compress
+from qqonnx import Calibration, Options, Target, compress, evaluate
 from qqonnx.calibration.inputs import calibration_inputs
-from qqonnx.evaluation.quality import output_quality
+from qqonnx.evaluation.loaded import load_model
+from qqonnx.evaluation.samples import open_samples
+from qqonnx.inputs.masks import padding_mask
 from qqonnx.integer.layers import form_of
 from qqonnx.model.load import load
 from qqonnx.sweep.baselines import BaselineRequest
 from qqonnx.sweep.ort_baselines import dynamic_int8, qdq_channel
 
-Feed = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    from qqonnx.evaluation.results import Row
+
+Feed = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Row:
-    """What was measured of one file."""
+class Column:
+    """A column of the tables: heading, number, and whether the short table has it."""
 
-    label: str
-    nbytes: int
-    agreement: float | None
-    kl: float | None
-    cosine: float
-    run: float
-    load: float
+    title: str
+    name: str
+    form: str
+    factor: float = 100
+    short: bool = False
+
+
+COLUMNS = (
+    Column("MB", "bytes", "{:.2f}", 1e-6, short=True),
+    Column("top-1 %", "top1", "{:.1f}", short=True),
+    Column("same answer as float %", "agreement", "{:.1f}", short=True),
+    Column("KL nats", "kl", "{:.4f}", 1),
+    Column("cosine of sentences", "sentence_cosine", "{:.4f}", 1, short=True),
+    Column("cosine", "cosine", "{:.4f}", 1),
+    Column("run ×", "latency_ratio", "{:.2f}", 1, short=True),
+    Column("load ×", "load_ratio", "{:.2f}", 1, short=True),
+)
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Measure, and print or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", required=True, help="inputs that calibrate")
-    parser.add_argument("--judge", help="inputs that judge; by default every second one of --data")
+    parser.add_argument("--judge", help="inputs that judge; by default every second run of --data")
     parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--name", help="name of the sections; by default that of the file")
     parser.add_argument("--form", help="int8-static or int8-dynamic; by default what suits")
     parser.add_argument("--bits", default="4.4,8", help="bits per weight of the file")
     parser.add_argument("--range", type=int, default=63, dest="limit")
-    parser.add_argument("--repeat", type=int, default=30)
-    parser.add_argument("--write", type=Path, help="document to write the table into")
+    parser.add_argument("--write", type=Path, help="document for the table")
+    parser.add_argument("--headline", type=Path, help="document for a short table")
     args = parser.parse_args()
 
-    model = load(args.model)
-    form = args.form or form_of(model) or "int8-dynamic"
-    feeds = list(calibration_inputs(model, args.data, args.samples).batches())
-    judged = feeds[1::2]
-    if args.judge:
-        judged = list(calibration_inputs(model, args.judge, args.samples).batches())
-    else:
-        feeds = feeds[::2]
-    with tempfile.TemporaryDirectory() as name:
-        data = stacked(feeds, Path(name) / "calibration.npz")
-        files = make_files(args.model, Path(name), form, data, args.bits.split(","), args.limit)
-        rows = measure(files, judged, args.repeat)
-    text = table(rows) + caption(args.model, form, feeds, judged, args.limit)
-    print(text)
+    form = args.form or form_of(load(args.model)) or "int8-dynamic"
+    feeds = labeled_feeds(args.model, args.data, args.samples)
+    judged = labeled_feeds(args.model, args.judge, args.samples) if args.judge else feeds[1::2]
+    calibrating = [without_labels(feed) for feed in (feeds if args.judge else feeds[::2])]
+    metric = [sentence_cosine] if padding_mask(without_labels(judged[0])) is not None else []
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_files(
+            args.model, Path(folder), form, calibrating, args.bits.split(","), args.limit
+        )
+        rows = evaluate(
+            list(files.values())[1:], judged, baseline=args.model, metric=metric, threads=1
+        ).rows
+    labels = dict(zip(files, rows, strict=True))
+    note = caption(args.model, form, (len(calibrating), len(judged)), args.limit)
+    name = args.name or args.model.stem
+    print(table(labels, short=False) + note)
     if args.write:
-        write_section(args.write, f"int8 {args.model.stem}", text)
+        write_section(args.write, f"int8 {name}", table(labels, short=False) + note)
+    if args.headline:
+        headline = {label: row for label, row in labels.items() if label in list(labels)[:4]}
+        write_section(args.headline, f"headline {name}", table(headline, short=True))
 
 
-def stacked(feeds: list[Feed], path: Path) -> Path | list[Feed]:
-    """Write runs of equal shapes as samples of one file; return other runs as they are."""
-    shapes = {name: {feed[name].shape[1:] for feed in feeds} for name in feeds[0]}
-    if any(len(found) > 1 for found in shapes.values()):
-        return feeds
-    np.savez(path, **{name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]})
-    return path
+def labeled_feeds(model: Path, data: str, limit: int) -> list[Feed]:
+    """Return the inputs of runs of one sample, with the index of its output as "labels"."""
+    samples = open_samples(load_model(model, threads=1), data, batch_size=1, limit=limit)
+    session: Any = ort.InferenceSession(model)
+    name, classes = session.get_inputs()[0].name, session.get_outputs()[0].shape[-1]
+    feeds: list[Feed] = []
+    for run in samples.feeds():
+        feed: Feed = dict(run.feed)
+        if samples.dataset is not None and run.samples:
+            feed = {name: feed["images"]}
+            if run.labels is not None:
+                feed["labels"] = samples.targets(run.labels, classes)
+        feeds += [feed] if run.samples else []
+    return feeds
+
+
+def without_labels(feed: Feed) -> Feed:
+    """Return the inputs of the model alone."""
+    return {name: array for name, array in feed.items() if name != "labels"}
+
+
+def sentence_cosine(outputs: Any, references: Any, feeds: Any) -> list[float]:
+    """Return the cosine of each run's mean token to the float model's; padding does not count."""
+    cosines = []
+    for output, reference, feed in zip(outputs, references, feeds, strict=True):
+        mask = padding_mask(feed)
+        pair = []
+        for found in (output, reference):
+            tokens = next(iter(found.values()))
+            mean = tokens.mean(axis=1) if mask is None else tokens[mask].mean(axis=0)
+            pair.append(mean.reshape(-1).astype(np.float64))
+        first, second = pair
+        cosines.append(float(first @ second / np.sqrt((first @ first) * (second @ second))))
+    return cosines
 
 
 def make_files(
-    model: Path, folder: Path, form: str, data: Path | list[Feed], bits: list[str], limit: int
+    model: Path, folder: Path, form: str, data: list[Feed], bits: list[str], limit: int
 ) -> dict[str, Path]:
     """Write the files to compare; return them by label."""
     files = {"float": model}
@@ -99,78 +146,40 @@ def make_files(
     files["ONNX Runtime's int8"] = baseline
     for number in bits:
         calibration = Calibration(data, samples=10**6, target=Target(bits=float(number)))
-        for label, compute in (("float", "float"), ("int8", form)):
-            path = folder / f"{label}-{number}.onnx"
+        for label, compute in (("", "float"), (" with int8 execution", form)):
+            path = folder / f"{compute}-{number}.onnx"
             options = Options(compute=compute, int8_range=limit)
             compress(model, path, options, calibration=calibration)
-            files[f"qqonnx, {number} bits, {label}"] = path
+            files[f"qqonnx, {number} bits{label}"] = path
     return files
 
 
-def measure(files: dict[str, Path], judged: list[Feed], repeat: int) -> list[Row]:
-    """Run all files on the same inputs, one after the other in every repetition."""
-    sessions, loads = {}, {}
-    for label, path in files.items():
-        loads[label] = min(timed_load(path)[1] for _ in range(3))
-        sessions[label] = timed_load(path)[0]
-    one = {name: array[:1] for name, array in judged[0].items()}
-    times: dict[str, list[float]] = {label: [] for label in files}
-    for _ in range(repeat):
-        for label, session in sessions.items():
-            start = time.process_time()
-            session.run(None, one)
-            times[label].append(time.process_time() - start)
-    outputs = {
-        label: [session.run(None, feed)[0] for feed in judged]
-        for label, session in sessions.items()
-    }
-    rows = []
-    for label, path in files.items():
-        quality = output_quality("", outputs["float"], outputs[label])
-        ratio = np.median(times[label]) / np.median(times["float"])
-        rows.append(
-            Row(
-                label,
-                path.stat().st_size,
-                quality.agreement,
-                quality.kl,
-                quality.cosine,
-                float(ratio),
-                loads[label] / loads["float"],
-            )
-        )
-    return rows
-
-
-def timed_load(path: Path) -> tuple[Any, float]:
-    """Open a file on one thread; return the session and the processor seconds."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    start = time.process_time()
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return session, time.process_time() - start
-
-
-def table(rows: list[Row]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = ["| file | MB | agree % | KL nats | cosine | run × | load × |", "|---|" + "---:|" * 6]
-    for row in rows:
-        agreement = "" if row.agreement is None else f"{100 * row.agreement:.1f}"
-        kl = "" if row.kl is None else f"{row.kl:.4f}"
-        lines.append(
-            f"| {row.label} | {row.nbytes / 1e6:.2f} | {agreement} | {kl} | {row.cosine:.4f} "
-            f"| {row.run:.2f} | {row.load:.2f} |"
-        )
+def table(rows: dict[str, Row], *, short: bool) -> str:
+    """Return the rows as a Markdown table, with the columns that have numbers."""
+    numbers = {label: row.numbers() for label, row in rows.items()}
+    shown = [
+        column
+        for column in COLUMNS
+        if (column.short or not short)
+        and any(own.get(column.name) is not None for own in numbers.values())
+    ]
+    lines = [f"| file | {' | '.join(column.title for column in shown)} |"]
+    lines.append("|---|" + "---:|" * len(shown))
+    for label, own in numbers.items():
+        cells = [label]
+        for column in shown:
+            value = own.get(column.name)
+            cells.append("" if value is None else column.form.format(column.factor * value))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def caption(model: Path, form: str, feeds: list[Feed], judged: list[Feed], limit: int) -> str:
+def caption(model: Path, form: str, samples: tuple[int, int], limit: int) -> str:
     """Return what was measured, and on what."""
-    samples = [sum(max(len(a) for a in feed.values()) for feed in part) for part in (feeds, judged)]
     return (
-        f"\n`{model.name}`, {form}, levels within ±{limit}: calibrated with {samples[0]} samples, "
-        f"judged on {samples[1]} others. Run and load are processor times divided by the float "
-        f"model's, one thread, one sample. ONNX Runtime {ort.__version__}, {platform.system()} "
+        f"\n`{model.name}`, {form}, levels within ±{limit}: calibrated with {samples[0]} runs, "
+        f"evaluated on {samples[1]} others. Run and load are times divided by the float model's, "
+        f"one thread, one sample. ONNX Runtime {ort.__version__}, {platform.system()} "
         f"{platform.machine()}.\n"
     )
 

@@ -273,4 +273,4 @@ def _fitted_levels(
     if not (np.diff(fitted) > 0).all():
         return current, slope
     change = (fitted - current.levels)[current.indices] * current.scales[..., None]
-    return replace(current, levels=fitted), slope - change @ moment
+    return replace(current, levels=fitted), np.asarray(slope - change @ moment, np.float32)
