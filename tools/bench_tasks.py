@@ -6,7 +6,8 @@
 The tasks are the examples: examples/ocr.py, voice_activity.py, retrieval.py and detection.py, whose
 packages must be installed. detection.py needs a folder of photographs, IMAGES in the environment.
 Each model is compressed to 8, 6, 4.4 and 3.4 bits per weight with the example's calibration inputs,
-and quantized by ONNX Runtime (dynamic, and static with the same inputs).
+to 8 and 4.4 bits with int8 execution, and quantized by ONNX Runtime (dynamic, and static with the
+same inputs).
 `run` appends a line per file and leaves out those that RESULTS.jsonl has.
 """
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 BITS = (8.0, 6.0, 4.4, 3.4)
+INTEGER_BITS = (8.0, 4.4)
 SECTION = "bench_tasks"
 
 
@@ -140,9 +142,9 @@ def _model(name: str, example: Any, folder: Path, exported: Path | None) -> Path
 def _files(example: Any, model: Path) -> Iterator[tuple[str, Callable[[Path], Any]]]:
     """Yield the name of each file, and what writes it."""
 
-    def target(bits: float) -> Callable[[Path], Any]:
+    def target(bits: float, options: Options | None = None) -> Callable[[Path], Any]:
         calibration = Calibration(list(example.calibration()), target=Target(bits=bits))
-        return lambda path: compress(model, path, calibration=calibration)
+        return lambda path: compress(model, path, options or Options(), calibration=calibration)
 
     yield "float", lambda path: path.write_bytes(model.read_bytes())
     yield "int8 of ONNX Runtime, dynamic", lambda path: quantize_dynamic(
@@ -156,6 +158,8 @@ def _files(example: Any, model: Path) -> Iterator[tuple[str, Callable[[Path], An
     )
     for bits in BITS:
         yield f"target of {bits:g} bits", target(bits)
+    for bits in INTEGER_BITS:
+        yield f"target of {bits:g} bits, int8 execution", target(bits, Options(compute="int8"))
 
 
 def _static(model: Path, path: Path, example: Any) -> None:
