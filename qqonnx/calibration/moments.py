@@ -27,6 +27,9 @@ POSITIONS = 49
 INDEPENDENT_POSITIONS = 8
 """Largest number of independent samples that the positions of one sample are worth."""
 
+_BLOCK = 512
+"""Columns of the blocks in which products are added up."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -84,7 +87,7 @@ def collect_moments(context: Context, layers: Sequence[Layer]) -> dict[str, Mome
                     # The positions do not depend on which other layers are observed.
                     random = np.random.default_rng(number)
                     x = patches(layer, activation, POSITIONS, random, mask)
-                    sums[row][half] += x @ x.transpose(0, 2, 1)
+                    _add_products(sums[row][half], x)
                     firsts[row][half] += x.sum(axis=2)
                     counts[row, half] += x.shape[2]
                     positions = x.shape[2] / len(activation)
@@ -92,6 +95,7 @@ def collect_moments(context: Context, layers: Sequence[Layer]) -> dict[str, Mome
     found: dict[object, Moments] = {}
     for row, layer in enumerate(distinct):
         total, first = sums[row], firsts[row]
+        _mirror(total)
         if not np.isfinite(total).all():
             raise QqonnxError(f"calibration: the input of weight {layer.name!r} is not finite")
         count = np.maximum(counts[row], 1).astype(np.float32)
@@ -105,6 +109,25 @@ def collect_moments(context: Context, layers: Sequence[Layer]) -> dict[str, Mome
         _normalize(total, first)
         found[layer.patch_key] = Moments(total, first, float(samples[row]))
     return {layer.name: found[layer.patch_key] for layer in layers}
+
+
+def _add_products(total: NDArray[np.float32], x: NDArray[np.float32]) -> None:
+    """Add x xT to the upper blocks of `total`, [groups, columns, columns]; see `_mirror`.
+
+    The blocks take half the time of the whole product.
+    """
+    for begin in range(0, total.shape[-1], _BLOCK):
+        rows = slice(begin, begin + _BLOCK)
+        total[:, rows, begin:] += x[:, rows] @ x[:, begin:].transpose(0, 2, 1)
+
+
+def _mirror(total: NDArray[np.float32]) -> None:
+    """Make symmetric matrices of their upper halves, in place: [..., columns, columns]."""
+    for begin in range(0, total.shape[-1], _BLOCK):
+        end = begin + _BLOCK
+        own = total[..., begin:end, begin:end]
+        own[...] = np.triu(own) + np.triu(own, 1).swapaxes(-1, -2)
+        total[..., end:, begin:end] = total[..., begin:end, end:].swapaxes(-1, -2)
 
 
 def _normalize(total: NDArray[np.float32], first: NDArray[np.float32]) -> None:
