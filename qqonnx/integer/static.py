@@ -21,6 +21,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from qqonnx.encoding.rewrite import fresh_names
 from qqonnx.errors import QqonnxError, first_line
 from qqonnx.evaluation.divergence import output_divergence
+from qqonnx.integer.float_parts import MIN_DIVERGENCE, PAYS, float_parts, tail_of
 from qqonnx.integer.layers import LAYERS, layers
 from qqonnx.integer.ranges import observe
 from qqonnx.integer.record import take_bounds, write_bounds
@@ -61,7 +62,8 @@ def round_statically(model: ir.Model, feeds: Sequence[Feed], kept: Collection[st
 
     QuantizeLinear and DequantizeLinear are placed by ONNX Runtime's quantizer, after its own basic
     optimizations (which fold batch normalizations). The ranges of the activations are the whole
-    ones, or those with the least error of rounding, whichever changes the outputs less.
+    ones, or those with the least error of rounding, whichever changes the outputs less. Parts whose
+    rounding loses too much stay in floats; see `float_parts`.
 
     Args:
         model: the float model.
@@ -88,22 +90,29 @@ def round_statically(model: ir.Model, feeds: Sequence[Feed], kept: Collection[st
         names = set(value_names(graph))
         judged = feeds[: max(JUDGED_SAMPLES // max(map(len, feeds[0].values())), 1)]
         references = _outputs(prepared, judged, folder)
-        best: tuple[float, ir.Model] | None = None
-        for choose in ("whole", "least_error"):
-            ranges = {name: getattr(seen, choose) for name, seen in activations.items()}
-            candidate = _rounded(prepared, ranges, excluded, names)
-            proto = ir.to_proto(candidate)
-            loss = sum(
-                output_divergence(reference[name], outputs[name], name)
-                for reference, outputs in zip(
-                    references, _outputs(proto, judged, folder), strict=True
-                )
-                for name in reference
-            )
-            if best is None or loss < best[0]:
-                best = loss, candidate
-    assert best is not None
-    rounded = best[1]
+
+        def rounded_by(ranges: Ranges, floats: Sequence[str]) -> tuple[float, ir.Model]:
+            candidate = _rounded(prepared, ranges, [*excluded, *floats], names)
+            outputs = _outputs(ir.to_proto(candidate), judged, folder)
+            return _loss(references, outputs), candidate
+
+        def best_ranges(floats: Sequence[str]) -> tuple[float, ir.Model, Ranges]:
+            choices = [
+                {name: getattr(seen, choice) for name, seen in activations.items()}
+                for choice in ("whole", "least_error")
+            ]
+            found = [(*rounded_by(ranges, floats), ranges) for ranges in choices]
+            return min(found, key=lambda entry: entry[0])
+
+        floats: list[str] = []
+        loss, rounded, ranges = best_ranges(floats)
+        if loss > MIN_DIVERGENCE and (tail := tail_of(graph)):
+            other = best_ranges(tail)
+            if other[0] <= PAYS * loss:
+                (loss, rounded, ranges), floats = other, tail
+        parts = float_parts(graph, lambda names: rounded_by(ranges, [*floats, *names])[0], loss)
+        if parts:
+            rounded = rounded_by(ranges, [*floats, *parts])[1]
     rounded.ir_version = model.ir_version
     bounds = take_bounds(rounded)
     rounded.metadata_props.clear()
@@ -250,6 +259,17 @@ def _tidy(model: ir.Model, names: Collection[str]) -> None:
         del graph.opset_imports[domain]
     for node in graph:
         node.name = ""
+
+
+def _loss(
+    references: Sequence[Mapping[str, NDArray[Any]]], outputs: Sequence[Mapping[str, NDArray[Any]]]
+) -> float:
+    """Return the mean divergence of a run, summed over the outputs."""
+    return sum(
+        output_divergence(reference[name], found[name], name)
+        for reference, found in zip(references, outputs, strict=True)
+        for name in reference
+    ) / len(references)
 
 
 def _outputs(
