@@ -108,4 +108,4 @@ def _compared(
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200].removeprefix("QqonnxError: ")
+    return f"{type(error).__name__}: {error}".splitlines()[0][:400].removeprefix("QqonnxError: ")
