@@ -78,6 +78,12 @@ def calibration() -> Iterator[dict[str, Array]]:
         yield tokens([f"{query} {passage}"])
 
 
+def sentences() -> Iterator[dict[str, Array]]:
+    """Yield the inputs of 512 passages, one per run, for tools/bench_int8.py."""
+    for _, passage in pairs()[:512]:
+        yield tokens([passage])
+
+
 def reciprocal_rank(session: Any) -> list[float]:
     """Return 1 / rank of the right passage for queries of other pairs, for --metric."""
     queries, passages = zip(*pairs()[1::4], strict=True)
