@@ -38,9 +38,6 @@ BLOCK = 64
 """Columns per block. Errors are fed back column by column within a block, and then at once to all
 later columns."""
 
-ROUNDS = 2
-"""Number of rounds that fit levels and scales."""
-
 _GRADIENT_STEPS = 4
 
 _LEVEL_SAMPLE = 1 << 18
@@ -74,7 +71,7 @@ def gptq(
     levels: int,
     *,
     scaled: bool,
-    rounds: int = ROUNDS,
+    rounds: int = 2,
     grid: int | None = None,
 ) -> QuantizedMatrix:
     """Quantize a matrix for inputs with second moments `moment`.

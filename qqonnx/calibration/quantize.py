@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qqonnx.calibration.gptq import ROUNDS, gptq, weighted_kmeans
+from qqonnx.calibration.gptq import gptq, weighted_kmeans
 from qqonnx.calibration.shrinkage import shrunk_moment
 from qqonnx.calibration.start import row_sizes, sampled_positions
 from qqonnx.codebooks import approximate_errors
@@ -28,6 +28,9 @@ LEVEL_COUNTS = (2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 22, 25, 32, 45, 64, 90, 12
 
 _FITTED_COUNTS = (2, 3, 4, 6, 8, 16, 64, 256)
 """Numbers of levels whose error is estimated; the others are interpolated."""
+
+_FEW_LEVELS = 11
+"""Up to this many levels, another round of fitted levels and scales pays."""
 
 _ERROR_SAMPLE = 8192
 """Largest number of values from which the error of a weight is estimated."""
@@ -50,10 +53,10 @@ def quantize_matrix(
         moments: second moments of the inputs.
         shrinkage: their shrinkage.
         frequencies: frequencies of the rows, see `WeightMatrix`.
-        half: whether to use only the first half of the calibration samples, with one round of
-            fitted levels and scales: for the measurement of sensitivity.
+        half: whether to use only the first half of the calibration samples, with one round fewer
+            of fitted levels and scales: for the measurement of sensitivity.
     """
-    rounds = 1 if half else ROUNDS
+    rounds = (0 if half else 1) + (1 if choice.levels <= _FEW_LEVELS else 0)
     moment = None
     if moments is not None and shrinkage is not None:
         moment = shrunk_moment(moments, matrix, shrinkage, half=half)
