@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MIN_SCALE = 2.0**-14
 """Smallest normal float16."""
 
-_FEW = 64
+_FEW = 8
 """Up to this many values per level, the first levels are those of k-means."""
 
 _START_SAMPLE = 1 << 15
