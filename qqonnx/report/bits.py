@@ -89,9 +89,10 @@ def _series(runs: Sequence[Outcome], granularity: str) -> list[Series]:
         members = (o for o in runs if (o.method, o.granularity) == (method, granularity))
         series.append(Series(method[:18], f"c{color}", shape, _by_bits(members)))
     for method, name, shape in ((AUTO, AUTO, "diamond"), (TARGET, "calibrated", "up")):
-        calibrated = _by_bits(o for o in runs if o.method == method)
-        if calibrated:
-            series.append(Series(name, "calibrated", shape, calibrated))
+        for compute in sorted({o.compute for o in runs if o.method == method}):
+            members = (o for o in runs if (o.method, o.compute) == (method, compute))
+            title = name if compute == "float" else f"{name}, int8"
+            series.append(Series(title, "calibrated", shape, _by_bits(members)))
     for method in sorted({o.method for o in runs if o.is_baseline}):
         members = (o for o in runs if o.method == method and o.is_baseline)
         series.append(Series(method[:18], "baseline", "square", _by_bits(members)))

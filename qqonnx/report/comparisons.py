@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from qqonnx.report.outcomes import Outcome
     from qqonnx.report.scores import Score
 
+RUN_TIMES = (1.05, 0.75, 0.5)
+"""Accepted run times, as multiples of the float model's; 1.05 is the same within the noise."""
+
 LOSSES = (0.0, 0.01, 0.02, 0.05)
 """Accepted losses against the float model's score; see `Score.lost`."""
 
@@ -67,12 +70,20 @@ class Comparison:
                 frontier.append(outcome)
         return tuple(frontier)
 
-    def smallest(self, loss: float, *, baseline: bool = False) -> Outcome | None:
+    @property
+    def timed(self) -> tuple[Outcome, ...]:
+        """The runs whose run time was measured."""
+        return tuple(outcome for outcome in self.outcomes if outcome.run_time is not None)
+
+    def smallest(
+        self, loss: float, *, baseline: bool = False, run_time: float | None = None
+    ) -> Outcome | None:
         """Return the run with the smallest file that loses at most `loss`.
 
         Args:
             loss: the accepted loss against the float model's score; see `Score.lost`.
             baseline: whether to consider only baselines.
+            run_time: longest run time, as a multiple of the float model's; None for any.
 
         Returns:
             The run; None if only the float model qualifies or its score is unknown.
@@ -86,6 +97,7 @@ class Comparison:
             if outcome.method != FLOAT32
             and self.kind.lost(reference, self.score(outcome)) <= loss + _EPSILON
             and (outcome.is_baseline or not baseline)
+            and (run_time is None or (outcome.run_time or float("inf")) <= run_time)
         )
         return min(candidates, key=self._by_size, default=None)
 

@@ -68,6 +68,11 @@ def label(outcome: Outcome) -> str:
 
 def short_label(outcome: Outcome) -> str:
     """Return the method and bits of a run, or its budget."""
+    words = _method_label(outcome)
+    return words if outcome.compute == "float" else f"{words}, {shortened(outcome.compute, 20)}"
+
+
+def _method_label(outcome: Outcome) -> str:
     if outcome.method == TARGET:
         return f"calibrated to {shortened(outcome.text.get('budget', ''), 20)}"
     name = shortened(outcome.method, 30)
@@ -91,6 +96,8 @@ def command(outcome: Outcome) -> str | None:
         words += ["--method", outcome.method, "--bits", f"{outcome.numbers.get('bits', 0):g}"]
         if outcome.granularity:
             words += ["--granularity", outcome.granularity]
+    if outcome.compute != "float":
+        words += ["--compute", outcome.compute]
     for pattern in options.get("skip") or ():
         words += ["--skip", str(pattern)]
     if options.get("include_bias"):

@@ -109,6 +109,16 @@ class Outcome:
         return self.numbers["file_bytes"]
 
     @property
+    def compute(self) -> str:
+        """What layers multiply: "float", or a form of "int8"."""
+        return str(self.settings.get("options", {}).get("compute", "float"))
+
+    @property
+    def run_time(self) -> float | None:
+        """The time of a run divided by the float model's; None if it was not measured."""
+        return self.numbers.get("latency_ratio")
+
+    @property
     def index_bits(self) -> float | None:
         """The mean index bits per compressed weight; None for floats.
 

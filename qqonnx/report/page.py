@@ -15,10 +15,11 @@ from qqonnx.model.save import staged
 from qqonnx.report import formatting, layers
 from qqonnx.report.advice import ADVISED_LOSS, advice, sampling_error, times_smaller
 from qqonnx.report.bits import bits_charts
-from qqonnx.report.comparisons import LOSSES, Comparison, comparisons_of
+from qqonnx.report.comparisons import LOSSES, RUN_TIMES, Comparison, comparisons_of
 from qqonnx.report.formatting import points
 from qqonnx.report.outcomes import read_outcomes
 from qqonnx.report.sizes import size_chart, size_description
+from qqonnx.report.speeds import speed_chart, speed_description
 from qqonnx.report.table import columns_of, filters_of
 
 if TYPE_CHECKING:
@@ -43,10 +44,11 @@ MOST_FAILURES = 200
 
 
 class Section(NamedTuple):
-    """The section of a comparison: chart of sizes, charts of bits, and details by run number."""
+    """The section of a comparison: its charts, and details by run number."""
 
     comparison: Comparison
     sizes: Markup
+    speeds: Markup | None
     bits: list[tuple[str, Markup, str]]
     details: Mapping[int, Markup]
 
@@ -114,6 +116,7 @@ def page(outcomes: Sequence[Outcome], limit: int = MOST_RUNS) -> str:
             on_frontier={o.number for comparison in comparisons for o in comparison.frontier},
             details=details,
             losses=LOSSES,
+            run_times=RUN_TIMES,
             loss_text=_loss_text(comparisons),
             advised=ADVISED_LOSS,
             columns=columns_of(shown),
@@ -150,6 +153,7 @@ def _sections(comparisons: Iterable[Comparison], details: Mapping[int, Markup]) 
         section = Section(
             comparison=comparison,
             sizes=size_chart(f"{name}-sizes", comparison, frozenset(details)),
+            speeds=speed_chart(f"{name}-speeds", comparison) if len(comparison.timed) > 1 else None,
             bits=bits_charts(f"{name}-bits", comparison),
             details={run: remaining.pop(run) for run in frontier if run in remaining},
         )
@@ -208,6 +212,7 @@ def _templates() -> Environment:
         sampling_error,
         times_smaller,
         size_description,
+        speed_description,
         layers.layers_chart,
         layers.layers_description,
         layers.histogram_chart,

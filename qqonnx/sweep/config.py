@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from qqonnx.codebooks import METHODS, method_named
 from qqonnx.config import (
     AUTO,
+    COMPUTE,
     GRANULARITIES,
+    Compute,
     Granularity,
     Options,
     Target,
@@ -62,6 +64,7 @@ class SweepConfig:
         bits: bit-widths of the methods.
         granularities: granularities of the methods.
         budgets: one calibrated run each, as written in the file.
+        compute: what layers of `auto` and of budgets multiply: "float", or a form of "int8".
         baselines: names of baselines.
         strict: whether a baseline that cannot run is an error; true if baselines are listed.
         calibration: calibration inputs for budgets and some baselines.
@@ -81,6 +84,7 @@ class SweepConfig:
     bits: tuple[int, ...] = (4, 8)
     granularities: tuple[Granularity, ...] = ("tensor",)
     budgets: tuple[str, ...] = ()
+    compute: tuple[Compute, ...] = ("float",)
     baselines: tuple[str, ...] = (FLOAT32,)
     strict: bool = True
     calibration: CalibrationConfig | None = None
@@ -186,6 +190,7 @@ KEYS = {
     "bits": Key(int, _between(1, 8), is_list=True),
     "granularities": Key(str, _one_of("granularity", tuple(GRANULARITIES)), is_list=True),
     "budgets": Key(str, target_of, is_list=True),
+    "compute": Key(str, _one_of("form of compute", COMPUTE), is_list=True),
     "baselines": Key(str, _one_of("baseline", tuple(BASELINES)), is_list=True),
     "samples": Key(int, _between(1)),
     "threads": Key(int, _between(1)),

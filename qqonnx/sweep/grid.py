@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.codebooks import method_named
@@ -91,7 +91,8 @@ class Run:
     def label(self) -> str:
         """Name of the run in messages."""
         width = None if self.bits is None else f"{self.bits} bits"
-        parts = (self.model.name, self.dataset.name, self.method, self.granularity)
+        compute = None if self.options.compute == "float" else self.options.compute
+        parts = (self.model.name, self.dataset.name, self.method, self.granularity, compute)
         return ", ".join(part for part in (*parts, width, self.budget) if part is not None)
 
     @property
@@ -120,6 +121,8 @@ class Run:
         if not self.is_baseline:
             names = ("skip", "include_bias", "min_size")
             options |= {name: getattr(self.options, name) for name in names}
+            if self.options.compute != "float":
+                options["compute"] = self.options.compute
         if self.calibration is not None:
             options["calibration"] = asdict(self.calibration)
             # The content of a file matters, not its location.
@@ -178,19 +181,32 @@ def runs_of(
         {"method": b, "bits": n, "calibration": calibration if BASELINES[b].calibrated else None}
         for b, n in baselines
     ]
-    variants += [{"method": m, "granularity": g, "bits": bits} for m, g, bits in codebooks]
+    for method, granularity, bits in codebooks:
+        for compute in config.compute if method == AUTO else ("float",):
+            options = replace(config.options, compute=compute)
+            variants.append(
+                {"method": method, "granularity": granularity, "bits": bits, "options": options}
+            )
     for budget in config.budgets:
-        variants.append({"method": TARGET, "budget": budget, "calibration": calibration})
+        for compute in config.compute:
+            options = replace(config.options, compute=compute)
+            variants.append(
+                {
+                    "method": TARGET,
+                    "budget": budget,
+                    "calibration": calibration,
+                    "options": options,
+                }
+            )
     runs = [
         Run(
             model=model,
             dataset=dataset,
             samples=config.samples,
             reserved=calibration.samples if calibration is not None and calibration.split else 0,
-            options=config.options,
             threads=config.threads,
             metrics=metrics,
-            **variant,
+            **{"options": config.options, **variant},
         )
         for model in models
         for dataset in datasets

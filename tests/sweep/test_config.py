@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from hypothesis import given
@@ -252,6 +253,26 @@ def test_a_whole_run_opens_no_session_beyond_its_threads(
         execute(run, tmp_path / f"{number}.onnx")
         assert opened
         assert set(opened) == {1}, run.label
+
+
+def test_forms_of_execution_are_runs_of_their_own(tmp_path: Path) -> None:
+    text = (
+        'methods = ["uq", "auto"]\nbits = [4]\nbudgets = ["5 bits"]\nbaselines = []\n'
+        'compute = ["float", "int8-dynamic"]\n[calibration]\ndata = "split"\nsamples = 8\n'
+    )
+    runs = grid(small_sweep(tmp_path, text))[0]
+    assert [(run.method, run.options.compute) for run in runs] == [
+        ("uq", "float"),
+        ("auto", "float"),
+        ("auto", "int8-dynamic"),
+        ("target", "float"),
+        ("target", "int8-dynamic"),
+    ]
+    assert len({run.key for run in runs}) == len(runs)
+    assert '"compute": "int8-dynamic"' in runs[-1].row()["options"]
+    execute(runs[-1], tmp_path / "small.onnx")
+    operators = {node.op_type for node in onnx.load(tmp_path / "small.onnx").graph.node}
+    assert "MatMulInteger" in operators
 
 
 def test_a_pool_is_no_larger_than_the_machine(
