@@ -79,7 +79,7 @@ def main() -> None:
     feeds = labeled_feeds(args.model, args.data, args.samples)
     judged = labeled_feeds(args.model, args.judge, args.samples) if args.judge else feeds[1::2]
     calibrating = [without_labels(feed) for feed in (feeds if args.judge else feeds[::2])]
-    metric = [sentence_cosine] if padding_mask(without_labels(judged[0])) is not None else []
+    metric = [sentence_cosine] if any("mask" in name for name in judged[0]) else []
     with tempfile.TemporaryDirectory() as folder:
         files = make_files(
             args.model, Path(folder), form, calibrating, args.bits.split(","), args.limit

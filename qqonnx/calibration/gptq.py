@@ -19,6 +19,7 @@ import numpy as np
 
 from qqonnx.calibration.start import (
     as_float16,
+    best_start,
     float_codebook,
     integer_codebook,
     nearest_indices,
@@ -96,6 +97,8 @@ def gptq(
         weighted = start.levels[start.indices] * diagonal[:, None]
         scales = _fitted_scales(matrix, weighted, start)
         codebook = start_codebook(matrix, diagonal, scales, levels)
+    if scaled and grid is None:
+        codebook, scales = best_start(matrix, diagonal, (codebook, scales), levels)
     if grid is not None:
         codebook, scales = integer_codebook(matrix, diagonal, (codebook, scales), levels, grid)
     result = QuantizedMatrix(codebook, scales, _gptq_indices(matrix, moment, codebook, scales))

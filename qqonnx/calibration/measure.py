@@ -12,6 +12,7 @@ from qqonnx.calibration.passes import map_with_moments
 from qqonnx.calibration.quantize import quantize_matrix, weight_errors
 from qqonnx.calibration.sensitivity import SAMPLES, judged_batches, output_losses
 from qqonnx.calibration.shrinkage import best_shrinkage
+from qqonnx.integer.floats import without_rounding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,6 +84,8 @@ def measure_weights(
         errors = {weight.name: error for weight, error in estimates}
         probed = best_allocation(weights, errors, budget)
     batches = judged_batches(context.inputs, SAMPLES)
+    # A change, however small, would flip the rounding of many activations, and so seem large.
+    model = without_rounding(context.model)
     total = sum(weight.work_size for weight in weights)
 
     def work(weight: WeightMatrix, moments: Moments | None) -> _Measured:
@@ -102,7 +105,7 @@ def measure_weights(
                 replaced[weight.name] = result.decoded
         if replaced:
             inputs = [weight.weight for weight, _ in chunk if weight.name in replaced]
-            with output_losses(context.model, inputs, batches, context.importance) as loss:
+            with output_losses(model, inputs, batches, context.importance) as loss:
                 for name, values in replaced.items():
                     losses[name] = loss({name: values})
     losses |= _guesses(losses, errors, probed)

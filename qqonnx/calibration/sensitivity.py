@@ -70,8 +70,8 @@ def output_losses(
 
     Args:
         model: the float model.
-        weights: weights that can be replaced: initializers of the main graph. They make runs slow,
-            because ONNX Runtime prepares only constant weights.
+        weights: weights that can be replaced, by name: initializers of the main graph. They make
+            runs slow, because ONNX Runtime prepares only constant weights.
         batches: inputs of the runs.
         importance: factors of the outputs' divergences, by name; 1 by default.
 
@@ -85,7 +85,9 @@ def output_losses(
         raise QqonnxError("calibration: no output of the model is a tensor")
     factors = _factors([value.name or "" for value in outputs], importance)
     names = list(factors)
-    tail = affected_tail(model, [weight.value for weight in weights], names, batches)
+    tail = affected_tail(
+        model, [model.graph.initializers[weight.name] for weight in weights], names, batches
+    )
     replaceable = [tail.model.graph.initializers[weight.name] for weight in weights]
     masks = [padding_mask(batch) for batch in batches]
     with extended_session(tail.model, inputs=replaceable) as session:

@@ -70,6 +70,29 @@ def float_codebook(matrix: Floats, importance: Floats, scales: Floats, levels: i
     return codebook.levels.astype(np.float32)
 
 
+def best_start(
+    matrix: Floats, importance: Floats, fitted: tuple[Floats, Floats], levels: int
+) -> tuple[Floats, Floats]:
+    """Return the levels and scales that round a matrix with less error.
+
+    Compared are the fitted ones, whose scales follow the spread of a row, and levels for scales
+    that follow its largest value, on a sample of the values.
+    """
+    largest = np.abs(matrix).max(axis=2)
+    whole = as_float16(np.where(largest > 0, largest, 1).astype(np.float32))
+    candidates = [fitted, (start_codebook(matrix, importance, whole, levels), whole)]
+    group, row, column = sampled_positions(matrix, _START_SAMPLE)
+    values, mass = matrix[group, row, column], importance[group, column]
+
+    def error(candidate: tuple[Floats, Floats]) -> float:
+        codebook, scales = candidate
+        scale = scales[group, row]
+        nearest = codebook[np.searchsorted(thresholds(codebook), values / scale)] * scale
+        return float((np.square(values - nearest) * mass).sum(dtype=np.float64))
+
+    return min(candidates, key=error)
+
+
 def integer_codebook(
     matrix: Floats, importance: Floats, fitted: tuple[Floats, Floats], levels: int, grid: int
 ) -> tuple[Floats, Floats]:

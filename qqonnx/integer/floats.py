@@ -12,6 +12,7 @@ from qqonnx.encoding.builder import Builder
 from qqonnx.encoding.encode import broadcastable
 from qqonnx.encoding.rewrite import fresh_names
 from qqonnx.errors import QqonnxError
+from qqonnx.integer.record import ROUNDED_KEY, take_bounds
 from qqonnx.model.scopes import tensor_of
 
 if TYPE_CHECKING:
@@ -60,6 +61,19 @@ def restore_floats(model: ir.Model, bounds: Mapping[str, Bounds]) -> None:
     left = {node.op_type for node in graph.all_nodes()} & _INTEGER_OPERATORS
     if left:
         raise QqonnxError(f"its {min(left)} is not used as qqonnx uses it")
+
+
+def without_rounding(model: ir.Model) -> ir.Model:
+    """Return a copy of a model whose activations are not rounded; the model itself if none are.
+
+    Raises:
+        QqonnxError: integer operators are used in another way.
+    """
+    if ROUNDED_KEY not in model.metadata_props:
+        return model
+    copy = model.clone()
+    restore_floats(copy, take_bounds(copy) or {})
+    return copy
 
 
 def _unrounded(
