@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
+from math import log2
 from typing import TYPE_CHECKING, Any
 
 from qqonnx.calibration.allocation import loss_curve
 from qqonnx.calibration.matrices import best_allocation
 from qqonnx.calibration.passes import map_with_moments
-from qqonnx.calibration.quantize import quantize_matrix, weight_errors
+from qqonnx.calibration.quantize import quantize_matrix, rounds_for, weight_errors
 from qqonnx.calibration.sensitivity import SAMPLES, judged_batches, output_losses
 from qqonnx.calibration.shrinkage import best_shrinkage
 from qqonnx.integer.floats import without_rounding
@@ -83,6 +84,8 @@ def measure_weights(
         estimates = map_with_moments(weight_errors, weights, passes, context.threads)
         errors = {weight.name: error for weight, error in estimates}
         probed = best_allocation(weights, errors, budget)
+    # The same for all weights, so that their losses can be compared.
+    rounds = rounds_for(_typical_levels(weights, probed)) - 1
     batches = judged_batches(context.inputs, SAMPLES)
     # A change, however small, would flip the rounding of many activations, and so seem large.
     model = without_rounding(context.model)
@@ -90,9 +93,8 @@ def measure_weights(
 
     def work(weight: WeightMatrix, moments: Moments | None) -> _Measured:
         choices = errors.get(weight.name, {})
-        return _measured(
-            weight, moments, context, probed[weight.name] if len(choices) > 1 else None
-        )
+        choice = probed[weight.name] if len(choices) > 1 else None
+        return _measured(weight, moments, context, choice, rounds)
 
     measured = map_with_moments(work, weights, passes, context.threads)
     while chunk := list(islice(measured, _CHUNK)):
@@ -120,7 +122,11 @@ def is_replaceable(weight: WeightMatrix, context: Context) -> bool:
 
 
 def _measured(
-    weight: WeightMatrix, moments: Moments | None, context: Context, probed: LevelChoice | None
+    weight: WeightMatrix,
+    moments: Moments | None,
+    context: Context,
+    probed: LevelChoice | None,
+    rounds: int,
 ) -> _Measured:
     matrix = weight.values()
     shrinkage = None
@@ -131,9 +137,23 @@ def _measured(
     if probed is None or not runs:
         return _Measured(shrinkage, None)
     quantized = quantize_matrix(
-        matrix, probed, moments, shrinkage, frequencies=weight.frequencies, half=True
+        matrix,
+        probed,
+        moments,
+        shrinkage,
+        rounds=rounds,
+        frequencies=weight.frequencies,
+        half=True,
     )
     return _Measured(shrinkage, weight.decoded(quantized))
+
+
+def _typical_levels(weights: Sequence[WeightMatrix], probed: Allocation) -> float:
+    """Return the mean number of levels, over all values and in bits."""
+    sizes = [weight.size for weight in weights if weight.name in probed]
+    bits = [log2(probed[weight.name].levels) for weight in weights if weight.name in probed]
+    total = sum(size * width for size, width in zip(sizes, bits, strict=True))
+    return float(2 ** (total / max(sum(sizes), 1)))
 
 
 def _guesses(

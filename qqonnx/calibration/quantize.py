@@ -36,12 +36,18 @@ _ERROR_SAMPLE = 8192
 """Largest number of values from which the error of a weight is estimated."""
 
 
+def rounds_for(levels: float) -> int:
+    """Return the number of rounds of fitted levels and scales that pay."""
+    return 2 if levels <= _FEW_LEVELS else 1
+
+
 def quantize_matrix(
     matrix: Floats,
     choice: LevelChoice,
     moments: Moments | None,
     shrinkage: Shrinkage | None,
     *,
+    rounds: int | None = None,
     frequencies: Floats | None = None,
     half: bool = False,
 ) -> QuantizedMatrix:
@@ -52,11 +58,12 @@ def quantize_matrix(
         choice: levels and scales.
         moments: second moments of the inputs.
         shrinkage: their shrinkage.
+        rounds: number of rounds of fitted levels and scales; by default that of `rounds_for`.
         frequencies: frequencies of the rows, see `WeightMatrix`.
-        half: whether to use only the first half of the calibration samples, with one round fewer
-            of fitted levels and scales: for the measurement of sensitivity.
+        half: whether to use only the first half of the calibration samples: for the measurement of
+            sensitivity.
     """
-    rounds = (0 if half else 1) + (1 if choice.levels <= _FEW_LEVELS else 0)
+    rounds = rounds_for(choice.levels) if rounds is None else rounds
     moment = None
     if moments is not None and shrinkage is not None:
         moment = shrunk_moment(moments, matrix, shrinkage, half=half)
