@@ -97,10 +97,10 @@ def gptq(
         weighted = start.levels[start.indices] * diagonal[:, None]
         scales = _fitted_scales(matrix, weighted, start)
         codebook = start_codebook(matrix, diagonal, scales, levels)
-    if scaled and grid is None:
-        codebook, scales = best_start(matrix, diagonal, (codebook, scales), levels)
     if grid is not None:
         codebook, scales = integer_codebook(matrix, diagonal, (codebook, scales), levels, grid)
+    elif scaled:
+        codebook, scales = best_start(matrix, diagonal, (codebook, scales), levels)
     result = QuantizedMatrix(codebook, scales, _gptq_indices(matrix, moment, codebook, scales))
     wanted = matrix @ moment
     for _ in range(rounds):
@@ -244,8 +244,7 @@ def _fitted_levels(
     Some of the rows stand for all. The levels stay as they are if the new ones would not be
     ascending. The second result is the slope (see `_updated_indices`) with the levels.
     """
-    groups, rows, columns = current.indices.shape
-    every = max(groups * rows * columns // _LEVEL_SAMPLE, 1)
+    every = max(current.indices.size // _LEVEL_SAMPLE, 1)
     indices, scales = current.indices[:, ::every], current.scales[:, ::every, None]
     count = current.levels.size
 

@@ -150,10 +150,9 @@ def _measured(
 
 def _typical_levels(weights: Sequence[WeightMatrix], probed: Allocation) -> float:
     """Return the mean number of levels, over all values and in bits."""
-    sizes = [weight.size for weight in weights if weight.name in probed]
-    bits = [log2(probed[weight.name].levels) for weight in weights if weight.name in probed]
-    total = sum(size * width for size, width in zip(sizes, bits, strict=True))
-    return float(2 ** (total / max(sum(sizes), 1)))
+    sizes = {weight.name: weight.size for weight in weights}
+    bits = sum(sizes[name] * log2(choice.levels) for name, choice in probed.items())
+    return float(2 ** (bits / max(sum(sizes[name] for name in probed), 1)))
 
 
 def _guesses(

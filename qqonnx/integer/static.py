@@ -112,7 +112,7 @@ def round_statically(model: ir.Model, feeds: Sequence[Feed], kept: Collection[st
                 (loss, rounded, ranges), floats = other, tail
         parts = float_parts(graph, lambda names: rounded_by(ranges, [*floats, *names])[0], loss)
         if parts:
-            rounded = rounded_by(ranges, [*floats, *parts])[1]
+            rounded = _rounded(prepared, ranges, [*excluded, *floats, *parts], names)
     rounded.ir_version = model.ir_version
     bounds = take_bounds(rounded)
     rounded.metadata_props.clear()

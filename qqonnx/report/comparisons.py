@@ -88,18 +88,30 @@ class Comparison:
         Returns:
             The run; None if only the float model qualifies or its score is unknown.
         """
-        if self.reference is None:
-            return None
-        reference = self.reference
         candidates = (
+            outcome
+            for outcome in self._within(loss)
+            if (outcome.is_baseline or not baseline)
+            and (run_time is None or (outcome.run_time or float("inf")) <= run_time)
+        )
+        return min(candidates, key=self._by_size, default=None)
+
+    def fastest(self, loss: float) -> Outcome | None:
+        """Return the run with the shortest run time that loses at most `loss`, like `smallest`."""
+        timed = [(o.run_time, *self._by_size(o), o) for o in self._within(loss) if o.run_time]
+        return min(timed)[-1] if timed else None
+
+    def _within(self, loss: float) -> list[Outcome]:
+        """Return the runs that lose at most `loss`, without the float model's."""
+        if self.reference is None:
+            return []
+        reference = self.reference
+        return [
             outcome
             for outcome in self.outcomes
             if outcome.method != FLOAT32
             and self.kind.lost(reference, self.score(outcome)) <= loss + _EPSILON
-            and (outcome.is_baseline or not baseline)
-            and (run_time is None or (outcome.run_time or float("inf")) <= run_time)
-        )
-        return min(candidates, key=self._by_size, default=None)
+        ]
 
     def worth(self, outcome: Outcome) -> float:
         """Return a number that is larger for better scores."""

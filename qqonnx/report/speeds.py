@@ -36,7 +36,7 @@ def speed_chart(name: str, comparison: Comparison) -> Markup:
     y = score_scale(comparison, timed, area)
     axis = x, x.ticks_among(_TICKS, 30), f"run time / that of {FLOAT32} (log scale)"
     parts = [svg.axes(area, axis, score_axis(comparison, y))]
-    pick = fast_pick(comparison)
+    pick = comparison.fastest(ADVISED_LOSS)
     labels = []
     for outcome in sorted(timed, key=lambda o: (o is pick, not o.is_baseline)):
         at = x(_time(outcome)), y(comparison.kind.unit * comparison.score(outcome))
@@ -61,18 +61,11 @@ def speed_description(comparison: Comparison) -> str:
         f"{short_label(fastest)}, takes {_time(fastest):.2f} × the time of {FLOAT32} "
         f"({comparison.text(fastest)})."
     )
-    pick = fast_pick(comparison)
+    pick = comparison.fastest(ADVISED_LOSS)
     if pick is not None:
         within = comparison.kind.loss_text(ADVISED_LOSS)
         words += f" The fastest within {within} is {short_label(pick)}, with {_time(pick):.2f} ×."
     return words
-
-
-def fast_pick(comparison: Comparison) -> Outcome | None:
-    """Return the fastest run, other than the float model, that loses little; None without one."""
-    times = sorted({_time(outcome) for outcome in comparison.timed})
-    found = (comparison.smallest(ADVISED_LOSS, run_time=time) for time in times)
-    return next((outcome for outcome in found if outcome is not None), None)
 
 
 def _time(outcome: Outcome) -> float:

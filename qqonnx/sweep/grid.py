@@ -181,23 +181,17 @@ def runs_of(
         {"method": b, "bits": n, "calibration": calibration if BASELINES[b].calibrated else None}
         for b, n in baselines
     ]
-    for method, granularity, bits in codebooks:
-        for compute in config.compute if method == AUTO else ("float",):
-            options = replace(config.options, compute=compute)
-            variants.append(
-                {"method": method, "granularity": granularity, "bits": bits, "options": options}
-            )
-    for budget in config.budgets:
-        for compute in config.compute:
-            options = replace(config.options, compute=compute)
-            variants.append(
-                {
-                    "method": TARGET,
-                    "budget": budget,
-                    "calibration": calibration,
-                    "options": options,
-                }
-            )
+    forms = [replace(config.options, compute=compute) for compute in config.compute]
+    variants += [
+        {"method": m, "granularity": g, "bits": bits, "options": options}
+        for m, g, bits in codebooks
+        for options in (forms if m == AUTO else [config.options])
+    ]
+    variants += [
+        {"method": TARGET, "budget": budget, "calibration": calibration, "options": options}
+        for budget in config.budgets
+        for options in forms
+    ]
     runs = [
         Run(
             model=model,

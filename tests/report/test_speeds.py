@@ -13,7 +13,6 @@ from qqonnx.report.comparisons import RUN_TIMES, comparisons_of
 from qqonnx.report.formatting import command, label
 from qqonnx.report.outcomes import Outcome, read_outcomes
 from qqonnx.report.page import write_report
-from qqonnx.report.speeds import fast_pick
 
 RUNS = st.lists(
     st.tuples(st.integers(1, 8), st.integers(0, 100), st.none() | st.floats(0.1, 3)),
@@ -37,7 +36,7 @@ def test_picks_are_fast_enough_and_the_smallest(runs) -> None:
         fast = [o.nbytes for o in good if o.numbers.get("latency_ratio", 9) <= limit]
         pick = comparison.smallest(ADVISED_LOSS, run_time=limit)
         assert (None if pick is None else pick.nbytes) == min(fast, default=None)
-    pick = fast_pick(comparison)
+    pick = comparison.fastest(ADVISED_LOSS)
     times = [o.run_time for o in good if o.run_time is not None]
     assert (None if pick is None else pick.run_time) == min(times, default=None)
 
