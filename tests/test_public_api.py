@@ -73,7 +73,7 @@ def test_names_of_codebooks() -> None:
         "nearest",
         "on_grid",
         "sample_of",
-        "split_scales",
+        "scale_groups",
     ]
 
 

@@ -12,7 +12,7 @@ Example:
 from qqonnx.codebooks.assignment import assign
 from qqonnx.codebooks.codebook import MAX_LEVELS, Codebook, Weights, nearest
 from qqonnx.codebooks.distortion import Distortion, distortion, index_entropy
-from qqonnx.codebooks.grid import as_scales, on_grid, split_scales
+from qqonnx.codebooks.grid import as_scales, on_grid, scale_groups
 from qqonnx.codebooks.kmeans import approximate_errors, approximate_levels
 from qqonnx.codebooks.method import Method
 from qqonnx.codebooks.registry import METHODS, fit, method_named
@@ -39,5 +39,5 @@ __all__ = [
     "nearest",
     "on_grid",
     "sample_of",
-    "split_scales",
+    "scale_groups",
 ]

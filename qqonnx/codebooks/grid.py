@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from qqonnx.codebooks.codebook import FloatArray
@@ -54,10 +56,40 @@ def as_scales(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(shares.astype(np.float32) * np.float32(unit))
 
 
-def split_scales(scales: NDArray[np.float32]) -> tuple[NDArray[np.float16], float]:
-    """Return what `as_scales` rounded to: float16 [n], and the power of two."""
-    unit = _unit(scales)
-    return (scales / unit).astype(np.float16), unit
+class ScaleGroup(NamedTuple):
+    """Scales of several weights in multiples of one power of two.
+
+    Attributes:
+        members: positions of the weights.
+        shares: float16, the scales of one weight after the other.
+        unit: the power of two.
+    """
+
+    members: tuple[int, ...]
+    shares: NDArray[np.float16]
+    unit: float
+
+
+def scale_groups(scales: Sequence[NDArray[np.float32]]) -> list[ScaleGroup]:
+    """Return the scales of weights, which `as_scales` rounded, in as few groups as are exact.
+
+    Args:
+        scales: float32 [channels] of each weight.
+    """
+    groups: list[list[int]] = []
+    units = [_unit(values) for values in scales]
+    for member in sorted(range(len(scales)), key=lambda member: units[member]):
+        if groups and units[member] <= units[groups[-1][0]] / MIN_SHARE:
+            groups[-1].append(member)
+        else:
+            groups.append([member])
+    found = []
+    for group in groups:
+        # The smallest share of the smallest unit is then a normal float16, and the largest fits.
+        unit = units[group[0]]
+        shares = np.concatenate([scales[member] / np.float32(unit) for member in sorted(group)])
+        found.append(ScaleGroup(tuple(sorted(group)), shares.astype(np.float16), unit))
+    return found
 
 
 def _unit(scales: NDArray[np.float32]) -> float:

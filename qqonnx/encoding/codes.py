@@ -66,11 +66,7 @@ def add_wide_codes(builder: Builder, weight: CodebookWeight) -> ir.Value:
 @shared
 def add_digits(builder: Builder, storage: Storage) -> ir.Value:
     """Add the digits of every code, first weight first: int32 [rows, group]."""
-    extra = sum(storage.plane_bits[1:])
-    codes = _numbers(builder, 2 ** (8 + extra))
-    if extra:
-        # In the row numbers of `add_codes`, the low 8 bits of a code (its byte) come first.
-        codes = _rotated(builder, codes, 2**extra, 256)
+    codes = _codes(builder, sum(storage.plane_bits[1:]))
     return _digits(builder, codes, storage.levels, storage.group)
 
 
@@ -118,13 +114,16 @@ def _numbers(builder: Builder, count: int) -> ir.Value:
     return builder.apply("Reshape", [numbers, integers(builder, (-1, 1), np.int64)], "d")
 
 
-def _rotated(builder: Builder, numbers: ir.Value, low: int, high: int) -> ir.Value:
-    """Add numbers / low + numbers % low * high."""
-    divisor = integers(builder, low, np.int32)
-    quotient = builder.apply("Div", [numbers, divisor], "d")
-    rest = builder.apply("Mod", [numbers, divisor], "d")
-    rest = builder.apply("Mul", [rest, integers(builder, high, np.int32)], "d")
-    return builder.apply("Add", [quotient, rest], "d")
+@shared
+def _codes(builder: Builder, extra: int) -> ir.Value:
+    """Add all codes of 8 + `extra` bits in the order of their row numbers: int32 [codes, 1]."""
+    codes = _numbers(builder, 2 ** (8 + extra))
+    if not extra:
+        return codes
+    # In the row numbers of `add_codes`, the low 8 bits of a code (its byte) come first.
+    table = builder.apply("Reshape", [codes, integers(builder, (-1, 256), np.int64)], "d")
+    table = builder.apply("Transpose", [table], "d", perm=[1, 0])
+    return builder.apply("Reshape", [table, integers(builder, (-1, 1), np.int64)], "d")
 
 
 def _digits(builder: Builder, numbers: ir.Value, base: int, count: int) -> ir.Value:

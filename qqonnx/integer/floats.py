@@ -152,12 +152,17 @@ def _put_floats(
 
 
 def _constant(value: ir.Value) -> NDArray[np.float32]:
-    """Return what Cast and Mul compute from constants."""
+    """Return what Cast, Mul and Split compute from constants."""
     producer = value.producer()
     if producer is None:
         return np.asarray(tensor_of(value).numpy()).astype(np.float32)
-    assert producer.op_type in ("Cast", "Mul")
-    parts = [_constant(entry) for entry in producer.inputs if entry is not None]
+    assert producer.op_type in ("Cast", "Mul", "Split")
+    entries = [entry for entry in producer.inputs if entry is not None]
+    if producer.op_type == "Split":
+        whole, sizes = entries
+        ends = np.cumsum(tensor_of(sizes).numpy())
+        return np.split(_constant(whole), ends)[list(producer.outputs).index(value)]
+    parts = [_constant(entry) for entry in entries]
     return np.asarray(parts[0] if len(parts) == 1 else parts[0] * parts[1])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from qqonnx.codebooks import as_scales, split_scales
+from qqonnx.codebooks import as_scales, scale_groups
 from qqonnx.encoding.builder import Builder
 from qqonnx.encoding.rewrite import fresh_names
 from qqonnx.integer.layers import transposed
@@ -65,10 +65,10 @@ def put_integers(model: ir.Model, weights: Iterable[IntegerWeight]) -> None:
     """
     graph = model.graph
     fresh_name = fresh_names(model)
-    for weight in weights:
+    weights = list(weights)
+    builder = Builder(fresh_name, in_function=False)
+    for weight, scales in zip(weights, _add_scales(builder, weights), strict=True):
         value = graph.initializers[weight.name]
-        builder = Builder(fresh_name, in_function=False)
-        scales = _add_scales(builder, weight.scales)
         tensor = ir.Tensor(weight.values, name=weight.name)
         value.const_value, value.type, value.shape = tensor, ir.TensorType(tensor.dtype), None
         readers = [value, *transposed(value)]
@@ -77,22 +77,32 @@ def put_integers(model: ir.Model, weights: Iterable[IntegerWeight]) -> None:
         users = [node for reader in readers for node, index in reader.uses() if index == 1]
         if _dynamic_range(users[0]) is None:
             _dequantize(builder, weight, value, scales, users)
-        for value_added in builder.initializers:
-            graph.register_initializer(value_added)
-        graph.insert_before(graph[0], builder.nodes)
         for node in users:
             dynamic = _dynamic_range(node)
             if dynamic is not None:
                 _multiply_integers(graph, node, dynamic, scales, fresh_name)
-        for node in builder.nodes:
-            node.name = ""
+    for value in builder.initializers:
+        graph.register_initializer(value)
+    graph.insert_before(graph[0], builder.nodes)
+    for node in builder.nodes:
+        node.name = ""
 
 
-def _add_scales(builder: Builder, scales: NDArray[np.float32]) -> ir.Value:
-    """Add the nodes that compute the scales: float32 [channels]."""
-    halves, unit = split_scales(scales)
-    wide = builder.apply("Cast", [builder.constant(halves, "s")], "s", to=ir.DataType.FLOAT)
-    return builder.apply("Mul", [wide, builder.constant(np.array(unit, np.float32), "u")], "s")
+def _add_scales(builder: Builder, weights: Sequence[IntegerWeight]) -> list[ir.Value]:
+    """Add the nodes that compute the scales of all weights at once: float32 [channels] each."""
+    found: dict[int, ir.Value] = {}
+    for group in scale_groups([weight.scales for weight in weights]):
+        stored = builder.constant(group.shares, "s")
+        wide = builder.apply("Cast", [stored], "s", to=ir.DataType.FLOAT)
+        unit = builder.constant(np.array(group.unit, np.float32), "u")
+        scales = builder.apply("Mul", [wide, unit], "s")
+        if len(group.members) == 1:
+            found[group.members[0]] = scales
+            continue
+        sizes = np.array([weights[member].scales.size for member in group.members], np.int64)
+        parts = builder.split(scales, builder.constant(sizes, "n"), len(sizes))
+        found |= dict(zip(group.members, parts, strict=True))
+    return [found[number] for number in range(len(weights))]
 
 
 def _dequantize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qqonnx.codebooks import as_scales, on_grid, split_scales
+from qqonnx.codebooks import as_scales, on_grid, scale_groups
 
 SIZES = st.integers(1, 40)
 LEVELS = SIZES.flatmap(
@@ -35,17 +35,34 @@ def test_a_level_costs_at_most_what_the_whole_grid_would() -> None:
 
 
 @given(
-    st.integers(1, 30).flatmap(
-        lambda n: arrays(np.float32, n, elements=st.floats(2**-10, 2**10, width=32))
-    ),
-    st.integers(-60, 60),
+    st.lists(
+        st.tuples(
+            st.integers(1, 30).flatmap(
+                lambda n: arrays(np.float32, n, elements=st.floats(2**-10, 2**10, width=32))
+            ),
+            st.integers(-60, 60),
+        ),
+        min_size=1,
+        max_size=6,
+    )
 )
-def test_scales_of_any_size_take_16_bits(scales: np.ndarray, exponent: int) -> None:
-    scales = scales * np.float32(2.0**exponent)
-    rounded = as_scales(scales)
-    halves, unit = split_scales(rounded)
-    assert halves.dtype == np.float16
-    assert np.array_equal(halves.astype(np.float32) * np.float32(unit), rounded)
-    large = scales > scales.max() * 2.0**-12
-    assert np.allclose(rounded[large], scales[large], rtol=1e-3)
-    assert np.array_equal(as_scales(rounded), rounded)
+def test_scales_of_any_size_take_16_bits(weights: list[tuple[np.ndarray, int]]) -> None:
+    scales = [values * np.float32(2.0**exponent) for values, exponent in weights]
+    rounded = [as_scales(values) for values in scales]
+    for before, after in zip(scales, rounded, strict=True):
+        large = before > before.max() * 2.0**-12
+        assert np.allclose(after[large], before[large], rtol=1e-3)
+        assert np.array_equal(as_scales(after), after)
+    found = {}
+    for group in scale_groups(rounded):
+        assert group.shares.dtype == np.float16
+        values = group.shares.astype(np.float32) * np.float32(group.unit)
+        sizes = [rounded[member].size for member in group.members]
+        found |= dict(zip(group.members, np.split(values, np.cumsum(sizes)[:-1]), strict=True))
+    assert sorted(found) == list(range(len(rounded)))
+    assert all(np.array_equal(found[member], after) for member, after in enumerate(rounded))
+
+
+def test_scales_of_one_network_form_one_group() -> None:
+    scales = [as_scales(np.array([size, 2 * size], np.float32)) for size in (1e-3, 0.7, 3.0)]
+    assert [group.members for group in scale_groups(scales)] == [(0, 1, 2)]
