@@ -151,7 +151,18 @@ def make_files(
             options = Options(compute=compute, int8_range=limit)
             compress(model, path, options, calibration=calibration)
             files[f"qqonnx, {number} bits{label}"] = path
+    saved = folder / "saved.onnx"
+    save_decoded(folder / f"{form}-{bits[0]}.onnx", saved)
+    files[f"qqonnx, {bits[0]} bits with int8 execution, saved decoded"] = saved
     return files
+
+
+def save_decoded(file: Path, saved: Path) -> None:
+    """Let ONNX Runtime decode a file and save the result, as docs/deployment.md recommends."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(saved)
+    ort.InferenceSession(file, options)
 
 
 def table(rows: dict[str, Row], *, short: bool) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qqonnx.calibration.cholesky import cholesky
 from qqonnx.calibration.start import (
     as_float16,
     best_start,
@@ -151,15 +152,22 @@ def output_error(matrix: Floats, decoded: Floats, moment: Floats) -> float:
     return float(np.einsum("gij,gij->", error @ moment, error, dtype=np.float64))
 
 
-def _factor(moment: Floats) -> Floats:
-    """Return the unit upper triangular U of H = U D UT, float32 [groups, columns, columns]."""
-    flipped = moment[:, ::-1, ::-1]
+def _factor(moment: Floats, order: NDArray[np.integer[Any]]) -> Floats:
+    """Return the unit upper triangular U of H = U D UT, float32 [groups, columns, columns].
+
+    `order` is the order of the columns, [groups, columns].
+    """
+    groups, backwards = np.arange(len(moment))[:, None, None], order[:, ::-1]
+
+    def flipped() -> Floats:
+        return np.asarray(moment[groups, backwards[:, :, None], backwards[:, None, :]])
+
     try:
-        lower = np.linalg.cholesky(flipped)
+        lower = cholesky(flipped())
     except np.linalg.LinAlgError:
-        lower = np.linalg.cholesky(flipped.astype(np.float64)).astype(np.float32)
-    upper = lower[:, ::-1, ::-1]
-    return np.ascontiguousarray(upper / np.einsum("gii->gi", upper)[:, None, :])
+        lower = np.linalg.cholesky(flipped())
+    lower /= np.einsum("gii->gi", lower).copy()[:, None, :]
+    return np.asarray(lower[:, ::-1, ::-1])
 
 
 def _gptq_indices(matrix: Floats, moment: Floats, codebook: Floats, scales: Floats) -> Indices:
@@ -171,8 +179,7 @@ def _gptq_indices(matrix: Floats, moment: Floats, codebook: Floats, scales: Floa
     """
     columns = matrix.shape[2]
     order = np.argsort(-np.einsum("gii->gi", moment), axis=1, kind="stable")
-    groups = np.arange(len(matrix))[:, None, None]
-    factor = _factor(moment[groups, order[:, :, None], order[:, None, :]])
+    factor = _factor(moment, order)
     # Columns of the weights are contiguous here.
     wanted = np.take_along_axis(matrix.transpose(0, 2, 1), order[:, :, None], 1)
     midpoints = thresholds(codebook)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from shutil import disk_usage
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 1 << 30
 """Limit on the bytes of the second moments in memory at once; one layer may exceed it."""
 
+_NO_MOMENTS = np.zeros((2, 0, 0, 0), np.float32)
+
 Result = TypeVar("Result")
 
 
@@ -46,30 +49,46 @@ def moment_passes(context: Context, weights: Sequence[WeightMatrix], folder: Pat
         return [by_name[layer.name] for layer in layers], collect_moments(context, layers)
 
     groups = moment_groups(layers)
-    kept: list[Group] = []
+    opened: list[Callable[[], Group]] = [partial(collected, group) for group in groups]
     if len(groups) == 1:
-        kept = [collected(groups[0])]
+        kept = collected(groups[0])
+        opened = [lambda: kept]
     elif 2 * _nbytes(layers) < disk_usage(folder).free:
-        for number, group in enumerate(groups):
-            kept.append(_on_disk(collected(group), folder / f"{number}.npy"))
+        opened = [
+            _on_disk(collected(group), folder / f"{number}.npy")
+            for number, group in enumerate(groups)
+        ]
 
     def passes() -> Iterator[Group]:
-        yield from kept or map(collected, groups)
+        for open_group in opened:
+            yield open_group()
         yield others, {}
 
     return passes
 
 
-def _on_disk(group: Group, path: Path) -> Group:
-    """Write the moments of a group to files; return the group with arrays mapped to them."""
+def _on_disk(group: Group, path: Path) -> Callable[[], Group]:
+    """Write the moments of a group to files; return a function that maps them.
+
+    What was read of a file is resident until the group is released.
+    """
     weights, moments = group
-    distinct = {id(found): found for found in moments.values()}
-    mapped: dict[int, Moments] = {}
-    for number, (key, found) in enumerate(distinct.items()):
-        file = path.with_stem(f"{path.stem}-{number}")
-        np.save(file, found.halves)
-        mapped[key] = replace(found, halves=np.load(file, mmap_mode="r"))
-    return weights, {name: mapped[id(found)] for name, found in moments.items()}
+    files: dict[int, tuple[Path, Moments]] = {}
+    for found in moments.values():
+        if id(found) not in files:
+            file = path.with_stem(f"{path.stem}-{len(files)}")
+            np.save(file, found.halves)
+            files[id(found)] = file, replace(found, halves=_NO_MOMENTS)
+    keys = {name: id(found) for name, found in moments.items()}
+
+    def mapped() -> Group:
+        opened = {
+            key: replace(rest, halves=np.load(file, mmap_mode="r"))
+            for key, (file, rest) in files.items()
+        }
+        return weights, {name: opened[key] for name, key in keys.items()}
+
+    return mapped
 
 
 def _nbytes(layers: Sequence[Layer]) -> int:

@@ -19,7 +19,7 @@ from qqonnx.calibration.gptq import gptq, output_error
 from qqonnx.inputs.dataset import evenly_spaced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -80,7 +80,8 @@ def shrunk(moment: Floats, mean: Floats, samples: float, prior: Floats | None = 
     floor = np.float32(1e-4) * size.mean(axis=1, keepdims=True)
     variance = np.maximum(size - np.square(mean), 0) + np.maximum(floor, np.float32(1e-24))
     deviation = np.sqrt(variance)
-    correlations = moment - mean[:, :, None] * mean[:, None, :]
+    correlations = mean[:, :, None] * mean[:, None, :]
+    np.subtract(moment, correlations, out=correlations)
     correlations /= deviation[:, :, None]
     correlations /= deviation[:, None, :]
     np.clip(correlations, -1, 1, out=correlations)
@@ -91,21 +92,28 @@ def shrunk(moment: Floats, mean: Floats, samples: float, prior: Floats | None = 
     share = np.clip(explained, _MIN_SHARE, 1).astype(np.float32)[:, None, None]
     correlations *= 1 - share
     if prior is not None:
-        correlations += share * prior
+        for rows in _chunks(correlations):
+            correlations[:, rows] += share * prior[:, rows]
     correlations[:, columns, columns] = 1
     correlations *= deviation[:, :, None]
     correlations *= deviation[:, None, :]
-    correlations += mean[:, :, None] * mean[:, None, :]
+    for rows in _chunks(correlations):
+        correlations[:, rows] += mean[:, rows, None] * mean[:, None, :]
     return np.asarray(correlations)
+
+
+def _chunks(matrices: Floats) -> Iterator[slice]:
+    """Yield the rows of matrices [groups, rows, columns] in chunks, to bound temporary memory."""
+    for start in range(0, matrices.shape[1], _CHUNK):
+        yield slice(start, start + _CHUNK)
 
 
 def _squared_sums(correlations: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the sums over i != j of c^2 and of (1 - c^2)^2, float64 [groups]."""
-    count = correlations.shape[1]
-    total = np.full(len(correlations), -float(count))
+    total = np.full(len(correlations), -float(correlations.shape[1]))
     chance = np.zeros(len(correlations))
-    for start in range(0, count, _CHUNK):
-        squared = np.square(correlations[:, start : start + _CHUNK])
+    for rows in _chunks(correlations):
+        squared = np.square(correlations[:, rows])
         total += squared.sum(axis=(1, 2), dtype=np.float64)
         chance += np.square(1 - squared).sum(axis=(1, 2), dtype=np.float64)
     return total, chance
@@ -138,7 +146,10 @@ def shrunk_moment(
         half: whether to use only the first half of the samples.
     """
     samples, prior_weight = shrinkage
-    prior = prior_weight * column_correlations(matrix) if prior_weight else None
+    prior = None
+    if prior_weight:
+        prior = column_correlations(matrix)
+        prior *= np.float32(prior_weight)
     if half:
         return shrunk(moments.halves[0], moments.means[0], samples / 2, prior)
     return shrunk(*moments.all, samples, prior)
