@@ -76,19 +76,11 @@ def main() -> None:
     args = parser.parse_args()
 
     form = args.form or form_of(load(args.model)) or "int8-dynamic"
-    feeds = labeled_feeds(args.model, args.data, args.samples)
-    judged = labeled_feeds(args.model, args.judge, args.samples) if args.judge else feeds[1::2]
-    calibrating = [without_labels(feed) for feed in (feeds if args.judge else feeds[::2])]
-    metric = [sentence_cosine] if any("mask" in name for name in judged[0]) else []
-    with tempfile.TemporaryDirectory() as folder:
-        files = make_files(
-            args.model, Path(folder), form, calibrating, args.bits.split(","), args.limit
-        )
-        rows = evaluate(
-            list(files.values())[1:], judged, baseline=args.model, metric=metric, threads=1
-        ).rows
-    labels = dict(zip(files, rows, strict=True))
-    note = caption(args.model, form, (len(calibrating), len(judged)), args.limit)
+    bits = args.bits.split(",")
+    labels, counts = measured(
+        args.model, args.data, args.judge, args.samples, form=form, bits=bits, limit=args.limit
+    )
+    note = caption(args.model, form, counts, args.limit)
     name = args.name or args.model.stem
     print(table(labels, short=False) + note)
     if args.write:
@@ -96,6 +88,33 @@ def main() -> None:
     if args.headline:
         headline = {label: row for label, row in labels.items() if label in list(labels)[:4]}
         write_section(args.headline, f"headline {name}", table(headline, short=True))
+
+
+def measured(
+    model: Path,
+    data: str,
+    judge: str | None,
+    samples: int,
+    *,
+    form: str,
+    bits: list[str],
+    limit: int,
+) -> tuple[dict[str, Row], tuple[int, int]]:
+    """Write the files and evaluate them.
+
+    Returns:
+        The rows by label, and the numbers of runs that calibrated and that were evaluated.
+    """
+    feeds = labeled_feeds(model, data, samples)
+    judged = labeled_feeds(model, judge, samples) if judge else feeds[1::2]
+    calibrating = [without_labels(feed) for feed in (feeds if judge else feeds[::2])]
+    metric = [sentence_cosine] if any("mask" in name for name in judged[0]) else []
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_files(model, Path(folder), form, calibrating, bits, limit)
+        rows = evaluate(
+            list(files.values())[1:], judged, baseline=model, metric=metric, threads=1
+        ).rows
+    return dict(zip(files, rows, strict=True)), (len(calibrating), len(judged))
 
 
 def labeled_feeds(model: Path, data: str, limit: int) -> list[Feed]:

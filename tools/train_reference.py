@@ -41,7 +41,7 @@ def main() -> None:
                 lambda _, steps, total, task=task: bars.update(task, advance=steps, total=total),
             )
             row = evaluate([model.path], model.held_out, threads=1).rows[0]
-            print(f"{model.path}: {100 * row.top1:.2f} % of {row.images} held-out images")
+            print(f"{model.path}: {100 * row.top1:.2f} % of {row.samples} held-out images")
 
 
 if __name__ == "__main__":
