@@ -25,7 +25,7 @@ from sections import write_section
 
 import qqonnx
 from qqonnx import Options, compress
-from qqonnx.config import Calibration, Target
+from qqonnx.config import Calibration, Granularity, Target
 from qqonnx.evaluation.loaded import load_model
 from qqonnx.evaluation.metrics import Counts, count
 from qqonnx.evaluation.score import class_outputs
@@ -105,7 +105,7 @@ def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compress
     found: list[tuple[str, bool, Compressor]] = []
     plain = [int(bits) for bits in arguments.plain.split(",") if bits]
 
-    def without(bits: int, granularity: str | None) -> Compressor:
+    def without(bits: int, granularity: Granularity | None) -> Compressor:
         options = Options(bits=bits, granularity=granularity)
         return lambda model, output, _: void(compress(model, output, options))
 
@@ -165,10 +165,15 @@ def read_images(model: Path, data: Path, limit: int | None) -> Images:
     dataset = open_dataset(data, limit)
     inputs, labels = [], []
     for batch in batches(dataset, preprocessing, 32):
+        if batch.images is None or batch.labels is None:
+            raise SystemExit(f"{data}: not labelled images")
         inputs.append(batch.images)
         labels.append(batch.labels)
     stacked = np.concatenate(inputs)
-    classes = class_outputs(loaded.run({"images": stacked[:1]}), 1).shape[1]
+    scores = class_outputs(loaded.run({"images": stacked[:1]}), 1)
+    if scores is None:
+        raise SystemExit(f"{model}: not a classifier")
+    classes = scores.shape[1]
     return Images(stacked, output_indices(dataset, classes)[np.concatenate(labels)])
 
 

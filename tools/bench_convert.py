@@ -19,6 +19,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ def bench_methods(levels: dict[str, int], repeats: int) -> list[Row]:
         least_sort = np.inf
         least = {name: np.full(3, np.inf) for name in levels}
         for _ in range(repeats):
-            least_sort = min(least_sort, seconds(lambda values=values: np.sort(values)))
+            least_sort = min(least_sort, seconds(partial(np.sort, values)))
             for name, count in levels.items():
                 start = time.perf_counter()
                 codebook = fit(values, name, count)
@@ -133,13 +134,15 @@ def bench_methods(levels: dict[str, int], repeats: int) -> list[Row]:
             errors[name] += squared_error(values, name, count)
     return [
         Row(
-            name,
-            levels[name],
-            *(times[name] / sort_time).tolist(),
-            float(times[name].sum()) / sort_time,
-            peak_memory(name, levels[name]),
-            errors[name] / best_error,
-            weights,
+            name=name,
+            levels=levels[name],
+            fit=float(times[name][0]) / sort_time,
+            assign=float(times[name][1]) / sort_time,
+            pack=float(times[name][2]) / sort_time,
+            total=float(times[name].sum()) / sort_time,
+            memory=peak_memory(name, levels[name]),
+            error=errors[name] / best_error,
+            weights=weights,
         )
         for name in levels
     ]
@@ -225,7 +228,7 @@ def bench_peers(found: dict[str, Cluster], count: int, largest: int, repeats: in
         least_sort = np.inf
         least = dict.fromkeys(contestants, np.inf)
         for repeat in range(repeats):
-            least_sort = min(least_sort, seconds(lambda values=values: np.sort(values)))
+            least_sort = min(least_sort, seconds(partial(np.sort, values)))
             for name, cluster in contestants.items():
                 start = time.perf_counter()
                 centers, indices = cluster(values, count)

@@ -204,7 +204,8 @@ def built(
     del changed.graph.initializer[:], changed.graph.node[:]
     changed.graph.initializer.extend([*kept, *graph.constants])
     changed.graph.node.extend(nodes)
-    return changed.SerializeToString()
+    content: bytes = changed.SerializeToString()
+    return content
 
 
 def table(model: Path, repeats: int) -> str:

@@ -32,6 +32,7 @@ from qqonnx.sweep.baselines import BaselineRequest
 from qqonnx.sweep.ort_baselines import dynamic_int8, qdq_channel
 
 if TYPE_CHECKING:
+    from qqonnx.config import Compute
     from qqonnx.evaluation.results import Row
 
 Feed = dict[str, Any]
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--headline", type=Path, help="document for a short table")
     args = parser.parse_args()
 
-    form = args.form or form_of(load(args.model)) or "int8-dynamic"
+    form: Compute = args.form or form_of(load(args.model)) or "int8-dynamic"
     bits = args.bits.split(",")
     labels, counts = measured(
         args.model, args.data, args.judge, args.samples, form=form, bits=bits, limit=args.limit
@@ -96,7 +97,7 @@ def measured(
     judge: str | None,
     samples: int,
     *,
-    form: str,
+    form: Compute,
     bits: list[str],
     limit: int,
 ) -> tuple[dict[str, Row], tuple[int, int]]:
@@ -154,7 +155,7 @@ def sentence_cosine(outputs: Any, references: Any, feeds: Any) -> list[float]:
 
 
 def make_files(
-    model: Path, folder: Path, form: str, data: list[Feed], bits: list[str], limit: int
+    model: Path, folder: Path, form: Compute, data: list[Feed], bits: list[str], limit: int
 ) -> dict[str, Path]:
     """Write the files to compare; return them by label."""
     files = {"float": model}
@@ -165,7 +166,8 @@ def make_files(
     files["ONNX Runtime's int8"] = baseline
     for number in bits:
         calibration = Calibration(data, samples=10**6, target=Target(bits=float(number)))
-        for label, compute in (("", "float"), (" with int8 execution", form)):
+        kinds: tuple[tuple[str, Compute], ...] = (("", "float"), (" with int8 execution", form))
+        for label, compute in kinds:
             path = folder / f"{compute}-{number}.onnx"
             options = Options(compute=compute, int8_range=limit)
             compress(model, path, options, calibration=calibration)

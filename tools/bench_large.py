@@ -14,6 +14,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -52,7 +53,7 @@ def main() -> None:
         f"{report.bytes_after / 1e6:.0f} MB, relative error {100 * error:.1f} %. "
         f"{platform.system()} {platform.machine()}."
     )
-    write_or_print(arguments.write, "large", text)
+    write_or_print(arguments.write, f"large {arguments.gigabytes:g}", text)
 
 
 def peak() -> float:
@@ -75,7 +76,7 @@ def build(path: Path, blocks: int) -> None:
         tensors.append(tensor)
         return name
 
-    def node(operator: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def node(operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
 

@@ -6,6 +6,11 @@
 `tools/bench.py --sections load` writes the section of docs/performance.md: ResNet-50 with random
 weights, the bundled model, four MatMul of 4,096 x 4,096, and other decode nodes on ResNet-50.
 
+    python tools/bench_load.py --matmuls 40 [--repeats 3] [--write docs/performance.md]
+
+measures forms of 4 bits on a model of that many MatMul: 40 are 2.7 GB. It writes the section "load
+large".
+
 Each measurement runs in a fresh process, which loads one file in ONNX Runtime (one thread, default
 optimizations) and runs it on synthetic inputs. It reports the processor time to create the session,
 the growth of peak memory until then, and the median processor time of a run. Files take turns, so
@@ -32,12 +37,15 @@ import onnx
 import onnxruntime as ort
 from rich.console import Console
 from rich.markdown import Markdown
+from sections import write_or_print
 
 from qqonnx import Options, compress
 from qqonnx.model.save import written_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from qqonnx.config import Granularity
 
 PROBE = """
 import json, sys, time
@@ -69,7 +77,7 @@ print(json.dumps([load, peak, sorted(times)[len(times) // 2]]))
 Key = TypeVar("Key")
 
 BITS = tuple(range(1, 9))
-GRANULARITIES = ("tensor", "channel", "scale")
+GRANULARITIES: tuple[Granularity, ...] = ("tensor", "channel", "scale")
 BUNDLED = Path(__file__).parent.parent / "models" / "digits_mobilenet_v3_small.onnx"
 
 
@@ -97,7 +105,7 @@ class Row:
 def measure(
     model: Path,
     bits: Sequence[int] = BITS,
-    granularities: Sequence[str] = GRANULARITIES,
+    granularities: Sequence[Granularity] = GRANULARITIES,
     repeats: int = 5,
     seconds: float = 1.0,
 ) -> list[Row]:
@@ -153,12 +161,20 @@ def machine() -> str:
 def main() -> None:
     """Measure, print the table, write it into a document."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("--matmuls", type=int, help="number of MatMul of a model to make")
+    parser.add_argument("--write", type=Path, help="document for the section of --matmuls")
     parser.add_argument("--bits", default=",".join(map(str, BITS)))
     parser.add_argument("--granularities", default=",".join(GRANULARITIES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
     arguments = parser.parse_args()
+    if arguments.matmuls is not None:
+        text = large_table(arguments.matmuls, arguments.repeats, arguments.seconds)
+        write_or_print(arguments.write, "load large", text)
+        return
+    if arguments.model is None:
+        parser.error("name a model or --matmuls")
     rows = measure(
         arguments.model,
         [int(width) for width in arguments.bits.split(",")],
@@ -202,6 +218,34 @@ def section(options: argparse.Namespace) -> str:
     return "\n\n".join(parts)
 
 
+def large_table(count: int, repeats: int, seconds: float) -> str:
+    """Return a Markdown table of forms of 4 bits of a model of `count` MatMul."""
+    forms = {
+        "one codebook per weight": Options(bits=4, granularity="tensor", method="uq"),
+        "scale per channel": Options(bits=4, granularity="scale", method="uq"),
+        "scale per channel, int8 execution": Options(bits=4, compute="int8-dynamic", method="uq"),
+        "MatMulNBits": Options(bits=4, operators="matmulnbits"),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "matmul.onnx"
+        _synthetic_matmuls(model, 4096, count)
+        whole = written_bytes(model)
+        files: dict[str, Path] = {}
+        for name, options in forms.items():
+            files[name] = Path(folder) / f"{len(files)}.onnx"
+            compress(model, files[name], options)
+        ratios = ratios_in_turns(model, files, repeats, seconds)
+        lines = ["| form | file | load × | peak × | run × |", "|---|---:|---:|---:|---:|"]
+        for name, file in files.items():
+            cells = " | ".join(f"{value:.2f}" for value in ratios[name])
+            lines.append(f"| {name} | {100 * written_bytes(file) / whole:.1f} % | {cells} |")
+    return (
+        "\n".join(lines)
+        + f"\n\n{count} MatMul of 4,096 x 4,096, {whole / 1e9:.1f} GB of floats, at 4 "
+        f"bits; divided by the float model's. {machine()}; medians of {repeats}."
+    )
+
+
 def _synthetic_matmuls(file: Path, size: int, count: int) -> None:
     """Write a model of `count` MatMul with normally distributed weights [size, size]."""
     values = np.random.default_rng(0)
@@ -211,7 +255,7 @@ def _synthetic_matmuls(file: Path, size: int, count: int) -> None:
     for number in range(count):
         array = values.standard_normal((size, size), dtype=np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"w{number}"))
-    onnx.save(model, file)
+    onnx.save(model, file, save_as_external_data=size**2 * 4 * count > 2**30)
 
 
 def probed(file: Path, seconds: float) -> np.ndarray:

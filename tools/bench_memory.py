@@ -22,13 +22,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import compatibility_models
 import onnxruntime as ort
 from sections import write_or_print
 
 from qqonnx import Options, QqonnxError, compress
+
+if TYPE_CHECKING:
+    from qqonnx.config import Granularity
 
 PROBE = """
 import gc, json, sys, time
@@ -116,7 +119,7 @@ def _rows(name: str, arguments: argparse.Namespace) -> dict[str, Row]:
 
 
 def _setups(
-    model: Path, bits: int, granularity: str, folder: Path
+    model: Path, bits: int, granularity: Granularity, folder: Path
 ) -> dict[str, tuple[Path, Recipe]]:
     standard, blocked = folder / "standard.onnx", folder / "blocked.onnx"
     compress(model, standard, Options(bits=bits, granularity=granularity))

@@ -46,7 +46,7 @@ def frequent_first(indices: Indices, levels: int) -> Indices:
 
 def gray(indices: Indices, levels: int) -> Indices:
     """Number neighboring levels by Gray codes, if the number of levels is a power of two."""
-    return indices ^ (indices >> 1) if levels & (levels - 1) == 0 else indices
+    return np.asarray(indices ^ (indices >> 1)) if levels & (levels - 1) == 0 else indices
 
 
 def channels_last(indices: Indices, _: int) -> Indices:
@@ -103,12 +103,13 @@ def _packed(
 ) -> bytes:
     storage = storage_for(levels)
     parts = (order(indices, levels).reshape(-1) for indices in quantized)
-    return b"".join(plane for part in parts for plane in pack(part, storage))
+    return b"".join(plane.tobytes() for part in parts for plane in pack(part, storage))
 
 
 def _indices(values: Any, method: str, levels: int) -> Indices:
     flat = np.ascontiguousarray(values).reshape(-1)
-    return assign(flat, fit(flat, method, levels)).reshape(values.shape)
+    indices: Indices = assign(flat, fit(flat, method, levels)).reshape(values.shape)
+    return indices
 
 
 def _entropy(quantized: list[Indices], levels: int) -> float:

@@ -24,12 +24,16 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 from rich.progress import track
 
 from qqonnx import Calibration, Options, QqonnxError, Target, compress, export
 from qqonnx.codebooks import METHODS, method_named
+
+if TYPE_CHECKING:
+    from qqonnx.config import Granularity
 
 DIGITS = Path(__file__).parent.parent / "models" / "digits_mobilenet_v3_small.onnx"
 GRANULARITIES = ("tensor", "scale", "channel")
@@ -52,7 +56,7 @@ class Case:
 
     model: Path
     method: str | None
-    granularity: str
+    granularity: Granularity
     bits: float
 
     @property
@@ -62,9 +66,9 @@ class Case:
         return f"{self.model.stem} {how} {self.bits:g}"
 
 
-def cases(model: Path, bits: list[int], granularities: list[str]) -> list[Case]:
+def cases(model: Path, bits: list[int], granularities: list[Granularity]) -> list[Case]:
     """Return the grid for one model."""
-    found = [Case(model, None, "", target) for target in TARGETS]
+    found = [Case(model, None, "tensor", target) for target in TARGETS]
     for method in METHODS:
         for width in bits:
             try:

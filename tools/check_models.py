@@ -30,7 +30,7 @@ from rich.progress import track
 from rich.table import Table
 
 from qqonnx import Options, compress, export
-from qqonnx.config import GRANULARITIES
+from qqonnx.config import GRANULARITIES, Granularity
 
 DIGITS = Path(__file__).parent.parent / "models" / "digits_mobilenet_v3_small.onnx"
 MODELS = (
@@ -82,7 +82,7 @@ class Row:
         return unexplained <= SHARE * self.expected + GRAPH_BYTES * self.weights
 
 
-def check(model: Path, granularity: str, bits: int, method: str, folder: Path) -> Row:
+def check(model: Path, granularity: Granularity, bits: int, method: str, folder: Path) -> Row:
     """Compress one model and account for its bytes."""
     options = Options(method=method, bits=bits, granularity=granularity)
     report = compress(model, folder / "compressed.onnx", options)

@@ -56,7 +56,7 @@ def markdown(result: Evaluation, arguments: argparse.Namespace) -> str:
     for number, row in enumerate(result.rows):
         method, bits = ("float", "32") if number == 0 else row.model.split()[:2]
         cells = [
-            f"{100 * row.top1:.2f}",
+            f"{100 * (row.top1 or 0):.2f}",
             f"{100 * (row.agreement or 0):.2f}",
             f"{row.kl or 0:.4f}",
             f"{row.bytes / 1e3:,.0f}",

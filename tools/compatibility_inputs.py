@@ -208,7 +208,7 @@ def _photographs_bytes(names: list[str], packages: Path) -> Iterator[Feed]:
 
 def _photographs_bgr(names: list[str], packages: Path) -> Iterator[Feed]:
     for photo in _photographs(packages, 224):
-        yield {names[0]: (photo[..., ::-1] - np.float32((104, 117, 123)))[None]}
+        yield {names[0]: (photo[..., ::-1] - np.asarray((104, 117, 123), np.float32))[None]}
 
 
 def _source_files(names: list[str], _: Path) -> Iterator[Feed]:

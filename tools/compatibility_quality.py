@@ -88,7 +88,7 @@ def _compared(
             return {"failed": _line(error).replace(str(file), file.name)}
         _, row = evaluation.rows
         outputs = row.outputs
-        result = {
+        result: dict[str, Any] = {
             "bytes": report.bytes_after,
             "weights": len(report.weights),
             "verified": report.outputs.equal,

@@ -145,7 +145,7 @@ def draw_box(axes: Axes, x: float, y: float, width: float, height: float, **colo
     """Draw a box with its lower left corner at (x, y)."""
     shape = "round,pad=0,rounding_size=0.06"
     # Above the arrows, which may pass behind a box.
-    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, zorder=4, **colors))
+    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, zorder=4, **colors))  # type: ignore[arg-type]
 
 
 def stages() -> list[tuple[str, str, str]]:

@@ -223,8 +223,8 @@ def _onnx2torch(file: Path, inputs: dict[str, Array]) -> Array:
 def _reference(file: Path, inputs: dict[str, Array]) -> Array:
     from onnx.reference import ReferenceEvaluator
 
-    output: Array = ReferenceEvaluator(str(file)).run(None, inputs)[0]
-    return output
+    outputs: Any = ReferenceEvaluator(str(file)).run(None, inputs)
+    return np.asarray(outputs[0])
 
 
 def _onnxsim(file: Path, output: Path) -> None:

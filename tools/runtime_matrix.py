@@ -17,7 +17,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -27,6 +27,9 @@ from onnx import numpy_helper
 from qqonnx import Options, compress
 from qqonnx.model.runtimes import LIMITS
 
+if TYPE_CHECKING:
+    from qqonnx.config import Compute, Granularity
+
 RELEASES = (
     "1.15.0,1.16.3,1.17.3,1.18.1,1.19.2,1.20.1,1.21.1,1.22.1,1.23.2,1.24.4,1.25.1,1.26.0,1.27.0,"
     "1.28.0,1.29.0,1.30.0,1.31.1,1.32.0"
@@ -34,7 +37,7 @@ RELEASES = (
 # Opsets that onnx knows before any release runs them cannot be tested.
 OPSETS = range(13, max(LIMITS.values())[0] + 1)
 IR_VERSIONS = range(7, onnx.IR_VERSION + 1)
-GRANULARITIES = ("tensor", "channel", "scale")
+GRANULARITIES: tuple[Granularity, ...] = ("tensor", "channel", "scale")
 
 PROBE = """
 import json, sys, pathlib, numpy as np, onnxruntime as ort
@@ -101,7 +104,7 @@ def main() -> None:
 
 def _prepare(models: Path) -> None:
     random = np.random.default_rng(0)
-    inputs = {
+    inputs: dict[str, Any] = {
         "tokens": random.integers(0, 50, (2, 3)),
         "image": random.standard_normal((2, 128, 5, 5)).astype(np.float32),
     }
@@ -148,7 +151,8 @@ def _forms() -> list[tuple[str, Options]]:
         for levels in (3, 6):
             options = Options(levels=levels, granularity=granularity, min_size=512)
             forms.append((f"{granularity} {levels} levels", options))
-    for compute in ("int8-static", "int8-dynamic"):
+    computes: tuple[Compute, ...] = ("int8-static", "int8-dynamic")
+    for compute in computes:
         for bits in (2, 4, 6, 8):
             options = Options(bits=bits, compute=compute, min_size=512)
             forms.append((f"{compute} {bits} bits", options))

@@ -118,7 +118,9 @@ def preprocess(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         for image in images
     ]
     scaled = np.stack([np.asarray(image, np.float32) for image in resized]) / 255
-    normalized = (scaled - np.float32(PREPROCESSING.mean)) / np.float32(PREPROCESSING.std)
+    normalized = (scaled - np.asarray(PREPROCESSING.mean, np.float32)) / np.asarray(
+        PREPROCESSING.std, np.float32
+    )
     return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
 
 
@@ -144,7 +146,8 @@ def train(split: Split, epochs: int) -> nn.Module:
     model = mobilenet_v3_small(num_classes=10).to(memory_format=torch.channels_last)
     images = images.to(memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE_DECAY)
+        model,
+        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE_DECAY),  # type: ignore[no-untyped-call]
     )
     steps = len(images) // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -154,7 +157,7 @@ def train(split: Split, epochs: int) -> nn.Module:
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.1)
     for epoch in range(epochs):
         order, total = torch.randperm(len(images), generator=generator), 0.0
-        for batch in order[: steps * BATCH].split(BATCH):
+        for batch in torch.split(order[: steps * BATCH], BATCH):
             loss = loss_of(model(augment(images[batch], generator)), labels[batch])
             optimizer.zero_grad()
             loss.backward()
@@ -164,7 +167,7 @@ def train(split: Split, epochs: int) -> nn.Module:
             total += loss.item()
         print(f"epoch {epoch + 1:3d} of {epochs}: training loss {total / steps:.4f}", flush=True)
     # The averaged weights need batch normalization statistics of their own.
-    torch.optim.swa_utils.update_bn(images.split(BATCH), average)
+    torch.optim.swa_utils.update_bn(torch.split(images, BATCH), average)
     module: nn.Module = average.module
     return module.to(memory_format=torch.contiguous_format)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from qqonnx import evaluate
 from qqonnx.study.data import digits, image_folder
@@ -34,14 +34,13 @@ def main() -> None:
     with Progress() as bars:
         for name in arguments.names or RECIPES:
             task = bars.add_task(name)
-            [model] = reference_models(
-                images,
-                [name],
-                arguments.out,
-                lambda _, steps, total, task=task: bars.update(task, advance=steps, total=total),
-            )
+
+            def show(_: str, steps: int, total: int, task: TaskID = task) -> None:
+                bars.update(task, advance=steps, total=total)
+
+            [model] = reference_models(images, [name], arguments.out, show)
             row = evaluate([model.path], model.held_out, threads=1).rows[0]
-            print(f"{model.path}: {100 * row.top1:.2f} % of {row.samples} held-out images")
+            print(f"{model.path}: {row.top1:.2%} of {row.samples} held-out images")
 
 
 if __name__ == "__main__":

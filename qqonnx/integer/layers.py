@@ -11,6 +11,7 @@ from qqonnx.model.scopes import number_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from qqonnx.config import Compute
     from qqonnx.model.select import Weight
 
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -28,7 +29,7 @@ def layers(model: ir.Model) -> Iterator[ir.Node]:
                 yield node
 
 
-def form_of(model: ir.Model) -> str | None:
+def form_of(model: ir.Model) -> Compute | None:
     """Return the form that suits a model: "int8-static" if most layers are Conv, or "int8-dynamic".
 
     None if the model has no layer that can multiply integers.
