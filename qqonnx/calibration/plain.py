@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qqonnx.calibration.matrices import encode_matrix, weight_matrices
-from qqonnx.calibration.quantize import LEVEL_COUNTS, quantize_matrix
+from qqonnx.calibration.quantize import quantize_matrix
 from qqonnx.encoding.stored import FLOAT16
 from qqonnx.parallel import in_order
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from qqonnx.calibration.context import Context
     from qqonnx.calibration.matrices import WeightMatrix
     from qqonnx.encoding.stored import CodebookWeight, StoredWeight
+
+_LEVEL_COUNTS = (2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 22, 25, 32, 45, 64, 90, 128, 181, 256)
+"""Numbers of levels to choose from: the largest for each number of bits that packing supports."""
 
 
 def plain_weights(
@@ -38,7 +41,7 @@ def plain_weights(
         choices = [(weight, _choice(weight, levels)) for weight in weights]
         return sum(weight.payload_bytes(choice) for weight, choice in choices)
 
-    for levels in reversed([n for n in LEVEL_COUNTS if payload(n) <= budget] or LEVEL_COUNTS[:1]):
+    for levels in reversed([n for n in _LEVEL_COUNTS if payload(n) <= budget] or [2]):
 
         def work(weight: WeightMatrix, levels: int = levels) -> CodebookWeight:
             choice = _choice(weight, levels)

@@ -146,6 +146,8 @@ def _write_compressed(job: Job) -> Made:
     inputs = None
     if job.options.compute != "float":
         model, inputs = round_activations(model, job.options, job.calibration)
+        if job.runtime_min is not None:
+            fit_runtime(model, job.runtime_min)
     # Between integers, biases become int32.
     chosen = choose_weights(model, job.options, calibrated=calibrated and inputs is None)
     if chosen.quantized:

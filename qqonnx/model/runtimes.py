@@ -31,6 +31,9 @@ LIMITS: dict[tuple[int, int], tuple[int, int]] = {
 last for all later releases. Measured by tools/runtime_matrix.py; release 1.15 claims opset 19 but
 lacks its Cast and Reshape."""
 
+ROUNDING_LIMITS: dict[tuple[int, int], int] = {(1, 23): 22}
+"""Newest opset whose QuantizeLinear a release computes, if it loads newer ones."""
+
 OLDEST = min(LIMITS)
 
 
@@ -43,7 +46,8 @@ def fit_runtime(model: ir.Model, release: str) -> None:
 
     Raises:
         OptionError: `release` is not a release, or is older than `OLDEST`.
-        QqonnxError: the model's opset or IR version is too new for the release.
+        QqonnxError: the model's opset or IR version is too new for the release, or for its
+            QuantizeLinear.
     """
     match = re.fullmatch(r"(\d+)\.(\d+)(\.\d+)?", release)
     if not match:
@@ -59,6 +63,14 @@ def fit_runtime(model: ir.Model, release: str) -> None:
         raise QqonnxError(
             f"ONNX Runtime {release} reads opsets up to {opset}, the model has {used}; "
             f"export it at opset {opset} or older"
+        )
+    rounding = ROUNDING_LIMITS.get(version, opset)
+    if used > rounding and any(
+        node.op_type == "QuantizeLinear" for node in model.graph.all_nodes()
+    ):
+        raise QqonnxError(
+            f"ONNX Runtime {release} computes QuantizeLinear up to opset {rounding}, the model has "
+            f"{used}; export it at opset {rounding} or older"
         )
     if model.ir_version > ir_version:
         domain = onnx.helper.make_opsetid("", used)

@@ -62,6 +62,25 @@ def test_refused(tmp_path: Path, opset: int, release: str, message: str) -> None
     assert not (tmp_path / "o.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    ("opset", "release", "refused"),
+    [(23, "1.23", True), (22, "1.23.2", False), (23, "1.24", False), (21, "1.18", False)],
+)
+def test_release_that_lacks_quantize_linear(
+    tmp_path: Path, opset: int, release: str, refused: bool
+) -> None:
+    path, output = written(tmp_path, opset, 10), tmp_path / "o.onnx"
+    options = Options(bits=4, compute="int8-static", method="kmeans")
+    if refused:
+        with pytest.raises(QqonnxError, match="computes QuantizeLinear up to opset 22"):
+            compress(path, output, options, runtime_min=release)
+        assert not output.exists()
+    else:
+        compress(path, output, options, runtime_min=release)
+        assert any(n.op_type == "QuantizeLinear" for n in onnx.load(output).graph.node)
+    compress(path, tmp_path / "float.onnx", Options(bits=4), runtime_min=release)
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "scale"])
 def test_every_storage_form_is_opset_13(tmp_path: Path, granularity: str, bits: int) -> None:
