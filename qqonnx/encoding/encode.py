@@ -207,7 +207,11 @@ def decode_values(
     decoded = codebook[indices]
     if scales is not None:
         assert channel_axis is not None
-        decoded *= broadcastable(scales.astype(decoded.dtype), channel_axis, indices.ndim)
+        factors = broadcastable(scales, channel_axis, indices.ndim)
+        if decoded.dtype.name == "bfloat16":
+            # The nodes multiply in float32, see `multiplied`: a float16 scale is not rounded first.
+            return (decoded.astype(np.float32) * factors.astype(np.float32)).astype(decoded.dtype)
+        decoded *= factors.astype(decoded.dtype)
     return decoded
 
 

@@ -7,15 +7,21 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from building import Build, normal
+from building import Build, normal, tensor_of
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from qqonnx import Calibration, Options, QqonnxError, compress, inspect, restore
+from qqonnx.encoding.encode import stored_weight
 from qqonnx.encoding.locate import DECODE_OPERATORS, decode_graphs, decoder
 from qqonnx.encoding.record import read_record
+from qqonnx.encoding.rewrite import rewrite
+from qqonnx.encoding.stored import digest
 from qqonnx.model.load import load
 from qqonnx.model.select import select
 
@@ -143,6 +149,28 @@ def test_bfloat16_behind_a_cast(build: Build, tmp_path: Path) -> None:
     model = build(text, {"w": normal(33, 517, dtype=ml_dtypes.bfloat16)})
     report = compress(model, tmp_path / "packed.onnx", Options(bits=4))
     assert report.weights[0].bytes_before == 2 * 33 * 517
+
+
+@given(
+    st.sampled_from([2, 16, 22, 200]), st.sampled_from(["float16", "bfloat16"]), st.integers(0, 9)
+)
+def test_bfloat16_with_scales_decodes_as_the_nodes_do(levels: int, scale: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        m (float[N,40] x) => (float[N,M] y) { v = Cast<to = 1>(w)  y = MatMul(x, v) }""")
+    values = normal(40, 300, dtype=ml_dtypes.bfloat16)
+    model.graph.initializer.append(tensor_of(values, "w"))
+    loaded = ir.from_proto(model)
+    weights, _ = select(loaded)
+    codebook = random.standard_normal(levels).astype(ml_dtypes.bfloat16)
+    scales = random.uniform(0.1, 9, 300).astype(np.dtype(getattr(ml_dtypes, scale, scale)))
+    indices = random.integers(0, levels, values.shape, np.uint8)
+    stored = stored_weight(
+        weights[0], indices, codebook, scales, method="kmeans", granularity="scale"
+    )
+    rewrite(loaded, [stored])
+    (graph,) = decode_graphs(loaded, {"w"})
+    assert digest(decoder(graph)()) == stored.digest()
 
 
 def test_shared_weight_is_stored_once(build: Build, tmp_path: Path) -> None:
