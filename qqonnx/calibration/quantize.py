@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-LEVEL_COUNTS = (2, 3, 4, 6, 8, 10, 16, 22, 32, 45, 64, 90, 128, 256)
+LEVEL_COUNTS = (2, 3, 4, 6, 8, 10, 16, 20, 22, 25, 32, 45, 64, 90, 128, 256)
 """Numbers of levels to choose from: the largest for a number of bits that packing supports.
 
-Below 5 bits, those in three planes are left out: they lose no less at equal size, and take longer
+Below 4 bits, those in three planes are left out: they lose no less at equal size, and take longer
 to load.
 """
 
