@@ -28,7 +28,7 @@ NAMES = ("mobilenet_v3_small", "mobilenet_v3_large", "googlenet", "resnet50")
 LIMIT = 63
 """Largest absolute value of a level."""
 
-SAMPLES = 600
+SAMPLES = 200
 """Largest number of images that calibrate, and that are evaluated."""
 
 
