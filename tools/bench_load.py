@@ -40,7 +40,7 @@ from rich.markdown import Markdown
 from sections import write_or_print
 
 from qqonnx import Options, compress
-from qqonnx.model.save import written_bytes
+from qqonnx.model.save import data_file, written_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -255,7 +255,8 @@ def _synthetic_matmuls(file: Path, size: int, count: int) -> None:
     for number in range(count):
         array = values.standard_normal((size, size), dtype=np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"w{number}"))
-    onnx.save(model, file, save_as_external_data=size**2 * 4 * count > 2**30)
+    external = size**2 * 4 * count > 2**30
+    onnx.save(model, file, save_as_external_data=external, location=data_file(file).name)
 
 
 def probed(file: Path, seconds: float) -> np.ndarray:
