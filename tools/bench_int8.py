@@ -32,6 +32,8 @@ from qqonnx.sweep.baselines import BaselineRequest
 from qqonnx.sweep.ort_baselines import dynamic_int8, qdq_channel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qqonnx.config import Compute
     from qqonnx.evaluation.results import Row
 
@@ -197,13 +199,15 @@ def table(rows: dict[str, Row], *, short: bool) -> str:
     ]
     lines = [f"| file | {' | '.join(column.title for column in shown)} |"]
     lines.append("|---|" + "---:|" * len(shown))
-    for label, own in numbers.items():
-        cells = [label]
-        for column in shown:
-            value = own.get(column.name)
-            cells.append("" if value is None else column.form.format(column.factor * value))
-        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"| {' | '.join([label, *cells(row, shown)])} |" for label, row in rows.items()]
     return "\n".join(lines) + "\n"
+
+
+def cells(row: Row, columns: Sequence[Column]) -> list[str]:
+    """Return the numbers of a row as text; empty where there is none."""
+    numbers = row.numbers()
+    values = [(column, numbers.get(column.name)) for column in columns]
+    return ["" if value is None else c.form.format(c.factor * value) for c, value in values]
 
 
 def caption(model: Path, form: str, samples: tuple[int, int], limit: int) -> str:

@@ -173,8 +173,8 @@ def main() -> None:
         text = large_table(arguments.matmuls, arguments.repeats, arguments.seconds)
         write_or_print(arguments.write, "load large", text)
         return
-    if arguments.model is None:
-        parser.error("name a model or --matmuls")
+    if arguments.model is None or arguments.write is not None:
+        parser.error("name a model, or --matmuls, to which --write belongs")
     rows = measure(
         arguments.model,
         [int(width) for width in arguments.bits.split(",")],

@@ -15,7 +15,7 @@ import platform
 from pathlib import Path
 
 import onnxruntime as ort
-from bench_int8 import COLUMNS, measured
+from bench_int8 import COLUMNS, cells, measured
 from rich.progress import track
 from sections import write_section
 
@@ -55,11 +55,8 @@ def main() -> None:
             limit=LIMIT,
         )
         for number, (label, row) in enumerate(rows.items()):
-            own = row.numbers()
-            cells = [
-                column.form.format(column.factor * (own[column.name] or 0)) for column in shown
-            ]
-            lines.append(f"| {model.label if not number else ''} | {label} | {' | '.join(cells)} |")
+            texts = [model.label if not number else "", label, *cells(row, shown)]
+            lines.append(f"| {' | '.join(texts)} |")
     text = (
         "\n".join(lines)
         + f"\n\nscikit-learn's digits, levels within ±{LIMIT}: calibrated with {counts[0]} "

@@ -19,6 +19,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from sections import write_or_print
 
@@ -40,15 +41,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(WEB)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_address[1]}/"
-    command = ["node", "test/times.mjs", url, str(arguments.repeats)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=WEB, check=True)
-    server.shutdown()
+    measured = answer(WEB, "times.mjs", arguments.repeats)
     sizes = {name: (WEB / "models" / f"{name}.onnx").stat().st_size for name in ("float", BITS)}
     lines = ["| connection | first answer sooner × |", "|---|---:|"]
-    for connection, times in json.loads(done.stdout).items():
+    for connection, times in measured.items():
         ratio = statistics.median(before / after for before, after in times)
         lines.append(f"| {connection} | {ratio:.1f} |")
     lines += [
@@ -58,6 +54,22 @@ def main() -> None:
         f"{platform.system()} {platform.machine()}; medians of {arguments.repeats}.",
     ]
     write_or_print(arguments.write, "web", "\n".join(lines))
+
+
+def answer(folder: Path, script: str, *arguments: object) -> Any:
+    """Serve a folder, and return what a script of examples/web/test prints: JSON.
+
+    The script's arguments are the folder's URL and `arguments`.
+    """
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/"
+    command = ["node", f"test/{script}", url, *map(str, arguments)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=WEB, check=True)
+    finally:
+        server.shutdown()
+    return json.loads(done.stdout)
 
 
 if __name__ == "__main__":

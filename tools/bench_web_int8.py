@@ -15,16 +15,13 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
 import tempfile
-import threading
-from functools import partial
-from http.server import ThreadingHTTPServer
 from pathlib import Path
+from shutil import copyfile
 
 import onnxruntime as ort
 from bench_int8 import labeled_feeds, make_files, without_labels
-from bench_web import WEB, Quiet
+from bench_web import WEB, answer
 from sections import write_or_print
 
 from qqonnx.integer.layers import form_of
@@ -51,11 +48,12 @@ def main() -> None:
         (served / "vendor").symlink_to(WEB / "vendor")
         (served / "index.html").write_text("<!doctype html><title>speed</title>", "utf-8")
         for number, file in enumerate(files.values()):
-            (served / f"{number}.onnx").write_bytes(file.read_bytes())
+            copyfile(file, served / f"{number}.onnx")
         [(key, array)] = feeds[0].items()
         sample = {"name": key, "shape": array.shape, "data": array.reshape(-1).tolist()}
         (folder / "input.json").write_text(json.dumps(sample), "utf-8")
-        turns = times(served, folder / "input.json", len(files), args.repeats)
+        names = [f"{number}.onnx" for number in range(len(files))]
+        turns = answer(served, "speed.mjs", folder / "input.json", args.repeats, *names)
         sizes = [file.stat().st_size for file in files.values()]
     lines = ["| file | MB | load × | run × |", "|---|---:|---:|---:|"]
     for number, (label, size) in enumerate(zip(files, sizes, strict=True)):
@@ -71,21 +69,6 @@ def main() -> None:
         f"medians of {args.repeats}, divided by the float model's.",
     ]
     write_or_print(args.write, "web int8", "\n".join(lines))
-
-
-def times(served: Path, sample: Path, count: int, repeats: int) -> list[list[list[float]]]:
-    """Return milliseconds of load and run, by turn and file, of `count` files in a folder."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_address[1]}/"
-    models = [f"{number}.onnx" for number in range(count)]
-    command = ["node", "test/speed.mjs", url, str(sample), str(repeats), *models]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=WEB, check=True)
-    finally:
-        server.shutdown()
-    measured: list[list[list[float]]] = json.loads(done.stdout)
-    return measured
 
 
 if __name__ == "__main__":

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from shutil import disk_usage
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from qqonnx.calibration.moments import collect_moments
+from qqonnx.calibration.moments import Moments, collect_moments
 from qqonnx.parallel import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from qqonnx.calibration.context import Context
     from qqonnx.calibration.layers import Layer
     from qqonnx.calibration.matrices import WeightMatrix
-    from qqonnx.calibration.moments import Moments
 
     Group = tuple[Sequence[WeightMatrix], dict[str, Moments]]
     MomentPasses = Callable[[], Iterator[Group]]
 
 MAX_BYTES = 1 << 30
 """Limit on the bytes of the second moments in memory at once; one layer may exceed it."""
-
-_NO_MOMENTS = np.zeros((2, 0, 0, 0), np.float32)
 
 Result = TypeVar("Result")
 
@@ -73,22 +71,23 @@ def _on_disk(group: Group, path: Path) -> Callable[[], Group]:
     What was read of a file is resident until the group is released.
     """
     weights, moments = group
-    files: dict[int, tuple[Path, Moments]] = {}
+    files: dict[int, Callable[[], Moments]] = {}
     for found in moments.values():
         if id(found) not in files:
             file = path.with_stem(f"{path.stem}-{len(files)}")
             np.save(file, found.halves)
-            files[id(found)] = file, replace(found, halves=_NO_MOMENTS)
+            files[id(found)] = partial(_mapped, file, found.means, found.samples)
     keys = {name: id(found) for name, found in moments.items()}
 
-    def mapped() -> Group:
-        opened = {
-            key: replace(rest, halves=np.load(file, mmap_mode="r"))
-            for key, (file, rest) in files.items()
-        }
-        return weights, {name: opened[key] for name, key in keys.items()}
+    def opened() -> Group:
+        mapped = {key: open_file() for key, open_file in files.items()}
+        return weights, {name: mapped[key] for name, key in keys.items()}
 
-    return mapped
+    return opened
+
+
+def _mapped(file: Path, means: NDArray[np.float32], samples: float) -> Moments:
+    return Moments(np.load(file, mmap_mode="r"), means, samples)
 
 
 def _nbytes(layers: Sequence[Layer]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qqonnx.calibration.matrices import encode_matrix, weight_matrices
-from qqonnx.calibration.quantize import quantize_matrix
+from qqonnx.calibration.quantize import LEVEL_COUNTS, quantize_matrix
 from qqonnx.encoding.stored import FLOAT16
 from qqonnx.parallel import in_order
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from qqonnx.calibration.matrices import WeightMatrix
     from qqonnx.encoding.stored import CodebookWeight, StoredWeight
 
-_LEVEL_COUNTS = (2, 3, 4, 5, 6, 8, 10, 11, 12, 16, 20, 22, 25, 32, 45, 64, 90, 128, 181, 256)
-"""Numbers of levels to choose from: the largest for each number of bits that packing supports."""
+_LEVEL_COUNTS = sorted((*LEVEL_COUNTS, 5, 11, 12, 181))
+"""Numbers of levels to choose from: those of calibration, and others between them."""
 
 
 def plain_weights(

@@ -86,9 +86,9 @@ def scale_groups(scales: Sequence[NDArray[np.float32]]) -> list[ScaleGroup]:
     found = []
     for group in groups:
         # The smallest share of the smallest unit is then a normal float16, and the largest fits.
-        unit = units[group[0]]
-        shares = np.concatenate([scales[member] / np.float32(unit) for member in sorted(group)])
-        found.append(ScaleGroup(tuple(sorted(group)), shares.astype(np.float16), unit))
+        unit, members = units[group[0]], tuple(sorted(group))
+        shares = np.concatenate([scales[member] for member in members]) / np.float32(unit)
+        found.append(ScaleGroup(members, shares.astype(np.float16), unit))
     return found
 
 

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 DECODE_OPERATORS = frozenset(
     {"Add", "Cast", "Concat", "Constant", "Div", "Expand", "Gather", "GatherElements"}
-    | {"MatMulInteger", "Mod", "Mul", "Range", "Reshape", "Slice", "Split"}
-    | {"Transpose"}
+    | {"MatMulInteger", "Mod", "Mul", "Range", "Reshape", "Slice", "Split", "Transpose"}
 )
 """Operators of the nodes that `qqonnx.encoding.decode` and `qqonnx.encoding.stack` add."""
 
