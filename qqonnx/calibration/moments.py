@@ -28,7 +28,10 @@ INDEPENDENT_POSITIONS = 8
 """Largest number of independent samples that the positions of one sample are worth."""
 
 _BLOCK = 512
-"""Columns of the blocks in which products are added up."""
+"""Rows of the blocks in which products are added up."""
+
+_FEWEST_PATCHES, _MOST_PATCHES = 64, 256
+"""Limits on the number of patches whose products are added up at once."""
 
 
 @dataclass(frozen=True)
@@ -65,60 +68,100 @@ def collect_moments(context: Context, layers: Sequence[Layer]) -> dict[str, Mome
     """
     inputs = context.inputs
     distinct = list({layer.patch_key: layer for layer in layers}.values())
-    sums = [
-        np.zeros((2, layer.groups, layer.columns, layer.columns), np.float32) for layer in distinct
-    ]
-    firsts = [np.zeros((2, layer.groups, layer.columns), np.float32) for layer in distinct]
-    counts = np.zeros((len(distinct), 2))
-    samples = np.zeros(len(distinct))
+    sums = [_Sums.of(layer) for layer in distinct]
     values = list(dict.fromkeys(value for layer in distinct for value in layer.inputs))
     computed = [value for value in values if not value.is_graph_input()]
     names = [value.name or "" for value in computed]
     with extended_session(context.model, outputs=computed, cut=bool(computed)) as session:
         for number, batch in enumerate(inputs.batches()):
-            half = number % 2
             context.progress("activations", inputs.batch_size, inputs.count)
             outputs = run_session(session, batch, names, name="calibration: the model")
             activations = dict(zip(names, outputs, strict=True)) | batch
             mask = padding_mask(batch)
-            for row, layer in enumerate(distinct):
-                for value in layer.inputs:
+            for own in sums:
+                for value in own.layer.inputs:
                     activation = activations[value.name or ""].astype(np.float32, copy=False)
                     # The positions do not depend on which other layers are observed.
                     random = np.random.default_rng(number)
-                    x = patches(layer, activation, POSITIONS, random, mask)
-                    _add_products(sums[row][half], x)
-                    firsts[row][half] += x.sum(axis=2)
-                    counts[row, half] += x.shape[2]
-                    positions = x.shape[2] / len(activation)
-                    samples[row] += len(activation) * min(positions, INDEPENDENT_POSITIONS)
-    found: dict[object, Moments] = {}
-    for row, layer in enumerate(distinct):
-        total, first = sums[row], firsts[row]
-        _mirror(total)
-        if not np.isfinite(total).all():
-            raise QqonnxError(f"calibration: the input of weight {layer.name!r} is not finite")
-        count = np.maximum(counts[row], 1).astype(np.float32)
-        total /= count[:, None, None, None]
-        first /= count[:, None, None]
-        if not counts[row, 1]:
-            total[1], first[1] = total[0], first[0]
-        if inputs.sample_weight < 1:
-            # The means of synthetic inputs differ from those of real ones, so they are not kept.
-            first = np.zeros_like(first)
-        _normalize(total, first)
-        found[layer.patch_key] = Moments(total, first, float(samples[row]))
+                    x = patches(own.layer, activation, POSITIONS, random, mask)
+                    own.add(x, half=number % 2, samples=len(activation))
+    # The means of synthetic inputs differ from those of real ones, so they are not kept.
+    keep_means = inputs.sample_weight >= 1
+    found = {own.layer.patch_key: own.moments(keep_means=keep_means) for own in sums}
     return {layer.name: found[layer.patch_key] for layer in layers}
 
 
-def _add_products(total: NDArray[np.float32], x: NDArray[np.float32]) -> None:
-    """Add x xT to the upper blocks of `total`, [groups, columns, columns]; see `_mirror`.
+@dataclass
+class _Sums:
+    """Sums over the patches x of a layer, for each half of the samples.
 
-    The blocks take half the time of the whole product.
+    Attributes:
+        layer: the layer.
+        products: sums of x xT, [2, groups, columns, columns]; only the upper blocks are computed.
+        firsts: sums of x, [2, groups, columns].
+        counts: numbers of patches.
+        samples: estimated number of independent samples.
+        waiting: patches whose products are not in the sums yet.
     """
-    for begin in range(0, total.shape[-1], _BLOCK):
-        rows = slice(begin, begin + _BLOCK)
-        total[:, rows, begin:] += x[:, rows] @ x[:, begin:].transpose(0, 2, 1)
+
+    layer: Layer
+    products: NDArray[np.float32]
+    firsts: NDArray[np.float32]
+    counts: list[int]
+    samples: float
+    waiting: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]
+
+    @classmethod
+    def of(cls, layer: Layer) -> _Sums:
+        """Return the sums over no patches."""
+        shape = (2, layer.groups, layer.columns)
+        products = np.zeros((*shape, layer.columns), np.float32)
+        return cls(layer, products, np.zeros(shape, np.float32), [0, 0], 0.0, ([], []))
+
+    def add(self, x: NDArray[np.float32], *, half: int, samples: int) -> None:
+        """Add patches, [groups, columns, patches], of a number of samples."""
+        self.firsts[half] += x.sum(axis=2)
+        self.counts[half] += x.shape[2]
+        self.samples += samples * min(x.shape[2] / samples, INDEPENDENT_POSITIONS)
+        self.waiting[half].append(x)
+        # Each addition reads and writes all sums, which takes longer than the products of a few
+        # patches. An eighth of the columns bounds the memory of the patches that wait.
+        enough = min(max(self.layer.columns // 8, _FEWEST_PATCHES), _MOST_PATCHES)
+        if sum(part.shape[2] for part in self.waiting[half]) >= enough:
+            self._add_products(half)
+
+    def _add_products(self, half: int) -> None:
+        parts, total = self.waiting[half], self.products[half]
+        if not parts:
+            return
+        x = np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
+        parts.clear()
+        # The upper blocks take half the time of the whole product.
+        for begin in range(0, total.shape[-1], _BLOCK):
+            rows = slice(begin, begin + _BLOCK)
+            total[:, rows, begin:] += x[:, rows] @ x[:, begin:].transpose(0, 2, 1)
+
+    def moments(self, *, keep_means: bool) -> Moments:
+        """Return the means over the patches; the sums are used up.
+
+        Raises:
+            QqonnxError: activations are not finite.
+        """
+        total, first = self.products, self.firsts
+        for half in range(2):
+            self._add_products(half)
+        _mirror(total)
+        if not np.isfinite(total).all():
+            raise QqonnxError(f"calibration: the input of weight {self.layer.name!r} is not finite")
+        count = np.maximum(self.counts, 1).astype(np.float32)
+        total /= count[:, None, None, None]
+        first /= count[:, None, None]
+        if not self.counts[1]:
+            total[1], first[1] = total[0], first[0]
+        if not keep_means:
+            first = np.zeros_like(first)
+        _normalize(total, first)
+        return Moments(total, first, self.samples)
 
 
 def _mirror(total: NDArray[np.float32]) -> None:

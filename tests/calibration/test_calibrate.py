@@ -266,18 +266,19 @@ def unit(moment):
     return 2.0 ** round(np.log2(np.trace(moment) / len(moment)) / 2)
 
 
-def test_moments_are_those_of_the_activations(mlp, tmp_path):
+@pytest.mark.parametrize("samples", [64, 448])
+def test_moments_are_those_of_the_activations(mlp, tmp_path, samples):
     random = np.random.default_rng(2)
-    x = random.standard_normal((64, 5)).astype(np.float32)
+    x = random.standard_normal((samples, 5)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
-    inputs = calibration_inputs(mlp, tmp_path / "x.npy", 256)
+    inputs = calibration_inputs(mlp, tmp_path / "x.npy", samples)
     weights = select(mlp)[0]
     layers = [layer_of(weight) for weight in weights]
     moments = collect_moments(context_of(mlp, inputs), layers)
     a = mlp.graph.initializers["a"].const_value.numpy()
     runs = [batch["x"] for batch in inputs.batches()]
     even, odd = np.concatenate(runs[::2]), np.concatenate(runs[1::2])
-    assert len(even) == 32
+    assert len(even) == samples // 2
 
     def both(function):
         # The halves count alike.
@@ -292,7 +293,7 @@ def test_moments_are_those_of_the_activations(mlp, tmp_path):
         (moments["a"].all[0], "a", 2, both(lambda v: v.T @ v)),
         (moments["b"].all[0], "b", 2, both(lambda v: hidden(v).T @ hidden(v))),
         (moments["b"].all[1], "b", 1, both(lambda v: hidden(v).sum(axis=0))),
-        (moments["a"].halves[0], "a", 2, even.T @ even / 32),
+        (moments["a"].halves[0], "a", 2, even.T @ even / len(even)),
         (moments["a"].means[0], "a", 1, even.mean(axis=0)),
     ):
         again = found[0] * units[name] ** power
