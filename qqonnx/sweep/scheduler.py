@@ -9,7 +9,7 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qqonnx.errors import QqonnxError
-from qqonnx.sweep import store as results
+from qqonnx.sweep import leases
 from qqonnx.sweep.execute import MODEL
 from qqonnx.sweep.grid import TARGET, Run
 
@@ -61,7 +61,7 @@ class Workspace:
     """
 
     store: sqlite3.Connection
-    owner: results.Owner
+    owner: leases.Owner
     models: Path
 
     def model(self, run: Run) -> Path:
@@ -119,7 +119,7 @@ def execute_all(
             if len(state.active) >= executor.capacity():
                 break
             run = waiting.popleft()
-            status = results.claim(workspace.store, run.row(), workspace.owner)
+            status = leases.claim(workspace.store, run.row(), workspace.owner)
             if status == "claimed":
                 _submit(workspace, executor, run, events, state)
             elif status in ("running", "timing"):
@@ -137,13 +137,13 @@ def execute_all(
             state.starts[key] += 1
             if state.starts[key] > 1:
                 log(f"begun again, as its worker was lost: {run.label}")
-                results.record_attempt(workspace.store, key, workspace.owner)
-            results.record_worker(workspace.store, key, workspace.owner, content)
+                leases.record_attempt(workspace.store, key, workspace.owner)
+            leases.record_worker(workspace.store, key, workspace.owner, content)
             continue
         del state.active[key]
         if _should_retry(content, run, state):
             log(f"tried again: {run.label}: {content.exception()}")
-            results.record_attempt(workspace.store, key, workspace.owner)
+            leases.record_attempt(workspace.store, key, workspace.owner)
             _submit(workspace, executor, run, events, state)
         else:
             _record(workspace, run, content, keep_models, log)
@@ -180,7 +180,7 @@ def _record(
     else:
         row = {"status": "failed", "error": str(error)}
         log(f"failed: {run.label}: {error}")
-    if not results.finish(workspace.store, run.key, workspace.owner, row):
+    if not leases.finish(workspace.store, run.key, workspace.owner, row):
         log(f"not recorded, as another sweep has taken it: {run.label}")
     if error is not None or not keep_models or row.get("load_ratio") is not None:
         workspace.delete_model(run)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from qqonnx.errors import QqonnxError
 from qqonnx.parallel import available_cores
-from qqonnx.sweep import store as results
+from qqonnx.sweep import leases
 from qqonnx.sweep.cluster import Cluster
 from qqonnx.sweep.execute import RunError
 from qqonnx.sweep.grid import runs_of
 from qqonnx.sweep.local import LocalPool
 from qqonnx.sweep.scheduler import POLL_SECONDS, Workspace, execute_all
 from qqonnx.sweep.sources import model_source
+from qqonnx.sweep.store import open_store
 from qqonnx.sweep.zoo_models import model_file
 
 if TYPE_CHECKING:
@@ -83,12 +84,12 @@ def sweep(
     """
     events: Events = SimpleQueue()
     models = [model_source(model_file(entry, config.weights)) for entry in config.models]
-    owner = results.this_process()
+    owner = leases.this_process()
     models_folder = config.results.with_name(f"{config.results.name}.models")
     most = max(available_cores() // config.threads, 1)
     with (
         _database_errors(config.results),
-        closing(results.open_store(config.results)) as store,
+        closing(open_store(config.results)) as store,
         _renewed_leases(config.results, owner),
     ):
         workspace = Workspace(store, owner, models_folder)
@@ -115,7 +116,7 @@ def sweep(
             )
         finally:
             executor.close()
-            results.release(store, owner)
+            leases.release(store, owner)
         untimed = _time(workspace, runs, config, log, progress) if config.timings else []
         rows = _rows(store)
     if models_folder.is_dir() and not any(models_folder.iterdir()):
@@ -147,12 +148,12 @@ def _missing(
                 done += 1
                 continue
             # The model has to be timed, but its file is gone.
-            results.reset(workspace.store, run.key)
+            leases.reset(workspace.store, run.key)
         elif row is not None and row["status"] == "failed":
             if not retry_failed:
                 log(f"skipped: {run.label}: failed before, and not tried again: {row['error']}")
                 continue
-            results.reset(workspace.store, run.key)
+            leases.reset(workspace.store, run.key)
         missing.append(run)
     return missing, done
 
@@ -178,7 +179,7 @@ def _time(
     progress("timing", 0, len(todo))
     with closing(LocalPool(1, config.threads)) as pool:
         for run in todo:
-            while (state := results.claim_timing(store, run.key, owner)) == "busy":
+            while (state := leases.claim_timing(store, run.key, owner)) == "busy":
                 if not logged:
                     log("timing waits until another sweep on this file has no run in progress")
                     logged = True
@@ -188,13 +189,13 @@ def _time(
                 continue
             try:
                 times = pool.submit_timing(run, workspace.model(run), config.timings).result()
-                results.finish(store, run.key, owner, {"status": "done", **times})
+                leases.finish(store, run.key, owner, {"status": "done", **times})
                 workspace.delete_model(run)
             except RunError as error:
                 log(f"not timed: {run.label}: {error}")
                 untimed.append((run.label, str(error)))
             finally:
-                results.release(store, owner)
+                leases.release(store, owner)
     return untimed
 
 
@@ -212,14 +213,14 @@ def _database_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _renewed_leases(path: Path, owner: results.Owner) -> Iterator[None]:
+def _renewed_leases(path: Path, owner: leases.Owner) -> Iterator[None]:
     """Renew the owner's leases from another thread while the block runs."""
     ended = threading.Event()
 
     def renew() -> None:
-        with closing(results.open_store(path)) as store:
-            while not ended.wait(results.LEASE_SECONDS / 4):
-                results.renew(store, owner)
+        with closing(open_store(path)) as store:
+            while not ended.wait(leases.LEASE_SECONDS / 4):
+                leases.renew(store, owner)
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()

@@ -17,19 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qqonnx.errors import QqonnxError
-from qqonnx.sweep import store as results
+from qqonnx.sweep import leases
 from qqonnx.sweep.export import EXPORTED, JSON_COLUMNS, export_results
-from qqonnx.sweep.store import COLUMNS, SCHEMA_VERSION, open_store, read_rows, this_process
+from qqonnx.sweep.store import COLUMNS, SCHEMA_VERSION, open_store, read_rows
 
 
 def take(path: Path, keys: list[str], start: object, taken: object) -> None:
     start.wait()
     store = open_store(path)
-    owner = this_process()
+    owner = leases.this_process()
     for key in keys:
-        if results.claim(store, {"key": key}, owner) == "claimed":
+        if leases.claim(store, {"key": key}, owner) == "claimed":
             taken.put(key)
-            results.finish(store, key, owner, {"status": "done"})
+            leases.finish(store, key, owner, {"status": "done"})
     taken.put(None)
 
 
@@ -61,25 +61,25 @@ def test_a_run_has_one_owner_whatever_happens(
 ) -> None:
     """Compare claims, results, releases and expiring leases with a model of the owners."""
     store = open_store(tmp_path_factory.mktemp("store") / "results.sqlite")
-    owners = [this_process() for _ in range(3)]
+    owners = [leases.this_process() for _ in range(3)]
     held: dict[str, int] = {}
     done: set[str] = set()
     for who, number, step in steps:
         key, owner = f"run {number}", owners[who]
         if step == "c":
-            state = results.claim(store, {"key": key}, owner)
+            state = leases.claim(store, {"key": key}, owner)
             expected = "done" if key in done else "running" if key in held else "claimed"
             assert state == expected
             if state == "claimed":
                 held[key] = who
         elif step == "f":
-            ended = results.finish(store, key, owner, {"status": "done", "top1": who / 4})
+            ended = leases.finish(store, key, owner, {"status": "done", "top1": who / 4})
             assert ended == (held.get(key) == who)
             if ended:
                 del held[key]
                 done.add(key)
         elif step == "r":
-            results.release(store, owner)
+            leases.release(store, owner)
             held = {key: holder for key, holder in held.items() if holder != who}
         else:  # the lease ends
             store.execute("UPDATE runs SET lease = 0 WHERE owner = ?", (str(owner),))
@@ -97,12 +97,12 @@ def test_a_dead_owner_on_this_machine_holds_nothing_one_elsewhere_does(tmp_path:
     process = multiprocessing.get_context("spawn").Process(target=int)
     process.start()
     process.join()
-    dead = replace(this_process(), pid=process.pid)
+    dead = replace(leases.this_process(), pid=process.pid)
     elsewhere = replace(dead, host="elsewhere")
-    assert results.claim(store, {"key": "a"}, dead) == "claimed"
-    assert results.claim(store, {"key": "b"}, elsewhere) == "claimed"
-    assert results.claim(store, {"key": "a"}, this_process()) == "claimed"
-    assert results.claim(store, {"key": "b"}, this_process()) == "running"
+    assert leases.claim(store, {"key": "a"}, dead) == "claimed"
+    assert leases.claim(store, {"key": "b"}, elsewhere) == "claimed"
+    assert leases.claim(store, {"key": "a"}, leases.this_process()) == "claimed"
+    assert leases.claim(store, {"key": "b"}, leases.this_process()) == "running"
     assert {row["key"]: row["attempts"] for row in read_rows(tmp_path / "results.sqlite")} == {
         "a": 2,
         "b": 1,
@@ -111,27 +111,27 @@ def test_a_dead_owner_on_this_machine_holds_nothing_one_elsewhere_does(tmp_path:
 
 def test_timing_is_alone_on_the_file(tmp_path: Path) -> None:
     store = open_store(tmp_path / "results.sqlite")
-    one, other = this_process(), this_process()
+    one, other = leases.this_process(), leases.this_process()
     for key in ("a", "b"):
-        results.claim(store, {"key": key}, one)
-    results.finish(store, "a", one, {"status": "done"})
-    assert results.claim_timing(store, "a", other) == "busy"
-    results.finish(store, "b", one, {"status": "failed"})
-    assert results.claim_timing(store, "a", other) == "claimed"
-    assert results.claim_timing(store, "a", one) == "busy"
-    assert results.claim(store, {"key": "c"}, one) == "timing"
-    results.finish(store, "a", other, {"status": "done", "load_ratio": 2.0})
-    assert results.claim_timing(store, "a", one) == "done"
-    assert results.claim(store, {"key": "c"}, one) == "claimed"
+        leases.claim(store, {"key": key}, one)
+    leases.finish(store, "a", one, {"status": "done"})
+    assert leases.claim_timing(store, "a", other) == "busy"
+    leases.finish(store, "b", one, {"status": "failed"})
+    assert leases.claim_timing(store, "a", other) == "claimed"
+    assert leases.claim_timing(store, "a", one) == "busy"
+    assert leases.claim(store, {"key": "c"}, one) == "timing"
+    leases.finish(store, "a", other, {"status": "done", "load_ratio": 2.0})
+    assert leases.claim_timing(store, "a", one) == "done"
+    assert leases.claim(store, {"key": "c"}, one) == "claimed"
 
 
 def test_a_failed_run_is_not_missing_until_it_is_forgotten(tmp_path: Path) -> None:
-    store, owner = open_store(tmp_path / "results.sqlite"), this_process()
-    results.claim(store, {"key": "a"}, owner)
-    results.finish(store, "a", owner, {"status": "failed", "error": "x"})
-    assert results.claim(store, {"key": "a"}, owner) == "failed"
-    results.reset(store, "a")
-    assert results.claim(store, {"key": "a"}, owner) == "claimed"
+    store, owner = open_store(tmp_path / "results.sqlite"), leases.this_process()
+    leases.claim(store, {"key": "a"}, owner)
+    leases.finish(store, "a", owner, {"status": "failed", "error": "x"})
+    assert leases.claim(store, {"key": "a"}, owner) == "failed"
+    leases.reset(store, "a")
+    assert leases.claim(store, {"key": "a"}, owner) == "claimed"
     (row,) = read_rows(tmp_path / "results.sqlite")
     assert (row["error"], row["attempts"]) == (None, 2)
 
@@ -167,12 +167,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
     path = tmp_path / "results.sqlite"
-    store, owner = open_store(path), this_process()
+    store, owner = open_store(path), leases.this_process()
     for number in range(3):
         run = {"key": f"run {number}", "method": 'odd, "name"\n', "bits": number + 0.5}
-        results.claim(store, run, owner)
+        leases.claim(store, run, owner)
         row = {"status": "done", "top1": 1 / 3, "file_bytes": 10**12, "layers": '[{"name": "ü"}]'}
-        results.finish(store, run["key"], owner, row)
+        leases.finish(store, run["key"], owner, row)
     store.close()
     return path
 
