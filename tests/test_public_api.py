@@ -114,3 +114,12 @@ def test_modules(name: str) -> None:
     text = file.read_text("utf-8")
     assert ast.get_docstring(ast.parse(text))
     assert len(text.splitlines()) <= 300
+
+
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "tools").glob("*.py")), ids=lambda path: path.name
+)
+def test_scripts(script: Path) -> None:
+    text = script.read_text("utf-8")
+    assert ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) <= 300

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from accuracy_figure import Point, draw
 from rich.console import Console
 from rich.table import Table
 from sections import write_section
@@ -97,7 +98,11 @@ def main() -> None:
     if arguments.markdown:
         write_markdown(arguments.markdown, name, rows, machine)
     if arguments.picture:
-        draw(rows, name, arguments.picture)
+        points = [
+            Point(row.label, row.nbytes, 100 * row.counts.agreeing / row.counts.samples)
+            for row in rows[1:]
+        ]
+        draw(rows[0].nbytes, points, name, arguments.picture)
 
 
 def compressors(arguments: argparse.Namespace) -> list[tuple[str, bool, Compressor]]:
@@ -275,58 +280,6 @@ def write_markdown(path: Path, name: str, rows: list[Row], machine: str) -> None
     lines += [f"| {line(row)} |" for row in rows]
     content = "\n".join(lines)
     write_section(path, f"bench_accuracy {name}", f"{content}\n\n{machine}.")
-
-
-def draw(rows: list[Row], name: str, path: Path) -> None:
-    """Draw agreement with the float model against file size."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    mpl.rcParams["svg.hashsalt"] = "qqonnx"
-    figure, axes = plt.subplots(figsize=(8, 5), dpi=120, layout="constrained")
-    series = {
-        "k-means, one codebook per tensor": ("#999999", "s"),
-        "k-means, scale per channel": ("#56B4E9", "^"),
-        "GPTQ": ("#E69F00", "v"),
-        "data-free": ("#009E73", "D"),
-        "target": ("#0072B2", "o"),
-        "fine-tuning": ("#D55E00", "P"),
-    }
-    for key, (color, marker) in series.items():
-        chosen = [
-            row
-            for row in rows[1:]
-            if (row.label.startswith(key) or key in row.label.split(", "))
-            and ("data-free" in row.label) == (key == "data-free")
-            and ("fine-tuning" in row.label) == (key == "fine-tuning")
-        ]
-        if not chosen:
-            continue
-        chosen.sort(key=lambda row: row.nbytes)
-        x = [row.nbytes / 1e6 for row in chosen]
-        y = [100 * row.counts.agreeing / row.counts.samples for row in chosen]
-        names = {"target": "target, calibrated", "data-free": "target, data-free"}
-        names["fine-tuning"] = "target, calibrated, fine-tuning"
-        label = names.get(key, key)
-        axes.plot(x, y, marker=marker, color=color, label=label)
-    axes.set(
-        xlabel="file size in MB",
-        ylabel="agreement with the float model, % of images",
-        title=f"{name} ({rows[0].nbytes / 1e6:.1f} MB as floats)",
-        ylim=(_floor([100 * row.counts.agreeing / row.counts.samples for row in rows]), None),
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="lower right")
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    figure.savefig(path, metadata=metadata)
-
-
-def _floor(shares: list[float]) -> float:
-    """Return the start of an axis of percentages: zero unless all values are high."""
-    least = min(shares)
-    return 0.0 if least < 80 else 5 * (least // 5) - 1
 
 
 if __name__ == "__main__":

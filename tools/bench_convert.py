@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import platform
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from kmeans_peers import Array, Cluster, peers
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -30,6 +29,9 @@ from rich.table import Table
 from qqonnx.codebooks import METHODS, assign, distortion, fit, method_named
 from qqonnx.encoding.packing import pack, storage_for
 from qqonnx.errors import QqonnxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 RESNET50 = (
     ((64, 3, 7, 7), 1),
@@ -55,8 +57,6 @@ RESNET50 = (
     ((1000, 2048), 1),
 )
 """Shapes of the weights of torchvision's ResNet-50, and the number of arrays of each shape."""
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -163,53 +163,6 @@ def peak_memory(name: str, count: int) -> float:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return 1 + peak / values.nbytes
-
-
-Cluster = Callable[[Array, int], tuple[Array, Array]]
-"""A function from values and a number of clusters to centers and indices."""
-
-
-def peers() -> tuple[dict[str, Cluster], dict[str, str]]:
-    """Return the k-means functions of installed packages, and the reasons for omitted ones."""
-    found: dict[str, Cluster] = {}
-    missing: dict[str, str] = {}
-    logging.disable(logging.WARNING)
-    try:
-        from sklearn.cluster import KMeans
-        from threadpoolctl import threadpool_limits
-
-        threadpool_limits(1)  # one thread, as numpy's functions here
-
-        def scikit_learn(values: Array, count: int) -> tuple[Array, Array]:
-            result = KMeans(count, n_init=1, random_state=0).fit(values[:, None])
-            return result.cluster_centers_[:, 0], result.labels_
-
-        found["scikit-learn KMeans"] = scikit_learn
-    except ImportError as error:
-        missing["scikit-learn KMeans"] = str(error)
-    try:
-        import kmeans1d as exact
-
-        def kmeans1d(values: Array, count: int) -> tuple[Array, Array]:
-            result = exact.cluster(values, count)
-            return np.array(result.centroids), np.array(result.clusters)
-
-        found["kmeans1d"] = kmeans1d
-    except ImportError as error:
-        missing["kmeans1d"] = str(error)
-    try:
-        from coremltools.models.neural_network import quantization_utils
-
-        cluster = quantization_utils._get_kmeans_lookup_table_and_weight
-
-        def coremltools(values: Array, count: int) -> tuple[Array, Array]:
-            table, indices = cluster((count - 1).bit_length(), values)
-            return np.asarray(table).reshape(-1), np.asarray(indices).reshape(-1)
-
-        found["coremltools k-means"] = coremltools
-    except (ImportError, AttributeError) as error:
-        missing["coremltools k-means"] = str(error)
-    return found, missing
 
 
 def bench_peers(found: dict[str, Cluster], count: int, largest: int, repeats: int) -> list[Row]:
