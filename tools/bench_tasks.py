@@ -209,7 +209,11 @@ def _section(results: list[dict[str, Any]]) -> str:
 def _cell(entry: dict[str, Any], metric: str) -> str:
     value, interval = entry["metrics"][metric], entry["intervals"].get(metric)
     text = f"{100 * value:.2f}"
-    return f"{text} ({100 * interval[0]:.2f} to {100 * interval[1]:.2f})" if interval else text
+    if not interval:
+        return text
+    # Metrics with intervals are means of shares; the normal interval may reach beyond them.
+    low, high = (100 * min(max(bound, 0.0), 1.0) for bound in interval)
+    return f"{text} ({low:.2f} to {high:.2f})"
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
