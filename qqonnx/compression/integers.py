@@ -1,32 +1,39 @@
-"""Integer execution in the way of a model: round its activations, then put integer weights in."""
+"""Integer execution: a model with rounded activations and float weights; later, integer weights."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qqonnx.calibration.inputs import calibration_inputs
-from qqonnx.config import Calibration
+from qqonnx.config import DEFAULT_BITS, INTEGER_RANGES, Calibration
 from qqonnx.encoding.packing import unpack
 from qqonnx.encoding.stored import CodebookWeight
-from qqonnx.errors import QqonnxError
+from qqonnx.errors import OptionError, QqonnxError
 from qqonnx.integer.dynamic import round_dynamically
+from qqonnx.integer.float_weights import float_weights
+from qqonnx.integer.floats import restore_floats
 from qqonnx.integer.layers import form_of, largest_level, multiplied_as_integers
 from qqonnx.integer.weights import IntegerWeight, nearest_integers, put_integers
 from qqonnx.model.folding import fold_weights
 from qqonnx.model.load import fix_initializers
+from qqonnx.model.scopes import tensor_of
 from qqonnx.model.select import select
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
 
     from qqonnx.calibration.inputs import CalibrationInputs
     from qqonnx.config import Options
     from qqonnx.encoding.stored import StoredWeight
+
+_MOST_LEVELS = 128
+"""With more levels, a file is no smaller than its integers."""
 
 _ROUNDED = (
     "QuantizeLinear",
@@ -53,7 +60,10 @@ def round_activations(
     """
     found = {node.op_type for node in model.graph} & set(_ROUNDED)
     if found:
-        raise QqonnxError(f"--compute {options.compute}: the model has {min(found)} already")
+        raise QqonnxError(
+            f"--compute {options.compute}: the model has {min(found)} already; without --compute, "
+            "its integer operators are kept"
+        )
     calibration = calibration or Calibration()
     hold_out = not calibration.has_max_drop
     inputs = calibration_inputs(model, calibration.data, calibration.samples, hold_out=hold_out)
@@ -75,6 +85,76 @@ def round_activations(
             f"--compute {options.compute}: no Conv, Gemm or MatMul can multiply integers"
         )
     return rounded, inputs
+
+
+@dataclass(frozen=True)
+class Requantized:
+    """A model that is quantized already, with float weights that can be calibrated.
+
+    Attributes:
+        model: a copy of the model; its activations are rounded as before.
+        options: options of the kind of execution that the model has.
+        inputs: calibration inputs, if they were read.
+        bytes: bytes of the integers that became floats, by the weight's name.
+    """
+
+    model: ir.Model
+    options: Options
+    inputs: CalibrationInputs | None
+    bytes: Mapping[str, int]
+
+
+def requantized(
+    model: ir.Model, options: Options, calibration: Calibration | None
+) -> Requantized | None:
+    """Return a quantized model with float weights; None if no weight can gain from calibration.
+
+    Raises:
+        OptionError: fine-tuning, which does not run integers, would be ignored.
+        QqonnxError: the calibration inputs cannot be read.
+    """
+    copy = model.clone()
+    has_target = calibration is not None and (calibration.target or calibration.plan) is not None
+    levels = options.levels or 2 ** (options.bits or DEFAULT_BITS)
+    if not has_target and levels > _MOST_LEVELS:
+        return None
+    found = float_weights(copy, lambda value: _is_compressed(value, options))
+    if not found:
+        return None
+    if not multiplied_as_integers(select(copy)[0]):
+        return Requantized(copy, options, None, found)
+    if calibration is not None and calibration.finetune:
+        raise OptionError("finetune", "would be ignored: the model computes with integers")
+    largest = max(_largest_integer(model.graph.initializers[name]) for name in found)
+    limit = min(INTEGER_RANGES) if largest <= min(INTEGER_RANGES) + 1 else max(INTEGER_RANGES)
+    options = replace(options, compute="int8", int8_range=limit)
+    return Requantized(copy, options, _inputs_of(copy, calibration or Calibration()), found)
+
+
+def _is_compressed(value: ir.Value, options: Options) -> bool:
+    name = value.name or ""
+    skipped = any(fnmatchcase(name, pattern) for pattern in options.skip)
+    return not skipped and tensor_of(value).size >= max(options.min_size, 1)
+
+
+def _largest_integer(value: ir.Value) -> int:
+    """Return the largest absolute value of an int8 weight; 0 for uint8, whose kernels differ."""
+    values = tensor_of(value).numpy()
+    return 0 if values.dtype == np.uint8 else int(np.abs(values.astype(np.int16)).max(initial=0))
+
+
+def _inputs_of(model: ir.Model, calibration: Calibration) -> CalibrationInputs | None:
+    """Return calibration inputs; None for synthetic ones that its float form does not show."""
+    hold_out = not calibration.has_max_drop
+    shown = model
+    if calibration.data is None:
+        # What the first layer expects is plain only without the rounding in front of it.
+        shown = model.clone()
+        try:
+            restore_floats(shown, {})
+        except QqonnxError:
+            return None
+    return calibration_inputs(shown, calibration.data, calibration.samples, hold_out=hold_out)
 
 
 def put_integer_weights(model: ir.Model, stored: Sequence[StoredWeight], options: Options) -> None:

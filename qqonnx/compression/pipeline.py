@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from qqonnx.compression.choice import choose_weights, nothing_to_compress
-from qqonnx.compression.integers import round_activations
+from qqonnx.compression.integers import requantized, round_activations
 from qqonnx.compression.job import Job, Made
 from qqonnx.compression.plain import write_plain
 from qqonnx.compression.quality import Quality, measure_quality
@@ -143,23 +143,31 @@ def _write_compressed(job: Job) -> Made:
         fit_runtime(model, job.runtime_min)
     bytes_before = file_bytes(model, job.source)
     calibrated = job.calibration is not None or is_automatic(job.options)
-    inputs = None
+    inputs, integers = None, None
     if job.options.compute != "float":
         model, inputs = round_activations(model, job.options, job.calibration)
         if job.runtime_min is not None:
             fit_runtime(model, job.runtime_min)
+    elif calibrated:
+        integers = requantized(model, job.options, job.calibration)
+    if integers is not None:
+        model, inputs = integers.model, integers.inputs
+        job = replace(job, options=integers.options)
     # Between integers, biases become int32.
-    chosen = choose_weights(model, job.options, calibrated=calibrated and inputs is None)
+    float_biases = calibrated and job.options.compute == "float"
+    chosen = choose_weights(model, job.options, calibrated=float_biases)
     if chosen.quantized:
         job, chosen = encode_quantized(job, chosen)
     if not chosen.plans and not job.quantized:
         raise nothing_to_compress(job.source, chosen, chosen.skipped)
     made = _written(job, model, chosen, bytes_before, inputs, calibrated=calibrated)
+    before = integers.bytes if integers is not None else {}
+    weights = [replace(w, bytes_before=before.get(w.name, w.bytes_before)) for w in made.weights]
     return replace(
         made,
-        weights=(*map(weight_report, job.quantized), *made.weights),
+        weights=(*map(weight_report, job.quantized), *weights),
         digests={w.name: w.digest() for w in job.quantized} | made.digests,
-        quantized=len(job.quantized),
+        quantized=len(job.quantized) + sum(weight.name in before for weight in weights),
     )
 
 

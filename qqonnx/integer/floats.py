@@ -9,16 +9,19 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qqonnx.encoding.builder import Builder
-from qqonnx.encoding.encode import broadcastable
 from qqonnx.encoding.rewrite import fresh_names
 from qqonnx.errors import QqonnxError
+from qqonnx.integer.float_weights import (
+    constant,
+    float_weights,
+    put_floats,
+    replace_value,
+    zero_point,
+)
 from qqonnx.integer.record import ROUNDED_KEY, take_bounds
-from qqonnx.model.scopes import tensor_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from numpy.typing import NDArray
 
     from qqonnx.integer.record import Bounds
 
@@ -47,9 +50,7 @@ def restore_floats(model: ir.Model, bounds: Mapping[str, Bounds]) -> None:
     graph = model.graph
     builder = Builder(fresh_names(model), in_function=False)
     try:
-        for node in list(graph):
-            if node.op_type == "MatMulInteger":
-                _multiply_floats(graph, node)
+        float_weights(model, lambda _: True)
         for node in list(graph):
             if node.op_type == "DequantizeLinear":
                 _unrounded(graph, node, bounds, builder)
@@ -84,96 +85,18 @@ def _unrounded(
     assert rounded is not None
     quantizer = rounded.producer()
     if quantizer is None:
-        scales = node.inputs[1]
+        scales = constant(node.inputs[1])
         assert scales is not None
         assert [user for user, _ in rounded.uses()] == [node]
         axis = node.attributes.get_int("axis", 1)
-        _put_floats(rounded, _constant(scales), axis, _zero_point(node))
+        put_floats(rounded, scales, axis, zero_point(node, 2))
         source = rounded
     else:
         assert quantizer.op_type in ("QuantizeLinear", "DynamicQuantizeLinear")
         before = quantizer.inputs[0]
         assert before is not None
         source = _clipped(graph, before, bounds, builder)
-    _replace(graph, node.outputs[0], source)
-
-
-def _multiply_floats(graph: ir.Graph, node: ir.Node) -> None:
-    """Replace MatMulInteger, Cast and Mul by a MatMul of floats."""
-    rounded, weight = node.inputs[:2]
-    assert rounded is not None
-    assert weight is not None
-    quantizer = rounded.producer()
-    assert quantizer is not None
-    assert quantizer.op_type == "DynamicQuantizeLinear"
-    ((cast, _),) = node.outputs[0].uses()
-    ((product, _),) = cast.outputs[0].uses()
-    factors = product.inputs[1]
-    assert factors is not None
-    both = factors.producer()
-    assert both is not None
-    scales = both.inputs[1]
-    assert scales is not None
-    axis = -1
-    source: ir.Value = weight
-    while (transpose := source.producer()) is not None:
-        assert transpose.op_type == "Transpose"
-        order = list(transpose.attributes.get_ints("perm", [1, 0]))
-        axis = order[axis]
-        source.type, before = ir.TensorType(ir.DataType.FLOAT), transpose.inputs[0]
-        assert before is not None
-        source = before
-    if tensor_of(source).dtype == ir.DataType.INT8:
-        _put_floats(source, _constant(scales), axis)
-    multiply = ir.node("MatMul", [quantizer.inputs[0], weight], name="")
-    graph.insert_before(product, multiply)
-    _replace(graph, product.outputs[0], multiply.outputs[0])
-
-
-def _put_floats(
-    value: ir.Value, scales: NDArray[np.float32], axis: int, zero: NDArray[np.generic] | None = None
-) -> None:
-    """Replace the integers of an initializer by floats, which are computed when they are read."""
-    integers = tensor_of(value)
-    rank = len(integers.shape)
-    if scales.ndim == 1:
-        scales = broadcastable(scales, axis % rank, rank)
-    name = value.name
-
-    def evaluate() -> ir.TensorProtocol:
-        numbers = integers.numpy().astype(np.float32)
-        if zero is not None:
-            numbers -= zero.astype(np.float32)
-        return ir.Tensor(numbers * scales, name=name)
-
-    kind = ir.DataType.FLOAT
-    value.const_value = ir.LazyTensor(evaluate, kind, ir.Shape(integers.shape.numpy()), name=name)
-    value.type = ir.TensorType(kind)
-
-
-def _constant(value: ir.Value) -> NDArray[np.float32]:
-    """Return what Cast, Mul and Split compute from constants."""
-    producer = value.producer()
-    if producer is None:
-        return np.asarray(tensor_of(value).numpy()).astype(np.float32)
-    assert producer.op_type in ("Cast", "Mul", "Split")
-    entries = [entry for entry in producer.inputs if entry is not None]
-    if producer.op_type == "Split":
-        whole, sizes = entries
-        ends = np.cumsum(tensor_of(sizes).numpy())
-        return np.split(_constant(whole), ends)[list(producer.outputs).index(value)]
-    parts = [_constant(entry) for entry in entries]
-    return np.asarray(parts[0] if len(parts) == 1 else parts[0] * parts[1])
-
-
-def _zero_point(node: ir.Node) -> NDArray[np.generic] | None:
-    """Return the zero point of a DequantizeLinear; None without one, or if nodes compute zeros."""
-    zero = node.inputs[2] if len(node.inputs) > 2 else None
-    if zero is None or zero.producer() is not None:
-        return None
-    values = tensor_of(zero).numpy()
-    assert values.ndim == 0
-    return values
+    replace_value(graph, node.outputs[0], source)
 
 
 def _clipped(
@@ -199,19 +122,3 @@ def _clipped(
     assert producer is not None
     graph.insert_after(producer, node)
     return node.outputs[0]
-
-
-def _replace(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Let the users of a value read another one; an output of the model keeps its name."""
-    if old.is_graph_output():
-        producer = new.producer()
-        if producer is None or new.is_graph_output():
-            node = ir.node("Identity", [new], name="")
-            user = old.producer()
-            assert user is not None
-            graph.insert_before(user, node)
-            new = node.outputs[0]
-        new.type, new.shape = old.type, old.shape
-        name, old.name = old.name, None
-        new.name = name
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

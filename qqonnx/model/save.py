@@ -22,6 +22,9 @@ PROTOBUF_LIMIT = 2**31 - 2**20
 SMALL_BYTES = 256
 """Tensors up to this size stay in the ONNX file when others become external data."""
 
+LARGEST_SIZES = 2**16
+"""Largest bytes of integers that may be sizes; larger ones are numbers of another kind."""
+
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
@@ -159,20 +162,27 @@ def save(model: ir.Model, path: Path, *, external_data: bool = False) -> None:
 
 def _with_external_tensors(model: ir.Model, values: list[ir.Value], path: Path) -> onnx.ModelProto:
     """Write the tensors to the data file of `path` and return the rest of the model."""
-    # Strings cannot be external data.
-    strings = [
-        (value, value.const_value)
-        for value in values
-        if value.const_value is not None and value.const_value.dtype == ir.DataType.STRING
-    ]
-    for value, _ in strings:
+    inline = [(value, value.const_value) for value in values if _stays_inline(value.const_value)]
+    for value, _ in inline:
         value.const_value = None
     ir.external_data.unload_from_model(
         model, path.parent, data_file(path).name, size_threshold_bytes=SMALL_BYTES
     )
-    for value, tensor in strings:
+    for value, tensor in inline:
         value.const_value = tensor
     return ir.to_proto(model)
+
+
+def _stays_inline(tensor: ir.TensorProtocol | None) -> bool:
+    """Return whether a tensor cannot be external data.
+
+    Strings cannot, and shape inference of ONNX Runtime does not read sizes (of Split, Reshape or
+    Slice) from another file.
+    """
+    if tensor is None or tensor.dtype == ir.DataType.STRING:
+        return tensor is not None
+    integers = tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32)
+    return integers and len(tensor.shape) <= 1 and tensor.nbytes <= LARGEST_SIZES
 
 
 def _with_inline_tensors(model: ir.Model, values: list[ir.Value]) -> onnx.ModelProto:
