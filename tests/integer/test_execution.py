@@ -228,3 +228,23 @@ def test_refusals(build: Build, tmp_path: Path) -> None:
     )
     with pytest.raises(QqonnxError, match="no Conv, Gemm or MatMul"):
         compress(table, target, Options(compute="int8"))
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_many_layers_run_in_one_file_and_in_two(build: Build, tmp_path: Path, external) -> None:
+    """The scales of all layers are one tensor; the list of their sizes must be in the ONNX file."""
+    names = [f"w{number}" for number in range(40)]
+    values = ["x", *(f"h{number}" for number in range(39)), "y"]
+    nodes = [
+        f"{out} = MatMul({value}, {name})"
+        for value, name, out in zip(values, names, values[1:], strict=False)
+    ]
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+    m (float[N,48] x) => (float[N,48] y) {{ {" ".join(nodes)} }}"""
+    source = build(text, {name: normal(48, 48, seed=n) / 7 for n, name in enumerate(names)})
+    target = tmp_path / "small.onnx"
+    options = Options(compute="int8-dynamic", method="kmeans", bits=4)
+    report = compress(source, target, options, external_data=external)
+    assert report.outputs.reason is None
+    assert report.outputs.equal
+    ort.InferenceSession(target)
