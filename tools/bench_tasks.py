@@ -120,7 +120,7 @@ def _measure(name: str, results: Path, exported: Path | None) -> None:
                 (row,) = evaluate(path, metric=metrics, threads=1).rows
                 result = {"bytes": row.bytes, "metrics": row.metrics, "intervals": row.intervals}
             except Exception as error:  # a failure is a result too
-                text = str(error).replace(str(path), "it").splitlines()[0]
+                text = str(error).replace(str(path), "it").splitlines()[0].split(". In Node")[0]
                 result = {"failed": text.removeprefix("it: ")[:200]}
             entry = {"task": name, "file": file, **result}
             with results.open("a", encoding="utf-8") as output:
