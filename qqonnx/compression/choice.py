@@ -38,7 +38,8 @@ class ChosenWeights:
         biases: biases that calibration rounds to float16 at least; none without calibration.
         skipped: the other float tensors.
         integers: other weights that are quantized already.
-        bytes_removed: bytes of the constants that were folded away or tied.
+        bytes_removed: bytes of the constants that were folded away or tied, less those by which
+            integers grew to floats.
     """
 
     plans: tuple[WeightPlan, ...]

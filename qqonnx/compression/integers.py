@@ -15,7 +15,7 @@ from qqonnx.encoding.stored import CodebookWeight
 from qqonnx.errors import OptionError, QqonnxError
 from qqonnx.integer.dynamic import round_dynamically
 from qqonnx.integer.float_weights import float_weights
-from qqonnx.integer.floats import restore_floats
+from qqonnx.integer.floats import without_rounding
 from qqonnx.integer.layers import form_of, largest_level, multiplied_as_integers
 from qqonnx.integer.weights import IntegerWeight, nearest_integers, put_integers
 from qqonnx.model.folding import fold_weights
@@ -96,12 +96,14 @@ class Requantized:
         options: options of the kind of execution that the model has.
         inputs: calibration inputs, if they were read.
         bytes: bytes of the integers that became floats, by the weight's name.
+        bytes_added: bytes by which the constants grew.
     """
 
     model: ir.Model
     options: Options
     inputs: CalibrationInputs | None
     bytes: Mapping[str, int]
+    bytes_added: int
 
 
 def requantized(
@@ -119,16 +121,29 @@ def requantized(
     if not has_target and levels > _MOST_LEVELS:
         return None
     found = float_weights(copy, lambda value: _is_compressed(value, options))
-    if not found:
+    integers = [model.graph.initializers[name] for name in found]
+    exact = not has_target and all(_distinct(value) <= levels for value in integers)
+    if not found or exact:
         return None
+    added = _initializer_bytes(copy) - _initializer_bytes(model)
     if not multiplied_as_integers(select(copy)[0]):
-        return Requantized(copy, options, None, found)
+        return Requantized(copy, options, None, found, added)
     if calibration is not None and calibration.finetune:
         raise OptionError("finetune", "would be ignored: the model computes with integers")
-    largest = max(_largest_integer(model.graph.initializers[name]) for name in found)
+    largest = max(map(_largest_integer, integers))
     limit = min(INTEGER_RANGES) if largest <= min(INTEGER_RANGES) + 1 else max(INTEGER_RANGES)
     options = replace(options, compute="int8", int8_range=limit)
-    return Requantized(copy, options, _inputs_of(copy, calibration or Calibration()), found)
+    calibration = calibration or Calibration()
+    # What the first layer expects is plain only without the rounding in front of it.
+    shown = without_rounding(copy) if calibration.data is None else copy
+    inputs = calibration_inputs(
+        shown, calibration.data, calibration.samples, hold_out=not calibration.has_max_drop
+    )
+    return Requantized(copy, options, inputs, found, added)
+
+
+def _initializer_bytes(model: ir.Model) -> int:
+    return sum(tensor_of(value).nbytes for value in model.graph.initializers.values())
 
 
 def _is_compressed(value: ir.Value, options: Options) -> bool:
@@ -137,24 +152,14 @@ def _is_compressed(value: ir.Value, options: Options) -> bool:
     return not skipped and tensor_of(value).size >= max(options.min_size, 1)
 
 
+def _distinct(value: ir.Value) -> int:
+    return np.unique(tensor_of(value).numpy()).size
+
+
 def _largest_integer(value: ir.Value) -> int:
     """Return the largest absolute value of an int8 weight; 0 for uint8, whose kernels differ."""
     values = tensor_of(value).numpy()
     return 0 if values.dtype == np.uint8 else int(np.abs(values.astype(np.int16)).max(initial=0))
-
-
-def _inputs_of(model: ir.Model, calibration: Calibration) -> CalibrationInputs | None:
-    """Return calibration inputs; None for synthetic ones that its float form does not show."""
-    hold_out = not calibration.has_max_drop
-    shown = model
-    if calibration.data is None:
-        # What the first layer expects is plain only without the rounding in front of it.
-        shown = model.clone()
-        try:
-            restore_floats(shown, {})
-        except QqonnxError:
-            return None
-    return calibration_inputs(shown, calibration.data, calibration.samples, hold_out=hold_out)
 
 
 def put_integer_weights(model: ir.Model, stored: Sequence[StoredWeight], options: Options) -> None:

@@ -156,6 +156,8 @@ def _write_compressed(job: Job) -> Made:
     # Between integers, biases become int32.
     float_biases = calibrated and job.options.compute == "float"
     chosen = choose_weights(model, job.options, calibrated=float_biases)
+    if integers is not None:
+        chosen = replace(chosen, bytes_removed=chosen.bytes_removed - integers.bytes_added)
     if chosen.quantized:
         job, chosen = encode_quantized(job, chosen)
     if not chosen.plans and not job.quantized:

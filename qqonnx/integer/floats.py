@@ -49,11 +49,12 @@ def restore_floats(model: ir.Model, bounds: Mapping[str, Bounds]) -> None:
     """
     graph = model.graph
     builder = Builder(fresh_names(model), in_function=False)
+    clipped: dict[ir.Value, ir.Value] = {}
     try:
         float_weights(model, lambda _: True)
         for node in list(graph):
             if node.op_type == "DequantizeLinear":
-                _unrounded(graph, node, bounds, builder)
+                _unrounded(graph, node, bounds, builder, clipped)
     except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise QqonnxError("its integer operators are not as qqonnx writes them") from error
     for value in builder.initializers:
@@ -65,20 +66,50 @@ def restore_floats(model: ir.Model, bounds: Mapping[str, Bounds]) -> None:
 
 
 def without_rounding(model: ir.Model) -> ir.Model:
-    """Return a copy of a model whose activations are not rounded; the model itself if none are.
+    """Return a copy of a model whose activations are not rounded.
 
-    Raises:
-        QqonnxError: integer operators are used in another way.
+    A model without rounded activations, or with integer operators of another kind, is returned
+    itself. Where another program rounded a model, activations keep within the range of integers.
     """
-    if ROUNDED_KEY not in model.metadata_props:
+    if not {node.op_type for node in model.graph} & _INTEGER_OPERATORS:
         return model
     copy = model.clone()
-    restore_floats(copy, take_bounds(copy) or {})
+    own = ROUNDED_KEY in copy.metadata_props
+    try:
+        restore_floats(copy, (take_bounds(copy) or {}) if own else _ranges(copy))
+    except QqonnxError:
+        return model
     return copy
 
 
+def _ranges(model: ir.Model) -> dict[str, Bounds]:
+    """Return the smallest and the largest number that each QuantizeLinear of an activation gives.
+
+    A quantizer removes the Relu or the Clip in front of it if the range says the same.
+    """
+    found: dict[str, Bounds] = {}
+    for node in model.graph:
+        value = node.inputs[0] if node.op_type == "QuantizeLinear" else None
+        if value is None or value.producer() is None:
+            continue
+        scale, zero = constant(node.inputs[1]), zero_point(node, 2)
+        kind = node.inputs[2].dtype if len(node.inputs) > 2 and node.inputs[2] else None
+        if scale is None or zero is None or scale.size > 1:
+            continue
+        if kind not in (ir.DataType.UINT8, ir.DataType.INT8):
+            continue
+        ends = (0, 255) if kind == ir.DataType.UINT8 else (-128, 127)
+        low, high = ((end - float(zero.reshape(()))) * float(scale.reshape(())) for end in ends)
+        found[value.name or ""] = low, high
+    return found
+
+
 def _unrounded(
-    graph: ir.Graph, node: ir.Node, bounds: Mapping[str, Bounds], builder: Builder
+    graph: ir.Graph,
+    node: ir.Node,
+    bounds: Mapping[str, Bounds],
+    builder: Builder,
+    clipped: dict[ir.Value, ir.Value],
 ) -> None:
     """Let the users of a DequantizeLinear read floats: a constant, or what was rounded."""
     rounded = node.inputs[0]
@@ -95,7 +126,9 @@ def _unrounded(
         assert quantizer.op_type in ("QuantizeLinear", "DynamicQuantizeLinear")
         before = quantizer.inputs[0]
         assert before is not None
-        source = _clipped(graph, before, bounds, builder)
+        if before not in clipped:
+            clipped[before] = _clipped(graph, before, bounds, builder)
+        source = clipped[before]
     replace_value(graph, node.outputs[0], source)
 
 
@@ -106,9 +139,6 @@ def _clipped(
     name = value.name or ""
     if name not in bounds:
         return value
-    for user, _ in value.uses():
-        if user.op_type in ("Clip", "Relu"):
-            return user.outputs[0]
     low, high = bounds[name]
     if (low, high) == (0, None):
         node = ir.node("Relu", [value], name="")

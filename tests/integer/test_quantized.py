@@ -120,7 +120,7 @@ def test_runs_like_the_given_model(build: Build, tmp_path: Path, model, levels: 
 @all_models
 def test_restored_tensors_have_the_levels(build: Build, tmp_path: Path, model) -> None:
     source, target, plain = model(build), tmp_path / "small.onnx", tmp_path / "plain.onnx"
-    report = compress(source, target, Options(bits=3))
+    report = compress(source, target, Options(bits=3, method="kmeans"))
     assert target.stat().st_size < source.stat().st_size
     assert restore_file(target, plain) == 3
     before, after = tensors(source), tensors(plain)
@@ -142,11 +142,11 @@ def test_restored_tensors_have_the_levels(build: Build, tmp_path: Path, model) -
 def test_error_falls_with_bits_and_few_integers_are_kept(build: Build, tmp_path: Path) -> None:
     source, target = static(build, QuantFormat.QDQ), tmp_path / "small.onnx"
     errors = [
-        sum(w.l2 for w in compress(source, target, Options(bits=bits)).weights)
+        sum(w.l2 for w in compress(source, target, Options(bits=bits, method="kmeans")).weights)
         for bits in (2, 3, 4, 5, 6)
     ]
     assert errors == sorted(errors, reverse=True)
-    compress(source, target, Options(bits=3))
+    compress(source, target, Options(bits=3, method="kmeans"))
     plain = tmp_path / "plain.onnx"
     restore_file(target, plain)
     again = compress(plain, target, Options(bits=4))
@@ -163,10 +163,11 @@ def test_channels_of_large_scale_count_more(build: Build) -> None:
         '<ir_version: 8, opset_import: ["": 17]>\nm (float[N,64] x) => (float[N,64] y) '
         "{ w = DequantizeLinear <axis = 1> (q, s)  y = MatMul(x, w) }"
     )
-    (report,) = compress(build(text, {"q": weight, "s": scales}), options=Options(bits=2)).weights
+    options = Options(bits=2, method="kmeans")
+    (report,) = compress(build(text, {"q": weight, "s": scales}), options=options).weights
     path = build(text, {"q": weight[:, :32], "s": scales[:32]}, "part.onnx")
     assert report.levels == 4
-    small = compress(build(text, {"q": weight, "s": scales}), options=Options(bits=2)).model
+    small = compress(build(text, {"q": weight, "s": scales}), options=options).model
     assert small is not None
     onnx.save(small, path)
     (stored,) = read(load(path))
@@ -180,14 +181,22 @@ def test_options(build: Build, tmp_path: Path) -> None:
     for options in (Options(granularity="channel"), Options(operators="matmulnbits", bits=4)):
         with pytest.raises(OptionError, match="would be ignored: the weights are integers"):
             compress(source, target, options)
+    tuned = Calibration(target=Target(bits=4), finetune=True)
+    with pytest.raises(OptionError, match="finetune: would be ignored: the model computes with"):
+        compress(source, target, calibration=tuned)
+    operators = static(build, QuantFormat.QOperator)
     with pytest.raises(OptionError, match="target: would be ignored: the weights are integers"):
-        compress(source, target, calibration=Calibration(target=Target(bits=4)))
+        compress(operators, target, calibration=Calibration(target=Target(bits=4)))
+    source = static(build, QuantFormat.QDQ)
     with pytest.raises(QqonnxError, match="--compute int8: the model has"):
         compress(source, target, Options(bits=4, compute="int8"))
     report = compress(source, target, Options(bits=4, skip=["first*"]))
     assert not [weight for weight in report.weights if weight.name.startswith("first")]
     data = [{"x": normal(1, 16, 12, 12, seed=n)} for n in range(8)]
     report = compress(source, target, Options(bits=4), calibration=Calibration(data))
+    assert report.quality.outputs[0].samples == 1  # held out
+    operators = static(build, QuantFormat.QOperator)
+    report = compress(operators, target, Options(bits=4), calibration=Calibration(data))
     assert report.quality.outputs[0].samples == 8
 
 
@@ -226,7 +235,7 @@ def test_floats_beside_are_calibrated(build: Build, tmp_path: Path) -> None:
     assert methods == {
         "first": "kmeans+feedback",
         "last": "kmeans+feedback",
-        "head_quantized": "kmeans",
+        "head_quantized": "kmeans+feedback",
     }
     assert report.quantized == 1
     assert optimized(small)["QGemm"] == 1
