@@ -136,7 +136,7 @@ def _way_out(report: CompressReport) -> str:
     """Return the option that loses less than a report says."""
     weights = sum(prod(weight.shape) for weight in report.weights)
     bits = 8 * report.bytes_after / weights
-    if report.quantized == len(report.weights):
+    if report.calibration is None and report.quantized == len(report.weights):
         return "more --bits lose less"
     if report.calibration is None:
         return "--method auto loses less at this size, with --calibration INPUTS least"

@@ -20,6 +20,7 @@ from qqonnx.integer.layers import form_of, largest_level, multiplied_as_integers
 from qqonnx.integer.weights import IntegerWeight, nearest_integers, put_integers
 from qqonnx.model.folding import fold_weights
 from qqonnx.model.load import fix_initializers
+from qqonnx.model.quantized import integer_weights
 from qqonnx.model.scopes import tensor_of
 from qqonnx.model.select import select
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 _MOST_LEVELS = 128
 """With more levels, a file is no smaller than its integers."""
+
+_LARGEST_REST = 0.1
+"""Bytes of integers that cannot become floats, beside those that do, up to which targets hold."""
 
 _ROUNDED = (
     "QuantizeLinear",
@@ -121,6 +125,12 @@ def requantized(
     if not has_target and levels > _MOST_LEVELS:
         return None
     found = float_weights(copy, lambda value: _is_compressed(value, options))
+    weights = [
+        weight for weight in integer_weights(model)[0] if _is_compressed(weight.value, options)
+    ]
+    left = sum(weight.tensor.nbytes for weight in weights if weight.name not in found)
+    if has_target and left > _LARGEST_REST * sum(found.values()):
+        return None
     integers = [model.graph.initializers[name] for name in found]
     exact = not has_target and all(_distinct(value) <= levels for value in integers)
     if not found or exact:

@@ -12,12 +12,13 @@ import pytest
 from building import Build, normal
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic
 
-from qqonnx import Calibration, Options, Target, compress, evaluate, inspect
+from qqonnx import Calibration, OptionError, Options, Target, compress, evaluate, inspect
 from qqonnx import restore as restore_file
 from qqonnx.integer.float_weights import float_weights
 from qqonnx.integer.floats import without_rounding
 from qqonnx.model.load import load
 from qqonnx.model.save import write
+from tests.integer import test_quantized as unchanged
 from tests.integer.test_quantized import optimized, static, tensors
 
 EMBEDDED = """<ir_version: 8, opset_import: ["": 17]>
@@ -165,3 +166,12 @@ def test_an_integer_weight_of_two_layers_with_two_scales_stays(build: Build) -> 
     assert float_weights(model, lambda _: True) == {}
     model = load(build(text, {"q": weight, "s": scales["s"], "t": scales["s"]}))
     assert float_weights(model, lambda _: True) == {"q": 4096}
+
+
+def test_a_target_is_refused_if_most_weights_stay_integers(build: Build, tmp_path: Path) -> None:
+    """MatMulInteger reads the rows of this table as they are."""
+    source = unchanged.dynamic(build, QuantType.QInt8)
+    with pytest.raises(OptionError, match="target: would be ignored: the weights are integers"):
+        compress(source, tmp_path / "small.onnx", calibration=Calibration(target=Target(bits=4)))
+    report = compress(source, tmp_path / "small.onnx", Options(bits=4))
+    assert report.quantized == 3
