@@ -174,6 +174,10 @@ def make_files(
             options = Options(compute=compute, int8_range=limit)
             compress(model, path, options, calibration=calibration)
             files[f"qqonnx, {number} bits{label}"] = path
+    again = folder / "again.onnx"
+    calibration = Calibration(data, samples=10**6, target=Target(bits=float(bits[0])))
+    compress(baseline, again, calibration=calibration)
+    files[f"ONNX Runtime's int8, then qqonnx to {bits[0]} bits"] = again
     saved = folder / "saved.onnx"
     save_decoded(folder / f"{form}-{bits[0]}.onnx", saved)
     files[f"qqonnx, {bits[0]} bits with int8 execution, saved decoded"] = saved

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import onnx
 
 from qqonnx.compression.choice import choose_weights, nothing_to_compress
-from qqonnx.compression.integers import requantized, round_activations
+from qqonnx.compression.integers import round_activations
 from qqonnx.compression.job import Job, Made
 from qqonnx.compression.plain import write_plain
 from qqonnx.compression.quality import Quality, measure_quality
 from qqonnx.compression.quantized import encode_quantized, judging_inputs
+from qqonnx.compression.requantized import requantized
 from qqonnx.compression.results import CompressReport, weight_report
 from qqonnx.config import Options, check_options, is_automatic
 from qqonnx.encoding.record import is_compressed
@@ -149,7 +150,7 @@ def _write_compressed(job: Job) -> Made:
         if job.runtime_min is not None:
             fit_runtime(model, job.runtime_min)
     elif calibrated:
-        integers = requantized(model, job.options, job.calibration)
+        integers = requantized(model, job)
     if integers is not None:
         model, inputs = integers.model, integers.inputs
         job = replace(job, options=integers.options)
