@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qqonnx.encoding.restore import restore_weights
 from qqonnx.errors import OptionError, QqonnxError
-from qqonnx.integer.floats import restore_floats
+from qqonnx.integer.floats import multiplies_integers, ranges, restore_floats
 from qqonnx.integer.record import take_bounds
 from qqonnx.model.load import read
 from qqonnx.model.save import refuse_overwriting, save
@@ -32,14 +32,14 @@ def restore(
         model: the path of a file that `compress` wrote, or such a model in memory.
         output: the file to write.
         external_data: put tensors into a second file, `output` with ".data" appended.
-        as_float: let a model that was compressed with `compute="int8"` multiply floats again, with
-            activations that are not rounded.
+        as_float: let a model that multiplies integers multiply floats, with activations that are
+            not rounded.
 
     Returns:
         The number of weights that are plain again.
 
     Raises:
-        OptionError: `as_float` for a model that was not compressed with `compute`.
+        OptionError: `as_float` for a model that does not multiply integers.
         QqonnxError: the model cannot be read, was not compressed by qqonnx, or the output cannot be
             written.
     """
@@ -49,9 +49,9 @@ def restore(
             bounds = take_bounds(graph)
             count = restore_weights(graph)
             if as_float:
-                if bounds is None:
-                    raise OptionError("as_float", "only for files made with --compute")
-                restore_floats(graph, bounds)
+                if not multiplies_integers(graph):
+                    raise OptionError("as_float", "only for files that multiply integers")
+                restore_floats(graph, ranges(graph) if bounds is None else bounds)
         except OptionError:
             raise
         except QqonnxError as error:

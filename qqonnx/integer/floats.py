@@ -18,7 +18,7 @@ from qqonnx.integer.float_weights import (
     replace_value,
     zero_point,
 )
-from qqonnx.integer.record import ROUNDED_KEY, take_bounds
+from qqonnx.integer.record import take_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,8 +41,9 @@ def restore_floats(model: ir.Model, bounds: Mapping[str, Bounds]) -> None:
     or a Clip is put back where the range of an activation stood for it.
 
     Args:
-        model: a model that `round_statically` or `round_dynamically` and `put_integers` made.
-        bounds: bounds of the clipped values; see `qqonnx.integer.record`.
+        model: a model that `round_statically` or `round_dynamically` and `put_integers` made, or
+            one that another program rounded in the same way.
+        bounds: bounds of the clipped values; see `qqonnx.integer.record` and `ranges`.
 
     Raises:
         QqonnxError: integer operators are used in another way.
@@ -71,18 +72,23 @@ def without_rounding(model: ir.Model) -> ir.Model:
     A model without rounded activations, or with integer operators of another kind, is returned
     itself. Where another program rounded a model, activations keep within the range of integers.
     """
-    if not {node.op_type for node in model.graph} & _INTEGER_OPERATORS:
+    if not multiplies_integers(model):
         return model
     copy = model.clone()
-    own = ROUNDED_KEY in copy.metadata_props
+    bounds = take_bounds(copy)
     try:
-        restore_floats(copy, (take_bounds(copy) or {}) if own else _ranges(copy))
+        restore_floats(copy, ranges(copy) if bounds is None else bounds)
     except QqonnxError:
         return model
     return copy
 
 
-def _ranges(model: ir.Model) -> dict[str, Bounds]:
+def multiplies_integers(model: ir.Model) -> bool:
+    """Return whether a model has operators that round or multiply integers."""
+    return bool({node.op_type for node in model.graph} & _INTEGER_OPERATORS)
+
+
+def ranges(model: ir.Model) -> dict[str, Bounds]:
     """Return the smallest and the largest number that each QuantizeLinear of an activation gives.
 
     A quantizer removes the Relu or the Clip in front of it if the range says the same.

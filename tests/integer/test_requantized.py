@@ -175,3 +175,14 @@ def test_a_target_is_refused_if_most_weights_stay_integers(build: Build, tmp_pat
         compress(source, tmp_path / "small.onnx", calibration=Calibration(target=Target(bits=4)))
     report = compress(source, tmp_path / "small.onnx", Options(bits=4))
     assert report.quantized == 3
+
+
+@all_models
+def test_restored_as_floats(build: Build, tmp_path: Path, model: Model) -> None:
+    source, target, plain = model(build), tmp_path / "small.onnx", tmp_path / "plain.onnx"
+    compress(source, target, Options(bits=6))
+    restore_file(target, plain, as_float=True)
+    assert not [name for name in optimized(plain) if "Linear" in name or "Integer" in name]
+    assert not {array.dtype.itemsize for array in tensors(plain).values()} & {1}
+    row = evaluate([plain], feeds(source), baseline=target).rows[-1]
+    assert row.sqnr > 20
