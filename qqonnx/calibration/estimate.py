@@ -10,6 +10,7 @@ import numpy as np
 
 from qqonnx.calibration.matrices import weight_matrices
 from qqonnx.calibration.moments import POSITIONS
+from qqonnx.calibration.sensitivity import judged_batches
 from qqonnx.calibration.session import extended_session, first_run
 from qqonnx.calibration.shrinkage import HOLDOUT_COLUMNS, HOLDOUT_ROWS
 
@@ -71,7 +72,8 @@ def estimate(context: Context) -> Estimate:
     positions = context.inputs.batch_size * POSITIONS
     distinct = {w.layer.patch_key: w.layer for w in weights if w.layer is not None}
     sums = sum(layer.groups * layer.columns**2 * positions for layer in distinct.values())
-    fixed = len(weights) * run + sum(_work(weight) for weight in weights) / operations
+    runs = len(weights) * len(judged_batches(context.inputs))
+    fixed = runs * run + sum(_work(weight) for weight in weights) / operations
     values = sum(weight.size for weight in weights)
     return Estimate(fixed + values * _SECONDS_PER_VALUE, run + sums / operations)
 

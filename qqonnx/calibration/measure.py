@@ -11,7 +11,7 @@ from qqonnx.calibration.allocation import loss_curve
 from qqonnx.calibration.matrices import best_allocation
 from qqonnx.calibration.passes import map_with_moments
 from qqonnx.calibration.quantize import quantize_matrix, rounds_for, weight_errors
-from qqonnx.calibration.sensitivity import SAMPLES, judged_batches, output_losses
+from qqonnx.calibration.sensitivity import judged_batches, output_losses
 from qqonnx.calibration.shrinkage import best_shrinkage
 from qqonnx.integer.floats import without_rounding
 
@@ -86,7 +86,7 @@ def measure_weights(
         probed = best_allocation(weights, errors, budget)
     # The same for all weights, so that their losses can be compared.
     rounds = rounds_for(_typical_levels(weights, probed)) - 1
-    batches = judged_batches(context.inputs, SAMPLES)
+    batches = judged_batches(context.inputs)
     # A change, however small, would flip the rounding of many activations, and so seem large.
     model = without_rounding(context.model)
     total = sum(weight.work_size for weight in weights)

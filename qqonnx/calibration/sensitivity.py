@@ -30,24 +30,24 @@ if TYPE_CHECKING:
 SAMPLES = 8
 """Number of samples whose outputs show the sensitivity of a weight."""
 
+SYNTHETIC_SAMPLES = 16
+"""That number for synthetic samples: with 8, some weights get far too few levels by chance."""
+
 UNRELATED = 0.5
 """Divergence of an output that has nothing to do with the reference, as that of its mean is."""
 
 
-def judged_batches(inputs: CalibrationInputs, samples: int) -> Sequence[Feed]:
+def judged_batches(inputs: CalibrationInputs) -> Sequence[Feed]:
     """Return batches of the second half of the samples, as `collect_moments` splits them.
 
     No weight that is fitted to the first half has seen them.
-
-    Args:
-        inputs: calibration inputs.
-        samples: largest number of samples; at least one batch is returned.
     """
+    samples = SAMPLES if inputs.sample_weight == 1 else SYNTHETIC_SAMPLES
     return [inputs.feeds[index] for index in judged_indices(inputs, samples)]
 
 
 def judged_indices(inputs: CalibrationInputs, samples: int) -> list[int]:
-    """Return the indices of the batches that `judged_batches` returns."""
+    """Return the indices of batches of the second half, of at most `samples` samples, or of one."""
     indices = list(range(len(inputs.feeds)))
     indices = indices[1::2] or indices
     # Runs that a caller gives may hold several samples.

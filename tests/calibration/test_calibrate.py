@@ -21,7 +21,7 @@ from qqonnx.calibration.inputs import calibration_inputs
 from qqonnx.calibration.layers import layer_of
 from qqonnx.calibration.moments import collect_moments
 from qqonnx.calibration.patches import patches
-from qqonnx.calibration.sensitivity import judged_batches, output_losses
+from qqonnx.calibration.sensitivity import judged_batches, judged_indices, output_losses
 from qqonnx.calibration.shrinkage import column_correlations, shrunk
 from qqonnx.calibration.synthetic.generators import dead_leaves
 from qqonnx.config import Target
@@ -310,7 +310,7 @@ def test_probe_measures_what_the_definition_says(mlp, tmp_path):
     inputs = calibration_inputs(mlp, tmp_path / "x.npy", 256)
     a, b, c = (mlp.graph.initializers[name].const_value.numpy() for name in "abc")
     other = (b + 0.3 * random.standard_normal(b.shape)).astype(np.float32)
-    batches = judged_batches(inputs, 48)
+    batches = [inputs.feeds[index] for index in judged_indices(inputs, 48)]
     judged = np.concatenate([batch["x"] for batch in batches])
     assert len(judged) >= 8
     hidden = np.maximum(judged @ a, 0)
@@ -420,7 +420,7 @@ def test_the_probe_sees_no_sample_of_the_first_half(mlp, tmp_path):
     np.save(tmp_path / "spoiled.npy", spoiled)
     others = calibration_inputs(mlp, tmp_path / "spoiled.npy", 256)
     replaced = {"b": np.roll(mlp.graph.initializers["b"].const_value.numpy(), 1)}
-    mine, theirs = (judged_batches(given, 48) for given in (inputs, others))
+    mine, theirs = (judged_batches(given) for given in (inputs, others))
     with (
         output_losses(mlp, weights, mine, {}) as compare,
         output_losses(mlp, weights, theirs, {}) as again,
