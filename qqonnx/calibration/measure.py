@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from qqonnx.calibration.passes import MomentPasses
     from qqonnx.calibration.shrinkage import Shrinkage
 
+_FAR = 2.0
+"""Bits by which levels must differ from the measured ones to be measured too."""
+
 _CHUNK = 8
 """Number of weights that one session can replace: each such weight slows down the others' runs."""
 
@@ -65,7 +68,8 @@ def measure_weights(
     The loss of a weight is that of the model's outputs if this weight alone is quantized, fitted to
     the first half of the samples. Its levels are then those of the best allocation of `budget` if
     the relative error of each weight counted alike. The losses of other choices follow from the
-    weight's error; see `loss_curve`.
+    weight's error; see `loss_curve`. If that gives a weight levels that are far from the measured
+    ones, these are measured as well.
 
     Args:
         context: the model and its inputs.
@@ -76,8 +80,6 @@ def measure_weights(
     Raises:
         QqonnxError: the budget is too small, or the model does not run on the inputs.
     """
-    shrinkages: dict[str, Shrinkage] = {}
-    losses: dict[str, float] = {}
     errors: Losses = {}
     probed: Allocation = {}
     if budget is not None:
@@ -86,15 +88,56 @@ def measure_weights(
         probed = best_allocation(weights, errors, budget)
     # The same for all weights, so that their losses can be compared.
     rounds = rounds_for(_typical_levels(weights, probed)) - 1
+    choices = {name: probed[name] for name in errors if len(errors[name]) > 1}
+    shrinkages, losses = _measured_losses(context, weights, passes, choices, {}, rounds)
+    points = {name: {probed[name]: loss} for name, loss in losses.items()}
+    guesses = _guesses(losses, errors, probed)
+    points |= {name: {probed[name]: loss} for name, loss in guesses.items()}
+    curves = {name: loss_curve(errors[name], points[name]) for name in errors}
+    if budget is not None:
+        best = best_allocation(weights, curves, budget)
+        far = {name: best[name] for name in losses if _distance(best[name], probed[name]) >= _FAR}
+        moved = [weight for weight in weights if weight.name in far]
+        if moved:
+            _, losses = _measured_losses(context, moved, passes, far, shrinkages, rounds)
+            for name, loss in losses.items():
+                curves[name] = loss_curve(errors[name], {**points[name], far[name]: loss})
+    return Measurements(shrinkages, curves)
+
+
+def _distance(first: LevelChoice, second: LevelChoice) -> float:
+    """Return the difference of two numbers of levels in bits."""
+    return abs(log2(first.levels / second.levels))
+
+
+def _measured_losses(
+    context: Context,
+    weights: Sequence[WeightMatrix],
+    passes: MomentPasses,
+    choices: Mapping[str, LevelChoice],
+    known: Mapping[str, Shrinkage],
+    rounds: int,
+) -> tuple[dict[str, Shrinkage], dict[str, float]]:
+    """Return the shrinkages, and the loss of the outputs by each of `choices`.
+
+    Args:
+        context: the model and its inputs.
+        weights: the weights.
+        passes: the second moments.
+        choices: the levels that are measured, by name of the weight.
+        known: shrinkages that are known already.
+        rounds: number of rounds of fitted levels and scales.
+    """
+    shrinkages: dict[str, Shrinkage] = {}
+    losses: dict[str, float] = {}
     batches = judged_batches(context.inputs)
     # A change, however small, would flip the rounding of many activations, and so seem large.
     model = without_rounding(context.model)
     total = sum(weight.work_size for weight in weights)
 
     def work(weight: WeightMatrix, moments: Moments | None) -> _Measured:
-        choices = errors.get(weight.name, {})
-        choice = probed[weight.name] if len(choices) > 1 else None
-        return _measured(weight, moments, context, choice, rounds)
+        choice = choices.get(weight.name)
+        return _measured(weight, moments, context, choice, known.get(weight.name), rounds)
 
     measured = map_with_moments(work, weights, passes, context.threads)
     while chunk := list(islice(measured, _CHUNK)):
@@ -110,9 +153,7 @@ def measure_weights(
             with output_losses(model, inputs, batches, context.importance) as loss:
                 for name, values in replaced.items():
                     losses[name] = loss({name: values})
-    losses |= _guesses(losses, errors, probed)
-    curves = {name: loss_curve(errors[name], {probed[name]: losses[name]}) for name in errors}
-    return Measurements(shrinkages, curves)
+    return shrinkages, losses
 
 
 def is_replaceable(weight: WeightMatrix, context: Context) -> bool:
@@ -125,20 +166,20 @@ def _measured(
     weight: WeightMatrix,
     moments: Moments | None,
     context: Context,
-    probed: LevelChoice | None,
+    choice: LevelChoice | None,
+    shrinkage: Shrinkage | None,
     rounds: int,
 ) -> _Measured:
     matrix = weight.values()
-    shrinkage = None
-    if moments is not None:
+    if moments is not None and shrinkage is None:
         sample_weight = context.inputs.sample_weight
         shrinkage = best_shrinkage(moments, matrix, sample_weight, scaled=weight.can_scale)
     runs = is_replaceable(weight, context) and context.inputs.feeds
-    if probed is None or not runs:
+    if choice is None or not runs:
         return _Measured(shrinkage, None)
     quantized = quantize_matrix(
         matrix,
-        probed,
+        choice,
         moments,
         shrinkage,
         rounds=rounds,

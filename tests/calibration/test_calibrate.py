@@ -14,6 +14,7 @@ from building import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qqonnx import Calibration, Options, compress
 from qqonnx.calibration.allocation import Candidate, LevelChoice, allocate, loss_curve
 from qqonnx.calibration.context import Context
 from qqonnx.calibration.gptq import gptq, output_error, weighted_kmeans
@@ -445,3 +446,15 @@ def test_classes_of_tokens_and_pixels_count_by_their_divergence(axis, name):
     assert output_divergence(p, q) == pytest.approx(expected, rel=1e-4)
     # A shift of all classes changes no answer.
     assert output_divergence(logits, logits + 1, name) == pytest.approx(0, abs=1e-6)
+
+
+def test_levels_far_from_the_first_allocation_are_measured(digits_model, digits_data):
+    """Two fifths of these weights are one layer, which gets few levels in the first allocation.
+
+    Its loss there says little about its loss with more levels, nor do those of the other layers
+    with many levels about theirs with two.
+    """
+    calibration = Calibration(digits_data, target=Target(bits=3))
+    report = compress(digits_model, options=Options(compute="int8"), calibration=calibration)
+    assert report.quality.outputs[0].agreement > 0.9
+    assert report.quality.outputs[0].kl < 0.1
