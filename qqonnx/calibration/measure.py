@@ -90,18 +90,17 @@ def measure_weights(
     rounds = rounds_for(_typical_levels(weights, probed)) - 1
     choices = {name: probed[name] for name in errors if len(errors[name]) > 1}
     shrinkages, losses = _measured_losses(context, weights, passes, choices, {}, rounds)
-    points = {name: {probed[name]: loss} for name, loss in losses.items()}
-    guesses = _guesses(losses, errors, probed)
-    points |= {name: {probed[name]: loss} for name, loss in guesses.items()}
-    curves = {name: loss_curve(errors[name], points[name]) for name in errors}
+    expected = losses | _guesses(losses, errors, probed)
+    curves = {name: loss_curve(errors[name], {probed[name]: expected[name]}) for name in errors}
     if budget is not None:
         best = best_allocation(weights, curves, budget)
         far = {name: best[name] for name in losses if _distance(best[name], probed[name]) >= _FAR}
         moved = [weight for weight in weights if weight.name in far]
         if moved:
-            _, losses = _measured_losses(context, moved, passes, far, shrinkages, rounds)
-            for name, loss in losses.items():
-                curves[name] = loss_curve(errors[name], {**points[name], far[name]: loss})
+            _, again = _measured_losses(context, moved, passes, far, shrinkages, rounds)
+            for name, loss in again.items():
+                points = {probed[name]: losses[name], far[name]: loss}
+                curves[name] = loss_curve(errors[name], points)
     return Measurements(shrinkages, curves)
 
 

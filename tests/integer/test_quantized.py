@@ -76,9 +76,9 @@ def static(build: Build, form: QuantFormat, kind: QuantType = QuantType.QInt8) -
     return target
 
 
-def dynamic(build: Build, kind: QuantType) -> Path:
+def dynamic(build: Build, kind: QuantType, text: str = EMBEDDED) -> Path:
     arrays = {"table": normal(100, 48), "up": normal(48, 64, seed=1), "down": normal(64, 64)}
-    target = build(EMBEDDED, arrays, "float.onnx").with_name("dynamic.onnx")
+    target = build(text, arrays, "float.onnx").with_name("dynamic.onnx")
     quantize_dynamic(target.with_name("float.onnx"), target, weight_type=kind)
     return target
 

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from building import Build, normal
-from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic
+from onnxruntime.quantization import QuantFormat, QuantType
 
 from qqonnx import Calibration, OptionError, Options, Target, compress, evaluate, inspect
 from qqonnx import restore as restore_file
@@ -18,8 +18,7 @@ from qqonnx.integer.float_weights import float_weights
 from qqonnx.integer.floats import without_rounding
 from qqonnx.model.load import load
 from qqonnx.model.save import write
-from tests.integer import test_quantized as unchanged
-from tests.integer.test_quantized import optimized, static, tensors
+from tests.integer.test_quantized import dynamic, optimized, static, tensors
 
 EMBEDDED = """<ir_version: 8, opset_import: ["": 17]>
 m (int64[N,T] x) => (float[N,T,64] y) {
@@ -30,19 +29,11 @@ m (int64[N,T] x) => (float[N,T,64] y) {
     y = MatMul(b, down)
 }"""
 
-
-def dynamic(build: Build, kind: QuantType) -> Path:
-    arrays = {"table": normal(100, 48), "up": normal(48, 64, seed=1), "down": normal(64, 64)}
-    target = build(EMBEDDED, arrays, "float.onnx").with_name("dynamic.onnx")
-    quantize_dynamic(target.with_name("float.onnx"), target, weight_type=kind)
-    return target
-
-
 MODELS = {
     "QDQ": lambda build: static(build, QuantFormat.QDQ),
     "QDQ of uint8": lambda build: static(build, QuantFormat.QDQ, QuantType.QUInt8),
-    "dynamic": lambda build: dynamic(build, QuantType.QInt8),
-    "dynamic of uint8": lambda build: dynamic(build, QuantType.QUInt8),
+    "dynamic": lambda build: dynamic(build, QuantType.QInt8, EMBEDDED),
+    "dynamic of uint8": lambda build: dynamic(build, QuantType.QUInt8, EMBEDDED),
 }
 all_models = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 Model = Callable[[Build], Path]
@@ -170,7 +161,7 @@ def test_an_integer_weight_of_two_layers_with_two_scales_stays(build: Build) -> 
 
 def test_a_target_is_refused_if_most_weights_stay_integers(build: Build, tmp_path: Path) -> None:
     """MatMulInteger reads the rows of this table as they are."""
-    source = unchanged.dynamic(build, QuantType.QInt8)
+    source = dynamic(build, QuantType.QInt8)
     with pytest.raises(OptionError, match="target: would be ignored: the weights are integers"):
         compress(source, tmp_path / "small.onnx", calibration=Calibration(target=Target(bits=4)))
     report = compress(source, tmp_path / "small.onnx", Options(bits=4))
